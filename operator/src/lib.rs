@@ -1,0 +1,1 @@
+//! The Cluster Sync operator.

@@ -1,0 +1,496 @@
+//! The one place for the node's environment: names, defaults, bounds and what is wrong with a value.
+//! The operator writes the very same [`Config`] with [`Config::to_env`], so the two cannot drift.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::paxos::ids::NodeId;
+
+/// What a process plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Takes clients' requests, elects a leader, runs Paxos.
+    Proposer,
+    /// Votes, durably.
+    Acceptor,
+    /// Learns what was chosen, in order, and serves reads.
+    Learner,
+    /// Keeps the materialised data on disks of its own.
+    Store,
+}
+
+impl Role {
+    /// Every role, in the order in which the documents name them.
+    pub const ALL: [Role; 4] = [Role::Proposer, Role::Acceptor, Role::Learner, Role::Store];
+
+    /// As in `ROLE`, object names and labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Proposer => "proposer",
+            Role::Acceptor => "acceptor",
+            Role::Learner => "learner",
+            Role::Store => "store",
+        }
+    }
+
+    /// The variable that lists this role's addresses.
+    pub const fn list_variable(self) -> &'static str {
+        match self {
+            Role::Proposer => "PROPOSERS",
+            Role::Acceptor => "ACCEPTORS",
+            Role::Learner => "LEARNERS",
+            Role::Store => "STORES",
+        }
+    }
+
+    /// The role of that name.
+    pub fn parse(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    /// Whose addresses a process of this role cannot work without.
+    const fn needs(self, use_cluster_store: bool) -> &'static [Role] {
+        match (self, use_cluster_store) {
+            (Role::Proposer, _) => &[Role::Proposer, Role::Acceptor, Role::Learner],
+            (Role::Acceptor, _) => &[],
+            (Role::Learner, false) => &[Role::Acceptor, Role::Proposer],
+            (Role::Learner, true) => &[Role::Acceptor, Role::Proposer, Role::Store],
+            (Role::Store, _) => &[Role::Learner, Role::Proposer],
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A node's whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `NODE_ID`
+    pub node_id: NodeId,
+    /// `ROLE`
+    pub role: Role,
+    /// `PORT`
+    pub port: u16,
+    /// `DEBUG`
+    pub debug: bool,
+    /// `PROPOSERS`: `host:port` of proposer 1, 2, …
+    pub proposers: Vec<String>,
+    /// `ACCEPTORS`
+    pub acceptors: Vec<String>,
+    /// `LEARNERS`
+    pub learners: Vec<String>,
+    /// `STORES`
+    pub stores: Vec<String>,
+    /// `USE_CLUSTER_STORE`
+    pub use_cluster_store: bool,
+    /// `DATA_DIR`
+    pub data_dir: PathBuf,
+    /// `LOG_DIR`
+    pub log_dir: PathBuf,
+    /// `HEARTBEAT_INTERVAL_MS`
+    pub heartbeat_interval: Duration,
+    /// `ELECTION_TIMEOUT_MS`
+    pub election_timeout: Duration,
+}
+
+/// One bad variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Its name.
+    pub variable: &'static str,
+    /// What it held; `None` when it was not set.
+    pub held: Option<String>,
+    /// What it may hold.
+    pub expected: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.held {
+            Some(held) => write!(
+                f,
+                "{}={held:?} is invalid: expected {}",
+                self.variable, self.expected
+            ),
+            None => write!(
+                f,
+                "{} is not set: expected {}",
+                self.variable, self.expected
+            ),
+        }
+    }
+}
+
+/// The default of `PORT`.
+pub const DEFAULT_PORT: u16 = 8080;
+/// The default of `DATA_DIR`.
+pub const DEFAULT_DATA_DIR: &str = "/data";
+/// The default of `HEARTBEAT_INTERVAL_MS`.
+pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
+/// The default of `ELECTION_TIMEOUT_MS`.
+pub const DEFAULT_ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
+
+impl Config {
+    /// A configuration with every default, for the role and node given.
+    pub fn new(role: Role, node_id: NodeId) -> Config {
+        Config {
+            node_id,
+            role,
+            port: DEFAULT_PORT,
+            debug: false,
+            proposers: Vec::new(),
+            acceptors: Vec::new(),
+            learners: Vec::new(),
+            stores: Vec::new(),
+            use_cluster_store: false,
+            data_dir: PathBuf::from(DEFAULT_DATA_DIR),
+            log_dir: PathBuf::from(DEFAULT_DATA_DIR).join("logs"),
+            heartbeat_interval: DEFAULT_HEARTBEAT_INTERVAL,
+            election_timeout: DEFAULT_ELECTION_TIMEOUT,
+        }
+    }
+
+    /// Reads the variables through `lookup`; an empty variable counts as unset. On failure returns
+    /// every bad variable, not only the first.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, Vec<Invalid>> {
+        let mut reader = Reader {
+            lookup,
+            invalid: Vec::new(),
+        };
+        let node_id = reader
+            .read("NODE_ID", "a whole number from 1 to 255", |v| {
+                v.parse().ok().and_then(NodeId::new)
+            })
+            .or_missing(&mut reader, "NODE_ID", "a whole number from 1 to 255");
+        let role = reader
+            .read("ROLE", "proposer, acceptor, learner or store", Role::parse)
+            .unwrap_or(Some(Role::Proposer));
+        let port = reader
+            .read("PORT", "a port from 1 to 65535", |v| {
+                v.parse().ok().filter(|p| *p != 0)
+            })
+            .unwrap_or(Some(DEFAULT_PORT));
+        let debug = reader.boolean("DEBUG");
+        let use_cluster_store = reader.boolean("USE_CLUSTER_STORE");
+        let data_dir = reader
+            .read("DATA_DIR", "a folder's path", |v| Some(PathBuf::from(v)))
+            .unwrap_or(Some(PathBuf::from(DEFAULT_DATA_DIR)));
+        let log_dir = reader.read("LOG_DIR", "a folder's path", |v| Some(PathBuf::from(v)));
+        let log_dir = log_dir.unwrap_or(data_dir.as_ref().map(|dir| dir.join("logs")));
+        let heartbeat = reader
+            .read(
+                "HEARTBEAT_INTERVAL_MS",
+                "milliseconds from 5 to 60000",
+                |v| millis(v, 5),
+            )
+            .unwrap_or(Some(DEFAULT_HEARTBEAT_INTERVAL));
+        let timeout_expected =
+            "milliseconds from 20 to 600000, at least 4 times HEARTBEAT_INTERVAL_MS";
+        let election_timeout = reader
+            .read("ELECTION_TIMEOUT_MS", timeout_expected, |v| {
+                let timeout = millis(v, 20)?;
+                heartbeat
+                    .is_none_or(|heartbeat| timeout >= 4 * heartbeat)
+                    .then_some(timeout)
+            })
+            .unwrap_or(Some(DEFAULT_ELECTION_TIMEOUT));
+        if let (Some(heartbeat), None) = (heartbeat, (reader.lookup)("ELECTION_TIMEOUT_MS"))
+            && DEFAULT_ELECTION_TIMEOUT < 4 * heartbeat
+        {
+            reader.missing("ELECTION_TIMEOUT_MS", timeout_expected);
+        }
+
+        let needed = role.map_or(&[][..], |role| role.needs(use_cluster_store == Some(true)));
+        let mut lists: BTreeMap<Role, Vec<String>> = BTreeMap::new();
+        for list in Role::ALL {
+            let expected = "host:port,host:port,… (position k is node k; at most 255)";
+            match reader.read(list.list_variable(), expected, addresses) {
+                Some(addresses) => drop(lists.insert(list, addresses.unwrap_or_default())),
+                None if needed.contains(&list) => reader.missing(list.list_variable(), expected),
+                None => {}
+            }
+        }
+        let mut take = |role| lists.remove(&role).unwrap_or_default();
+        let (proposers, acceptors) = (take(Role::Proposer), take(Role::Acceptor));
+        let (learners, stores) = (take(Role::Learner), take(Role::Store));
+        if let (Some(Role::Proposer), Some(node)) = (role, node_id)
+            && !proposers.is_empty()
+            && node.index() >= proposers.len()
+        {
+            reader.invalid.push(Invalid {
+                variable: "PROPOSERS",
+                held: Some(proposers.join(",")),
+                expected: format!("at least {node} addresses, as NODE_ID is {node}"),
+            });
+        }
+
+        match (
+            node_id,
+            role,
+            port,
+            debug,
+            use_cluster_store,
+            data_dir,
+            log_dir,
+            heartbeat,
+            election_timeout,
+        ) {
+            (
+                Some(node_id),
+                Some(role),
+                Some(port),
+                Some(debug),
+                Some(use_cluster_store),
+                Some(data_dir),
+                Some(log_dir),
+                Some(heartbeat_interval),
+                Some(election_timeout),
+            ) if reader.invalid.is_empty() => Ok(Config {
+                node_id,
+                role,
+                port,
+                debug,
+                proposers,
+                acceptors,
+                learners,
+                stores,
+                use_cluster_store,
+                data_dir,
+                log_dir,
+                heartbeat_interval,
+                election_timeout,
+            }),
+            _ => Err(reader.invalid),
+        }
+    }
+
+    /// The variables from which [`Config::from_env`] reads back this very value, in a fixed order.
+    /// Lists that are empty are left out.
+    pub fn to_env(&self) -> Vec<(&'static str, String)> {
+        let mut env = vec![
+            ("NODE_ID", self.node_id.to_string()),
+            ("ROLE", self.role.name().to_owned()),
+            ("PORT", self.port.to_string()),
+            ("DEBUG", self.debug.to_string()),
+        ];
+        for role in Role::ALL {
+            if !self.addresses(role).is_empty() {
+                env.push((role.list_variable(), self.addresses(role).join(",")));
+            }
+        }
+        env.extend([
+            ("USE_CLUSTER_STORE", self.use_cluster_store.to_string()),
+            ("DATA_DIR", self.data_dir.display().to_string()),
+            ("LOG_DIR", self.log_dir.display().to_string()),
+            (
+                "HEARTBEAT_INTERVAL_MS",
+                self.heartbeat_interval.as_millis().to_string(),
+            ),
+            (
+                "ELECTION_TIMEOUT_MS",
+                self.election_timeout.as_millis().to_string(),
+            ),
+        ]);
+        env
+    }
+
+    /// The addresses of a role's nodes.
+    pub fn addresses(&self, role: Role) -> &[String] {
+        match role {
+            Role::Proposer => &self.proposers,
+            Role::Acceptor => &self.acceptors,
+            Role::Learner => &self.learners,
+            Role::Store => &self.stores,
+        }
+    }
+
+    /// `role-id`, as in log file names and traces.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.role, self.node_id)
+    }
+}
+
+struct Reader<L> {
+    lookup: L,
+    invalid: Vec<Invalid>,
+}
+
+impl<L: Fn(&str) -> Option<String>> Reader<L> {
+    /// `None`: not set. `Some(None)`: set to something bad, which is noted.
+    fn read<T>(
+        &mut self,
+        variable: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<Option<T>> {
+        let held = (self.lookup)(variable).filter(|held| !held.is_empty())?;
+        let parsed = parse(held.trim());
+        if parsed.is_none() {
+            let expected = expected.to_owned();
+            self.invalid.push(Invalid {
+                variable,
+                held: Some(held),
+                expected,
+            });
+        }
+        Some(parsed)
+    }
+
+    fn boolean(&mut self, variable: &'static str) -> Option<bool> {
+        self.read(variable, "true or false", |v| {
+            v.to_ascii_lowercase().parse().ok()
+        })
+        .unwrap_or(Some(false))
+    }
+
+    fn missing(&mut self, variable: &'static str, expected: &str) {
+        self.invalid.push(Invalid {
+            variable,
+            held: None,
+            expected: expected.to_owned(),
+        });
+    }
+}
+
+trait OrMissing<T> {
+    fn or_missing<L: Fn(&str) -> Option<String>>(
+        self,
+        reader: &mut Reader<L>,
+        variable: &'static str,
+        expected: &str,
+    ) -> Option<T>;
+}
+
+impl<T> OrMissing<T> for Option<Option<T>> {
+    fn or_missing<L: Fn(&str) -> Option<String>>(
+        self,
+        reader: &mut Reader<L>,
+        variable: &'static str,
+        expected: &str,
+    ) -> Option<T> {
+        if self.is_none() {
+            reader.missing(variable, expected);
+        }
+        self.flatten()
+    }
+}
+
+fn millis(value: &str, min: u64) -> Option<Duration> {
+    let max = if min < 20 { 60_000 } else { 600_000 };
+    value
+        .parse()
+        .ok()
+        .filter(|ms| (min..=max).contains(ms))
+        .map(Duration::from_millis)
+}
+
+fn addresses(list: &str) -> Option<Vec<String>> {
+    let parsed: Option<Vec<String>> = list
+        .split(',')
+        .map(|address| {
+            let address = address.trim();
+            let (host, port) = address.rsplit_once(':')?;
+            let host_is_plain =
+                !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+            let port_is_good = port.parse::<u16>().is_ok_and(|port| port != 0);
+            (host_is_plain && port_is_good).then(|| address.to_owned())
+        })
+        .collect();
+    parsed.filter(|addresses| addresses.len() <= 255)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(pairs: &[(&'static str, &str)]) -> Result<Config, Vec<Invalid>> {
+        Config::from_env(|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn every_field_survives_the_environment() {
+        let config = Config {
+            node_id: NodeId::new(2).unwrap(),
+            role: Role::Learner,
+            port: 9,
+            debug: true,
+            proposers: vec!["a:1".into(), "b:2".into()],
+            acceptors: vec!["[::1]:3".into()],
+            learners: vec!["c:4".into()],
+            stores: vec!["d:5".into()],
+            use_cluster_store: true,
+            data_dir: "/elsewhere".into(),
+            log_dir: "/logs".into(),
+            heartbeat_interval: Duration::from_millis(7),
+            election_timeout: Duration::from_millis(77),
+        };
+        let env: BTreeMap<_, _> = config.to_env().into_iter().collect();
+        assert_eq!(Config::from_env(|name| env.get(name).cloned()), Ok(config));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let config = from(&[("NODE_ID", "1"), ("ROLE", "acceptor")]).unwrap();
+        assert_eq!(config, Config::new(Role::Acceptor, NodeId::new(1).unwrap()));
+        assert_eq!(config.port, 8080);
+        assert_eq!(config.log_dir, PathBuf::from("/data/logs"));
+    }
+
+    #[test]
+    fn all_bad_variables_are_named_at_once() {
+        let invalid =
+            from(&[("NODE_ID", "0"), ("ACCEPTORS", "x"), ("DEBUG", "maybe")]).unwrap_err();
+        let named: Vec<_> = invalid.iter().map(|i| i.variable).collect();
+        assert_eq!(
+            named,
+            ["NODE_ID", "DEBUG", "PROPOSERS", "ACCEPTORS", "LEARNERS"]
+        );
+        assert_eq!(
+            invalid[0].to_string(),
+            r#"NODE_ID="0" is invalid: expected a whole number from 1 to 255"#
+        );
+        assert!(
+            invalid[2]
+                .to_string()
+                .starts_with("PROPOSERS is not set: expected host:port")
+        );
+    }
+
+    #[test]
+    fn a_proposer_must_be_in_its_own_list() {
+        let lists = [
+            ("PROPOSERS", "a:1,b:2"),
+            ("ACCEPTORS", "a:1"),
+            ("LEARNERS", "a:1"),
+        ];
+        let env = |id| [&[("NODE_ID", id)], &lists[..]].concat();
+        assert!(from(&env("2")).is_ok());
+        assert_eq!(from(&env("3")).unwrap_err()[0].variable, "PROPOSERS");
+    }
+
+    #[test]
+    fn the_election_timeout_leaves_room_for_heartbeats() {
+        let base = [("NODE_ID", "1"), ("ROLE", "acceptor")];
+        let env = |more: &[(&'static str, &'static str)]| [&base[..], more].concat();
+        assert!(from(&env(&[("HEARTBEAT_INTERVAL_MS", "200")])).is_err());
+        assert!(
+            from(&env(&[
+                ("HEARTBEAT_INTERVAL_MS", "200"),
+                ("ELECTION_TIMEOUT_MS", "800")
+            ]))
+            .is_ok()
+        );
+        assert!(from(&env(&[("ELECTION_TIMEOUT_MS", "199")])).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! The Cluster Sync node.
+pub mod config;
+pub mod paxos;

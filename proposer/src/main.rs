@@ -1,0 +1,2 @@
+//! The node's entry point.
+fn main() {}
