@@ -7,64 +7,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::paxos::ids::NodeId;
+pub use crate::paxos::ids::Role;
 
-/// What a process plays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Takes clients' requests, elects a leader, runs Paxos.
-    Proposer,
-    /// Votes, durably.
-    Acceptor,
-    /// Learns what was chosen, in order, and serves reads.
-    Learner,
-    /// Keeps the materialised data on disks of its own.
-    Store,
-}
-
-impl Role {
-    /// Every role, in the order in which the documents name them.
-    pub const ALL: [Role; 4] = [Role::Proposer, Role::Acceptor, Role::Learner, Role::Store];
-
-    /// As in `ROLE`, object names and labels.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Proposer => "proposer",
-            Role::Acceptor => "acceptor",
-            Role::Learner => "learner",
-            Role::Store => "store",
-        }
-    }
-
-    /// The variable that lists this role's addresses.
-    pub const fn list_variable(self) -> &'static str {
-        match self {
-            Role::Proposer => "PROPOSERS",
-            Role::Acceptor => "ACCEPTORS",
-            Role::Learner => "LEARNERS",
-            Role::Store => "STORES",
-        }
-    }
-
-    /// The role of that name.
-    pub fn parse(name: &str) -> Option<Role> {
-        Role::ALL.into_iter().find(|role| role.name() == name)
-    }
-
-    /// Whose addresses a process of this role cannot work without.
-    const fn needs(self, use_cluster_store: bool) -> &'static [Role] {
-        match (self, use_cluster_store) {
-            (Role::Proposer, _) => &[Role::Proposer, Role::Acceptor, Role::Learner],
-            (Role::Acceptor, _) => &[],
-            (Role::Learner, false) => &[Role::Acceptor, Role::Proposer],
-            (Role::Learner, true) => &[Role::Acceptor, Role::Proposer, Role::Store],
-            (Role::Store, _) => &[Role::Learner, Role::Proposer],
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+/// Whose addresses a process of this role cannot work without.
+const fn needs(role: Role, use_cluster_store: bool) -> &'static [Role] {
+    match (role, use_cluster_store) {
+        (Role::Proposer, _) => &[Role::Proposer, Role::Acceptor, Role::Learner],
+        (Role::Acceptor, _) => &[],
+        (Role::Learner, false) => &[Role::Acceptor, Role::Proposer],
+        (Role::Learner, true) => &[Role::Acceptor, Role::Proposer, Role::Store],
+        (Role::Store, _) => &[Role::Learner, Role::Proposer],
     }
 }
 
@@ -206,7 +158,7 @@ impl Config {
             reader.missing("ELECTION_TIMEOUT_MS", timeout_expected);
         }
 
-        let needed = role.map_or(&[][..], |role| role.needs(use_cluster_store == Some(true)));
+        let needed = role.map_or(&[][..], |role| needs(role, use_cluster_store == Some(true)));
         let mut lists: BTreeMap<Role, Vec<String>> = BTreeMap::new();
         for list in Role::ALL {
             let expected = "host:port,host:port,… (position k is node k; at most 255)";

@@ -40,6 +40,55 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// What a process plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Takes clients' requests, elects a leader, runs Paxos.
+    Proposer,
+    /// Votes, durably.
+    Acceptor,
+    /// Learns what was chosen, in order, and serves reads.
+    Learner,
+    /// Keeps the materialised data on disks of its own.
+    Store,
+}
+
+impl Role {
+    /// Every role, in the order in which the documents name them.
+    pub const ALL: [Role; 4] = [Role::Proposer, Role::Acceptor, Role::Learner, Role::Store];
+
+    /// As in `ROLE`, object names and labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Proposer => "proposer",
+            Role::Acceptor => "acceptor",
+            Role::Learner => "learner",
+            Role::Store => "store",
+        }
+    }
+
+    /// The variable that lists this role's addresses.
+    pub const fn list_variable(self) -> &'static str {
+        match self {
+            Role::Proposer => "PROPOSERS",
+            Role::Acceptor => "ACCEPTORS",
+            Role::Learner => "LEARNERS",
+            Role::Store => "STORES",
+        }
+    }
+
+    /// The role of that name.
+    pub fn parse(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A ballot, `proposalNumber` on the wire: counter × 256 + the proposer's id. Two proposers never
 /// share one, and a proposer never uses one twice (Lamport, "Paxos Made Simple", 2.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,2 +1,29 @@
-//! The protocol.
+//! The protocol: Multi-Paxos with its roles in separate processes, and the state machine it feeds.
+//!
+//! Everything in this module is pure: no clock, no disk, no network, no randomness, no threads, no
+//! hashing order. Time reaches it as an input (`Tick`, `ElectionTimeout`), so that the processes,
+//! the simulator and the model checker drive the same code.
+//!
+//! ```text
+//!            elect                                   a write
+//!  candidate      acceptors            client   leader       acceptors   learners
+//!      |-- Probe ---->|                  |-propose->|              |          |
+//!      |<-- Probed ---|                  |          |--- Accept -->| (disk)   |
+//!  (claim, disk)      |                  |          |<- Accepted --|          |
+//!      |-- Prepare -->| (disk)           |     quorum: chosen      |          |
+//!      |<-- Promise --|                  |          |----------- Learn ------>| apply
+//!  quorum: leader     |                  |<-outcome-|<---- applied, outcomes -|
+//! ```
+//!
+//! Why it is safe, in one paragraph. A value is chosen in a slot when a quorum of acceptors has
+//! voted for it at one ballot. A ballot belongs to one proposer, which uses it once, for one value
+//! per slot. Before it uses it, a quorum has promised to vote at no lower ballot and has reported
+//! its votes; the proposer takes the reported value of the highest ballot. So once a value is
+//! chosen, every higher ballot carries that same value: two quorums always share an acceptor.
+
+pub mod acceptor;
 pub mod ids;
+pub mod learner;
+pub mod message;
+pub mod output;
+pub mod proposer;

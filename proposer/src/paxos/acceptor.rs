@@ -1,0 +1,260 @@
+//! The acceptor: promises and votes. It answers requests one by one and never speaks first.
+//!
+//! One promise covers every slot, so a leader runs phase 1 once (Lamport, "Paxos Made Simple",
+//! section 3). A vote at a ballot is a promise not to accept less, as in the paper's P1a.
+
+use std::collections::BTreeMap;
+
+use super::ids::{Ballot, Slot};
+use super::message::{Reply, Request, Value, Values, Vote};
+use super::output::Output;
+
+/// All that an acceptor must never forget.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Record {
+    /// No ballot below this one will be accepted.
+    Promised {
+        /// The promise.
+        ballot: Ballot,
+    },
+    /// Votes in consecutive slots; implies the promise of their ballot.
+    Accepted {
+        /// The ballot voted at.
+        ballot: Ballot,
+        /// The slot of the first value.
+        first: Slot,
+        /// One value per slot.
+        values: Values,
+        /// What the leader said to be chosen. Kept so that after a restart of everything a new
+        /// leader need not propose the whole log again.
+        committed: Slot,
+    },
+}
+
+/// How many bytes of values one answer carries before it tells the asker to come again.
+pub const ANSWER_BYTES: usize = 2 << 20;
+/// How many votes one answer carries: keeps answers full of small values bounded as well.
+pub const ANSWER_VOTES: usize = 16_384;
+
+/// How many [`Acceptor::tick`]s a leader is taken to live after its last sign of life.
+const LEADER_TICKS: u8 = 2;
+
+/// An acceptor's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Acceptor {
+    promised: Ballot,
+    votes: BTreeMap<Slot, (Ballot, Value)>,
+    committed: Slot,
+    leader_ticks: u8,
+}
+
+impl Acceptor {
+    /// An acceptor that has taken part in nothing.
+    pub fn new() -> Acceptor {
+        Acceptor::default()
+    }
+
+    /// Replays one record, in the order in which they were written.
+    pub fn remember(&mut self, record: &Record) {
+        match record {
+            Record::Promised { ballot } => {
+                assert!(
+                    *ballot >= self.promised,
+                    "an acceptor never goes back on a promise"
+                );
+                self.promised = *ballot;
+            }
+            Record::Accepted {
+                ballot,
+                first,
+                values,
+                committed,
+            } => {
+                assert!(
+                    *ballot >= self.promised,
+                    "an acceptor never votes below its promise"
+                );
+                self.promised = *ballot;
+                self.committed = self.committed.max(*committed);
+                for (i, value) in values.iter().enumerate() {
+                    self.votes
+                        .insert(first.plus(i as u64), (*ballot, value.clone()));
+                }
+            }
+        }
+    }
+
+    /// Answers a request. Total: a request that makes no sense is refused, never trusted.
+    pub fn handle(&mut self, request: Request) -> Output<Record, Reply> {
+        match request {
+            Request::Probe => answer(Reply::Probed {
+                promised: self.promised,
+                committed: self.committed,
+                leader_alive: self.leader_ticks > 0,
+            }),
+            Request::Prepare { ballot, from } => self.prepare(ballot, from),
+            Request::Accept {
+                ballot,
+                first,
+                values,
+                committed,
+            } => self.accept(ballot, first, values, committed),
+            Request::Renew {
+                ballot,
+                round,
+                committed,
+            } => {
+                if self.refuses(ballot) {
+                    return self.nack(ballot);
+                }
+                self.leader_ticks = LEADER_TICKS;
+                self.committed = self.committed.max(committed);
+                Output::new(self.promise(ballot), Reply::Renewed { ballot, round })
+            }
+            Request::Fetch { from, to } => {
+                let (votes, rest) = self.votes_from(from, to);
+                let to = rest.map_or(to, Slot::previous);
+                answer(Reply::Fetched { from, to, votes })
+            }
+        }
+    }
+
+    /// Half an election timeout has passed. Only [`Request::Probe`]'s hint depends on it.
+    pub fn tick(&mut self) {
+        self.leader_ticks = self.leader_ticks.saturating_sub(1);
+    }
+
+    /// The highest ballot promised.
+    pub fn promised(&self) -> Ballot {
+        self.promised
+    }
+
+    /// Every slot up to here is chosen, as far as this acceptor was told.
+    pub fn committed(&self) -> Slot {
+        self.committed
+    }
+
+    /// The last slot in which it has voted.
+    pub fn last_voted(&self) -> Slot {
+        self.votes
+            .last_key_value()
+            .map_or(Slot::ZERO, |(slot, _)| *slot)
+    }
+
+    /// Its vote in a slot.
+    pub fn vote(&self, slot: Slot) -> Option<(Ballot, &Value)> {
+        self.votes
+            .get(&slot)
+            .map(|(ballot, value)| (*ballot, value))
+    }
+
+    fn prepare(&mut self, ballot: Ballot, from: Slot) -> Output<Record, Reply> {
+        if self.refuses(ballot) {
+            return self.nack(ballot);
+        }
+        // A candidate gets the grace that a leader gets: those whose timers fire while it gathers
+        // promises wait, instead of outbidding it.
+        self.leader_ticks = LEADER_TICKS;
+        let records = self.promise(ballot);
+        let (votes, rest) = self.votes_from(from, Slot(u64::MAX));
+        let committed = self.committed;
+        Output::new(
+            records,
+            Reply::Promise {
+                ballot,
+                from,
+                votes,
+                rest,
+                committed,
+            },
+        )
+    }
+
+    fn accept(
+        &mut self,
+        ballot: Ballot,
+        first: Slot,
+        values: Values,
+        committed: Slot,
+    ) -> Output<Record, Reply> {
+        let count = values.len() as u64;
+        let last = first.0.checked_add(count);
+        if self.refuses(ballot) || first == Slot::ZERO || last.is_none() {
+            return self.nack(ballot);
+        }
+        let mut known = 0;
+        for (i, value) in values.iter().enumerate() {
+            match self.votes.get(&first.plus(i as u64)) {
+                Some((voted, held)) if *voted == ballot && held == value => known += 1,
+                // Two values at one ballot: two processes use one identity. Neither may win.
+                Some((voted, _)) if *voted == ballot => return self.nack(ballot),
+                _ => {}
+            }
+        }
+        self.leader_ticks = LEADER_TICKS;
+        let reply = Reply::Accepted {
+            ballot,
+            first,
+            count,
+        };
+        if known == values.len() {
+            self.committed = self.committed.max(committed);
+            return Output::new(self.promise(ballot), reply);
+        }
+        let record = Record::Accepted {
+            ballot,
+            first,
+            values,
+            committed,
+        };
+        self.remember(&record);
+        Output::new(vec![record], reply)
+    }
+
+    fn refuses(&self, ballot: Ballot) -> bool {
+        ballot < self.promised || ballot.node().is_none() || ballot.is_poison_after(self.promised)
+    }
+
+    fn promise(&mut self, ballot: Ballot) -> Vec<Record> {
+        if ballot == self.promised {
+            return Vec::new();
+        }
+        let record = Record::Promised { ballot };
+        self.remember(&record);
+        vec![record]
+    }
+
+    fn nack(&self, ballot: Ballot) -> Output<Record, Reply> {
+        answer(Reply::Nack {
+            ballot,
+            promised: self.promised,
+        })
+    }
+
+    /// Votes in `from..=to` and, when they do not fit one answer, the first slot left out.
+    fn votes_from(&self, from: Slot, to: Slot) -> (Vec<Vote>, Option<Slot>) {
+        let mut votes = Vec::new();
+        let mut bytes = 0;
+        if from > to {
+            return (votes, None);
+        }
+        for (slot, (ballot, value)) in self.votes.range(from..=to) {
+            let full = votes.len() == ANSWER_VOTES || bytes + value.len() > ANSWER_BYTES;
+            if full && !votes.is_empty() {
+                return (votes, Some(*slot));
+            }
+            bytes += value.len();
+            votes.push(Vote {
+                slot: *slot,
+                ballot: *ballot,
+                value: value.clone(),
+            });
+        }
+        (votes, None)
+    }
+}
+
+/// An answer for which nothing needs to be remembered.
+fn answer(reply: Reply) -> Output<Record, Reply> {
+    Output::new(Vec::new(), reply)
+}

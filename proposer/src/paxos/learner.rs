@@ -1,0 +1,212 @@
+//! The learner: puts what is chosen into order and finds what it missed.
+//!
+//! The leader tells it what was chosen. What it misses it reads from the acceptors: in a slot that
+//! is known to be chosen, the value of the highest ballot among a quorum of acceptors is the chosen
+//! one, since any quorum shares an acceptor with the one that chose it, and no later ballot can
+//! carry another value (Lamport, "Paxos Made Simple", P2b).
+
+use std::collections::BTreeMap;
+
+use super::ids::{Members, NodeId, Slot};
+use super::message::{Learn, Reply, Request, Value, Vote};
+
+/// How far beyond the first gap values are kept; later ones are fetched once the gap is closed.
+const AHEAD_SLOTS: u64 = 32_768;
+
+/// What reaches a learner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// The leader tells.
+    Learn(Learn),
+    /// An acceptor answers a [`Request::Fetch`].
+    Reply {
+        /// Which.
+        from: NodeId,
+        /// What.
+        reply: Reply,
+    },
+    /// Some time, longer than messages commonly take, has passed.
+    Tick,
+}
+
+/// What a step asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Effects {
+    /// Chosen values in the order of their slots, without a gap, each delivered once.
+    pub deliver: Vec<(Slot, Value)>,
+    /// To every acceptor.
+    pub fetch: Option<Request>,
+    /// A slot said to be chosen for which a quorum of acceptors knows no value: some of them have
+    /// lost what they promised to keep. Nothing past it is delivered.
+    pub missing: Option<Slot>,
+}
+
+/// A learner's state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Learner {
+    members: Members,
+    delivered: Slot,
+    committed: Slot,
+    ahead: BTreeMap<Slot, Value>,
+    /// Where the gap was at the last tick; a gap that is still there at the next one is fetched.
+    gap_at_tick: Option<Slot>,
+    fetch: Option<Fetch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Fetch {
+    from: Slot,
+    to: Slot,
+    answers: BTreeMap<NodeId, (Slot, Vec<Vote>)>,
+}
+
+impl Learner {
+    /// A learner that has every slot up to `delivered` already.
+    pub fn new(members: Members, delivered: Slot) -> Learner {
+        Learner {
+            members,
+            delivered,
+            committed: delivered,
+            ahead: BTreeMap::new(),
+            gap_at_tick: None,
+            fetch: None,
+        }
+    }
+
+    /// Takes one input. Total, like every step.
+    pub fn step(&mut self, input: Input) -> Effects {
+        let mut effects = Effects::default();
+        match input {
+            Input::Learn(learn) => {
+                self.committed = self.committed.max(learn.committed);
+                for (i, value) in learn.values.iter().enumerate() {
+                    self.keep(learn.first.plus(i as u64), value.clone());
+                }
+            }
+            Input::Reply {
+                from,
+                reply:
+                    Reply::Fetched {
+                        from: first,
+                        to,
+                        votes,
+                    },
+            } if self.members.contains(from) => {
+                self.fetched(from, first, to, votes, &mut effects);
+            }
+            Input::Reply { .. } => {}
+            Input::Tick => {
+                let gap = (self.delivered < self.committed).then_some(self.delivered);
+                if gap.is_some() && gap == self.gap_at_tick {
+                    self.start_fetch(&mut effects);
+                }
+                self.gap_at_tick = gap;
+            }
+        }
+        self.deliver(&mut effects);
+        effects
+    }
+
+    /// Every slot up to here has been delivered.
+    pub fn delivered(&self) -> Slot {
+        self.delivered
+    }
+
+    /// Every slot up to here is known to be chosen.
+    pub fn committed(&self) -> Slot {
+        self.committed
+    }
+
+    /// Takes over a state that has every slot up to `delivered`.
+    pub fn skip_to(&mut self, delivered: Slot) {
+        if delivered > self.delivered {
+            self.delivered = delivered;
+            self.committed = self.committed.max(delivered);
+            self.ahead = self.ahead.split_off(&delivered.next());
+            self.fetch = None;
+        }
+    }
+
+    fn keep(&mut self, slot: Slot, value: Value) {
+        if slot > self.delivered && slot.0 <= self.delivered.0.saturating_add(AHEAD_SLOTS) {
+            self.ahead.insert(slot, value);
+        }
+    }
+
+    fn deliver(&mut self, effects: &mut Effects) {
+        while let Some(value) = self.ahead.remove(&self.delivered.next()) {
+            self.delivered = self.delivered.next();
+            effects.deliver.push((self.delivered, value));
+        }
+        self.committed = self.committed.max(self.delivered);
+    }
+
+    fn start_fetch(&mut self, effects: &mut Effects) {
+        let from = self.delivered.next();
+        let held = self
+            .ahead
+            .first_key_value()
+            .map_or(Slot(u64::MAX), |(slot, _)| slot.previous());
+        let to = self.committed.min(held);
+        if from > to {
+            self.fetch = None;
+            return;
+        }
+        effects.fetch = Some(Request::Fetch { from, to });
+        self.fetch = Some(Fetch {
+            from,
+            to,
+            answers: BTreeMap::new(),
+        });
+    }
+
+    fn fetched(
+        &mut self,
+        acceptor: NodeId,
+        first: Slot,
+        to: Slot,
+        votes: Vec<Vote>,
+        effects: &mut Effects,
+    ) {
+        let Some(fetch) = &mut self.fetch else { return };
+        if first != fetch.from || to > fetch.to {
+            return;
+        }
+        fetch.answers.insert(acceptor, (to, votes));
+        if fetch.answers.len() < self.members.quorum() {
+            return;
+        }
+        let covered = fetch
+            .answers
+            .values()
+            .map(|(to, _)| *to)
+            .min()
+            .unwrap_or_default();
+        let mut highest: BTreeMap<Slot, &Vote> = BTreeMap::new();
+        for vote in fetch.answers.values().flat_map(|(_, votes)| votes) {
+            let best = highest.entry(vote.slot).or_insert(vote);
+            if vote.ballot > best.ballot {
+                *best = vote;
+            }
+        }
+        let mut found = Vec::new();
+        for slot in (fetch.from.0..=covered.0).map(Slot) {
+            match highest.get(&slot) {
+                Some(vote) => found.push((slot, vote.value.clone())),
+                None => {
+                    effects.missing = Some(slot);
+                    break;
+                }
+            }
+        }
+        self.fetch = None;
+        for (slot, value) in found {
+            self.keep(slot, value);
+        }
+        self.deliver(effects);
+        // A long way behind: the next stretch at once, not at the next tick.
+        if effects.missing.is_none() && self.delivered < self.committed {
+            self.start_fetch(effects);
+        }
+    }
+}

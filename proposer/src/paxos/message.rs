@@ -1,0 +1,191 @@
+//! What the roles say to each other. One proposer, the leader, drives everything:
+//!
+//! | message | from | to | answer |
+//! |---|---|---|---|
+//! | [`Request::Probe`] | proposer | acceptor | [`Reply::Probed`] |
+//! | [`Request::Prepare`] | proposer | acceptor | [`Reply::Promise`] or [`Reply::Nack`] |
+//! | [`Request::Accept`] | leader | acceptor | [`Reply::Accepted`] or [`Reply::Nack`] |
+//! | [`Request::Renew`] | leader | acceptor | [`Reply::Renewed`] or [`Reply::Nack`] |
+//! | [`Request::Fetch`] | learner | acceptor | [`Reply::Fetched`] |
+//! | [`Learn`] | leader | learner | the slot it has applied, with outcomes |
+//! | [`Heartbeat`] | leader | proposer | none needed |
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::ids::{Ballot, Slot};
+
+/// What a slot holds: bytes the protocol never looks into. Empty bytes are the no-op with which a
+/// new leader fills a slot in which nothing can have been chosen.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value(pub Bytes);
+
+impl Value {
+    /// Fills a hole; changes nothing when applied.
+    pub const NOOP: Value = Value(Bytes::new());
+
+    /// Whether this is the no-op.
+    pub fn is_noop(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether this is the no-op, which is the empty value.
+    pub fn is_empty(&self) -> bool {
+        self.is_noop()
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_noop() {
+            f.write_str("noop")
+        } else {
+            write!(f, "{:?}", self.0)
+        }
+    }
+}
+
+/// Values of consecutive slots, shared between the messages to several nodes.
+pub type Values = Arc<[Value]>;
+
+/// An acceptor's vote in one slot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vote {
+    /// Where.
+    pub slot: Slot,
+    /// The highest ballot at which this acceptor accepted a value there.
+    pub ballot: Ballot,
+    /// That value.
+    pub value: Value,
+}
+
+/// To an acceptor.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Request {
+    /// Before an election: what have you promised, and is there a leader? Changes nothing, so a
+    /// proposer that is cut off from the leader alone does not depose it.
+    Probe,
+    /// Phase 1 for every slot from `from` on, once per leadership.
+    Prepare {
+        /// The candidate's ballot.
+        ballot: Ballot,
+        /// The first slot whose votes the candidate needs.
+        from: Slot,
+    },
+    /// Phase 2 for the slots `first`, `first` + 1, ….
+    Accept {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The slot of the first value.
+        first: Slot,
+        /// One value per slot.
+        values: Values,
+        /// Every slot up to here is chosen.
+        committed: Slot,
+    },
+    /// Phase 2 for no slot: am I still the leader? The leader's own proof that it reaches a quorum.
+    Renew {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// Grows with each Renew; the answer repeats it.
+        round: u64,
+        /// Every slot up to here is chosen.
+        committed: Slot,
+    },
+    /// A learner's question for the votes in slots that it knows to be chosen.
+    Fetch {
+        /// The first slot.
+        from: Slot,
+        /// The last slot.
+        to: Slot,
+    },
+}
+
+/// An acceptor's answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reply {
+    /// To [`Request::Probe`].
+    Probed {
+        /// The highest ballot promised.
+        promised: Ballot,
+        /// Every slot up to here is chosen, as far as this acceptor was told.
+        committed: Slot,
+        /// Whether it heard from a leader lately. A hint: only liveness depends on it.
+        leader_alive: bool,
+    },
+    /// To [`Request::Prepare`]: no lower ballot will be accepted any more.
+    Promise {
+        /// The ballot promised.
+        ballot: Ballot,
+        /// The request's `from`.
+        from: Slot,
+        /// Votes in slots `from` and later, in order.
+        votes: Vec<Vote>,
+        /// Where to go on asking, when the votes did not fit one answer.
+        rest: Option<Slot>,
+        /// Every slot up to here is chosen, as far as this acceptor was told.
+        committed: Slot,
+    },
+    /// To [`Request::Accept`]: the votes are on disk.
+    Accepted {
+        /// The request's ballot.
+        ballot: Ballot,
+        /// The request's first slot.
+        first: Slot,
+        /// How many slots.
+        count: u64,
+    },
+    /// To [`Request::Renew`].
+    Renewed {
+        /// The request's ballot.
+        ballot: Ballot,
+        /// The request's round.
+        round: u64,
+    },
+    /// To a ballot below the promise.
+    Nack {
+        /// The request's ballot.
+        ballot: Ballot,
+        /// The promise that stands against it.
+        promised: Ballot,
+    },
+    /// To [`Request::Fetch`].
+    Fetched {
+        /// The request's first slot.
+        from: Slot,
+        /// The last slot that this answer covers, at most the request's.
+        to: Slot,
+        /// The votes in slots `from` to `to`, in order.
+        votes: Vec<Vote>,
+    },
+}
+
+/// To a learner: these values are chosen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Learn {
+    /// The slot of the first value.
+    pub first: Slot,
+    /// One chosen value per slot; may be empty.
+    pub values: Values,
+    /// Every slot up to here is chosen.
+    pub committed: Slot,
+}
+
+/// To the other proposers: I lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Heartbeat {
+    /// The leader's ballot, which names leader and term.
+    pub ballot: Ballot,
+    /// The last slot the leader has given out. This and `committed` are for display alone: nothing
+    /// decides by them, because this message has an open, readable form.
+    pub last: Slot,
+    /// Every slot up to here is chosen.
+    pub committed: Slot,
+}

@@ -1,0 +1,55 @@
+//! What a step asks of the world, with the dangerous order in the type: the effects are out of
+//! reach until the records are durable.
+
+/// The records a step must not forget and the effects that depend on them.
+#[must_use = "a step's effects are the protocol"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output<R, E> {
+    records: Vec<R>,
+    effects: E,
+}
+
+impl<R, E> Output<R, E> {
+    pub(super) fn new(records: Vec<R>, effects: E) -> Output<R, E> {
+        Output { records, effects }
+    }
+
+    /// The only door to the effects: hands the records, if there are any, to `write`, which makes
+    /// them durable. When it fails, nothing may be sent, and the node must end.
+    pub fn persist<X>(self, write: impl FnOnce(&[R]) -> Result<(), X>) -> Result<E, X> {
+        if !self.records.is_empty() {
+            write(&self.records)?;
+        }
+        Ok(self.effects)
+    }
+
+    /// Several steps as one, so that one write makes all of their records durable (group commit).
+    pub fn group(outputs: impl IntoIterator<Item = Output<R, E>>) -> Output<R, Vec<E>> {
+        let mut group = Output::new(Vec::new(), Vec::new());
+        for output in outputs {
+            group.records.extend(output.records);
+            group.effects.push(output.effects);
+        }
+        group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effects_stay_hidden_when_the_write_fails() {
+        let group = Output::group([Output::new(vec![1], 'a'), Output::new(vec![2, 3], 'b')]);
+        assert_eq!(group.clone().persist(|_| Err("disk")), Err("disk"));
+        let mut written = Vec::new();
+        let effects = group.persist(|records| Ok::<_, ()>(written.extend_from_slice(records)));
+        assert_eq!((effects, written), (Ok(vec!['a', 'b']), vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn nothing_is_written_when_there_is_nothing_to_remember() {
+        let output: Output<u8, _> = Output::new(Vec::new(), 'a');
+        assert_eq!(output.persist(|_| Err(())), Ok('a'));
+    }
+}

@@ -1,0 +1,796 @@
+//! The proposer: elects a leader through Paxos itself and, while leading, gets values chosen.
+//!
+//! An election has three steps. *Probe*: ask every acceptor what it has promised; go on only when a
+//! quorum has heard from no leader lately. *Claim*: make a ballot above all of those durable, so
+//! that it is never used twice. *Prepare*: phase 1 for every slot that is not known to be chosen.
+//! With a quorum of complete promises the proposer leads: it takes over, slot by slot, the value of
+//! the highest ballot among the promises, fills what is left between them with no-ops, and from
+//! then on runs phase 2 alone (Lamport, "Paxos Made Simple", section 3; van Renesse and Altinbuken,
+//! "Paxos Made Moderately Complex", section 2).
+//!
+//! Because a claim lies above the promises of a quorum, it is unique even if this proposer has lost
+//! its disk: no value was ever proposed at a ballot that a quorum had not promised first.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
+
+use super::ids::{Ballot, Members, NodeId, Slot};
+use super::message::{Heartbeat, Learn, Reply, Request, Value, Values, Vote};
+use super::output::Output;
+
+/// Limits and sizes; in time, only the count of ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// How many Accepts may be under way at once. While they are, values queue and form the next,
+    /// larger batch: load sets the batch size, no timer does.
+    pub batches_in_flight: usize,
+    /// Values in one Accept.
+    pub batch_values: usize,
+    /// Bytes of values in one Accept; one larger value goes alone.
+    pub batch_bytes: usize,
+    /// How many ticks a leader goes on without an answer from a quorum before it steps down.
+    pub patience_ticks: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            batches_in_flight: 4,
+            batch_values: 1024,
+            batch_bytes: 1 << 20,
+            patience_ticks: 8,
+        }
+    }
+}
+
+/// How many batches that no learner has confirmed are told again at a tick. Learners apply in order
+/// and fetch longer stretches from the acceptors themselves.
+const RETELL_BATCHES: usize = 4;
+
+/// What reaches a proposer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// Clients' values. Ignored unless this proposer leads; see [`Effects::assigned`].
+    Propose(Vec<Value>),
+    /// Who asks for a linearizable read, by a number of the asker's own.
+    Read(u64),
+    /// An acceptor answers.
+    Reply {
+        /// Which.
+        from: NodeId,
+        /// What.
+        reply: Reply,
+    },
+    /// A learner has applied every slot up to here.
+    Learned(Slot),
+    /// Another proposer says that it leads.
+    Heartbeat(Heartbeat),
+    /// No heartbeat came for an election timeout.
+    ElectionTimeout,
+    /// A heartbeat interval has passed.
+    Tick,
+    /// The leader asks this proposer to succeed it: elect at once, although a leader is alive.
+    TakeOver,
+    /// Stop leading: the process is about to end. What is under way stays under way.
+    StepDown,
+}
+
+/// The only thing a proposer must not forget: which rounds it has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Claim {
+    /// The highest round used.
+    pub counter: u64,
+}
+
+/// To which acceptors a request goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum To {
+    /// All of them.
+    All,
+    /// One.
+    One(NodeId),
+}
+
+/// What a step asks for once its claim is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Effects {
+    /// Requests to acceptors, in order.
+    pub acceptors: Vec<(To, Request)>,
+    /// To every learner, in order.
+    pub learners: Vec<Learn>,
+    /// To every other proposer.
+    pub heartbeat: Option<Heartbeat>,
+    /// Start the election timer anew, with a fresh random time.
+    pub restart_election_timer: bool,
+    /// The slot given to the first of the values of [`Input::Propose`]; the others follow it.
+    /// `None` when this proposer does not lead: nothing was done with them.
+    pub assigned: Option<Slot>,
+    /// Reads that may be answered by whoever has applied this slot.
+    pub readable: Vec<(u64, Slot)>,
+    /// Reads that must be asked again, as this proposer does not lead.
+    pub unreadable: Vec<u64>,
+    /// Leadership changed hands, as far as this proposer knows.
+    pub leader_changed: bool,
+}
+
+/// A proposer's state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Proposer {
+    me: NodeId,
+    members: Members,
+    settings: Settings,
+    /// The highest round ever claimed here.
+    counter: u64,
+    /// Every slot up to here is chosen, from the word of acceptors or by our own count of votes.
+    committed: Slot,
+    phase: Phase,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Following(Option<Heartbeat>),
+    Probing {
+        even_if_led: bool,
+        probed: BTreeMap<NodeId, Probed>,
+    },
+    Preparing {
+        ballot: Ballot,
+        from: Slot,
+        promises: BTreeMap<NodeId, Promise>,
+    },
+    Leading(Leading),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Probed {
+    promised: Ballot,
+    leader_alive: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Promise {
+    votes: Vec<Vote>,
+    committed: Slot,
+    /// Where the next part starts; `None` when the promise is complete.
+    rest: Option<Slot>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Leading {
+    ballot: Ballot,
+    /// The slot after the last one in which an earlier leader may have had a value chosen. Reads
+    /// wait until every slot before it is chosen.
+    recovered: Slot,
+    /// The first slot not given out.
+    next: Slot,
+    /// Values not yet sent: the last of them has slot `next` - 1.
+    unsent: VecDeque<Value>,
+    /// Batches sent, by first slot, until a quorum has voted for them.
+    in_flight: BTreeMap<Slot, Batch>,
+    /// Batches chosen, by first slot, while an earlier one is not.
+    chosen: BTreeMap<Slot, Values>,
+    /// Batches told to the learners until one of them has applied them, with the tick of the telling.
+    untold: BTreeMap<Slot, (Values, u64)>,
+    /// The newest round of [`Request::Renew`].
+    round: u64,
+    /// How many ticks it has led.
+    ticks: u64,
+    /// The newest round that a quorum answered, and the tick at which that was seen.
+    confirmed: (u64, u64),
+    /// The newest round each acceptor answered.
+    renewed: BTreeMap<NodeId, u64>,
+    /// Reads, each with the round that must be confirmed by a quorum first.
+    reads: VecDeque<(u64, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Batch {
+    values: Values,
+    votes: BTreeSet<NodeId>,
+    /// The tick at which it was last sent.
+    sent: u64,
+}
+
+impl Proposer {
+    /// A proposer after a start or restart. `claimed` is its last durable claim; 0 for none.
+    pub fn new(me: NodeId, members: Members, settings: Settings, claimed: u64) -> Proposer {
+        Proposer {
+            me,
+            members,
+            settings,
+            counter: claimed,
+            committed: Slot::ZERO,
+            phase: Phase::Following(None),
+        }
+    }
+
+    /// Takes one input. Total: what makes no sense in this phase changes nothing.
+    pub fn step(&mut self, input: Input) -> Output<Claim, Effects> {
+        let mut effects = Effects::default();
+        let mut claims = Vec::new();
+        match input {
+            Input::Propose(values) => self.propose(values, &mut effects),
+            Input::Read(read) => self.read(read, &mut effects),
+            Input::Reply { from, reply } if self.members.contains(from) => {
+                self.reply(from, reply, &mut claims, &mut effects);
+            }
+            Input::Reply { .. } => {}
+            Input::Learned(applied) => self.learned(applied),
+            Input::Heartbeat(heartbeat) => self.heartbeat(heartbeat, &mut effects),
+            Input::ElectionTimeout if self.is_leading() => {}
+            Input::ElectionTimeout => self.probe(false, &mut effects),
+            Input::TakeOver if self.is_leading() => {}
+            Input::TakeOver => self.probe(true, &mut effects),
+            Input::Tick => self.tick(&mut effects),
+            Input::StepDown => {
+                if self.is_leading() {
+                    self.follow(None, &mut effects);
+                }
+            }
+        }
+        Output::new(claims, effects)
+    }
+
+    /// Whether this proposer leads.
+    pub fn is_leading(&self) -> bool {
+        matches!(self.phase, Phase::Leading(_))
+    }
+
+    /// The ballot of the leader it knows, which may be itself.
+    pub fn leader(&self) -> Option<Ballot> {
+        match &self.phase {
+            Phase::Following(leader) => leader.map(|leader| leader.ballot),
+            Phase::Leading(leading) => Some(leading.ballot),
+            Phase::Probing { .. } | Phase::Preparing { .. } => None,
+        }
+    }
+
+    /// Every slot up to here is known to be chosen.
+    pub fn committed(&self) -> Slot {
+        self.committed
+    }
+
+    /// The last slot given out, by this leader or by the one it follows. For display.
+    pub fn last(&self) -> Slot {
+        match &self.phase {
+            Phase::Following(Some(leader)) => leader.last.max(self.committed),
+            Phase::Leading(leading) => leading.next.previous(),
+            _ => self.committed,
+        }
+    }
+
+    /// Every slot up to here is chosen, by the leader's word if this proposer follows one. For
+    /// display.
+    pub fn committed_seen(&self) -> Slot {
+        match &self.phase {
+            Phase::Following(Some(leader)) => leader.committed.max(self.committed),
+            _ => self.committed,
+        }
+    }
+
+    /// The highest round it has claimed.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// How many slots are given out and not yet applied by a learner: the caller bounds it.
+    pub fn open_slots(&self) -> u64 {
+        match &self.phase {
+            Phase::Leading(leading) => {
+                let told = leading
+                    .untold
+                    .first_key_value()
+                    .map_or(self.committed.next(), |(s, _)| *s);
+                leading.next.0.saturating_sub(told.0)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The phase, in a word: `following`, `probing`, `preparing` or `leading`.
+    pub fn phase(&self) -> &'static str {
+        match self.phase {
+            Phase::Following { .. } => "following",
+            Phase::Probing { .. } => "probing",
+            Phase::Preparing { .. } => "preparing",
+            Phase::Leading(_) => "leading",
+        }
+    }
+
+    fn probe(&mut self, even_if_led: bool, effects: &mut Effects) {
+        effects.leader_changed = self.leader().is_some();
+        effects.restart_election_timer = true;
+        effects.acceptors.push((To::All, Request::Probe));
+        self.phase = Phase::Probing {
+            even_if_led,
+            probed: BTreeMap::new(),
+        };
+    }
+
+    fn reply(
+        &mut self,
+        from: NodeId,
+        reply: Reply,
+        claims: &mut Vec<Claim>,
+        effects: &mut Effects,
+    ) {
+        match reply {
+            Reply::Probed {
+                promised,
+                committed,
+                leader_alive,
+            } => {
+                self.committed = match &self.phase {
+                    // A leader counts votes itself; a higher mark means that another leads now.
+                    Phase::Leading(_) => self.committed,
+                    _ => self.committed.max(committed),
+                };
+                self.probed(
+                    from,
+                    Probed {
+                        promised,
+                        leader_alive,
+                    },
+                    claims,
+                    effects,
+                );
+            }
+            Reply::Promise {
+                ballot,
+                from: start,
+                votes,
+                rest,
+                committed,
+            } => {
+                self.promised(
+                    from,
+                    ballot,
+                    start,
+                    Promise {
+                        votes,
+                        rest,
+                        committed,
+                    },
+                    effects,
+                );
+            }
+            Reply::Accepted {
+                ballot,
+                first,
+                count,
+            } => {
+                self.accepted(from, ballot, first, count, effects);
+            }
+            Reply::Renewed { ballot, round } => self.renewed(from, ballot, round, effects),
+            Reply::Nack { ballot, .. } => {
+                let mine = match &self.phase {
+                    Phase::Preparing { ballot, .. } => Some(*ballot),
+                    Phase::Leading(leading) => Some(leading.ballot),
+                    _ => None,
+                };
+                if mine == Some(ballot) {
+                    // Following nobody until a heartbeat comes, for at least an election timeout:
+                    // answering a higher ballot with a still higher one would be a duel.
+                    self.follow(None, effects);
+                }
+            }
+            Reply::Fetched { .. } => {}
+        }
+    }
+
+    fn probed(
+        &mut self,
+        from: NodeId,
+        answer: Probed,
+        claims: &mut Vec<Claim>,
+        effects: &mut Effects,
+    ) {
+        let quorum = self.members.quorum();
+        let Phase::Probing {
+            even_if_led,
+            probed,
+        } = &mut self.phase
+        else {
+            return;
+        };
+        probed.insert(from, answer);
+        let willing = probed
+            .values()
+            .filter(|p| *even_if_led || !p.leader_alive)
+            .count();
+        if willing < quorum {
+            return;
+        }
+        let promised = probed
+            .values()
+            .map(|p| p.promised.counter())
+            .max()
+            .unwrap_or(0);
+        let counter = self.counter.max(promised).saturating_add(1);
+        let Some(ballot) = Ballot::new(counter, self.me) else {
+            return;
+        };
+        self.counter = counter;
+        claims.push(Claim { counter });
+        let from = self.committed.next();
+        effects.restart_election_timer = true;
+        effects
+            .acceptors
+            .push((To::All, Request::Prepare { ballot, from }));
+        self.phase = Phase::Preparing {
+            ballot,
+            from,
+            promises: BTreeMap::new(),
+        };
+    }
+
+    fn promised(
+        &mut self,
+        acceptor: NodeId,
+        promised: Ballot,
+        start: Slot,
+        part: Promise,
+        effects: &mut Effects,
+    ) {
+        let quorum = self.members.quorum();
+        let Phase::Preparing {
+            ballot,
+            from,
+            promises,
+        } = &mut self.phase
+        else {
+            return;
+        };
+        if promised != *ballot {
+            return;
+        }
+        // Parts count only in order, so that a duplicate or a late one cannot leave a hole.
+        match promises.get_mut(&acceptor) {
+            None if start == *from => drop(promises.insert(acceptor, part.clone())),
+            Some(known) if known.rest == Some(start) => {
+                known.votes.extend(part.votes);
+                known.committed = known.committed.max(part.committed);
+                known.rest = part.rest;
+            }
+            _ => return,
+        }
+        if let Some(rest) = part.rest {
+            let more = Request::Prepare {
+                ballot: *ballot,
+                from: rest,
+            };
+            effects.acceptors.push((To::One(acceptor), more));
+        }
+        if promises
+            .values()
+            .filter(|promise| promise.rest.is_none())
+            .count()
+            >= quorum
+        {
+            let (ballot, promises) = (*ballot, mem::take(promises));
+            self.lead(ballot, promises, effects);
+        }
+    }
+
+    fn lead(&mut self, ballot: Ballot, promises: BTreeMap<NodeId, Promise>, effects: &mut Effects) {
+        let complete = || promises.values().filter(|promise| promise.rest.is_none());
+        let told = complete()
+            .map(|promise| promise.committed)
+            .max()
+            .unwrap_or_default();
+        self.committed = self.committed.max(told);
+        // The rule of Paxos: in each slot, the value of the highest ballot in the quorum.
+        let mut highest: BTreeMap<Slot, &Vote> = BTreeMap::new();
+        for vote in complete().flat_map(|promise| &promise.votes) {
+            let best = highest.entry(vote.slot).or_insert(vote);
+            if vote.ballot > best.ballot {
+                *best = vote;
+            }
+        }
+        let first = self.committed.next();
+        let recovered = highest
+            .last_key_value()
+            .map_or(first, |(slot, _)| slot.next().max(first));
+        // Where no acceptor of the quorum has voted, nothing was and nothing will be chosen below
+        // this ballot: a no-op closes the hole.
+        let unsent = (first.0..recovered.0)
+            .map(|slot| {
+                highest
+                    .get(&Slot(slot))
+                    .map_or(Value::NOOP, |vote| vote.value.clone())
+            })
+            .collect();
+        self.phase = Phase::Leading(Leading {
+            ballot,
+            recovered,
+            next: recovered,
+            unsent,
+            in_flight: BTreeMap::new(),
+            chosen: BTreeMap::new(),
+            untold: BTreeMap::new(),
+            round: 0,
+            ticks: 0,
+            confirmed: (0, 0),
+            renewed: complete_ids(&promises)
+                .map(|acceptor| (acceptor, 0))
+                .collect(),
+            reads: VecDeque::new(),
+        });
+        effects.leader_changed = true;
+        self.send_batches(effects);
+        self.announce(effects);
+    }
+
+    fn propose(&mut self, values: Vec<Value>, effects: &mut Effects) {
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        effects.assigned = Some(leading.next);
+        leading.next = leading.next.plus(values.len() as u64);
+        leading.unsent.extend(values);
+        self.send_batches(effects);
+    }
+
+    /// Starts as many Accepts as may be under way.
+    fn send_batches(&mut self, effects: &mut Effects) {
+        let settings = self.settings;
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        while leading.in_flight.len() < settings.batches_in_flight && !leading.unsent.is_empty() {
+            let first = Slot(leading.next.0 - leading.unsent.len() as u64);
+            let mut bytes = 0;
+            let fits = |value: &&Value| {
+                bytes += value.len();
+                bytes <= settings.batch_bytes
+            };
+            let count = leading
+                .unsent
+                .iter()
+                .take(settings.batch_values)
+                .take_while(fits)
+                .count();
+            let values: Values = leading.unsent.drain(..count.max(1)).collect();
+            effects.acceptors.push((
+                To::All,
+                Request::Accept {
+                    ballot: leading.ballot,
+                    first,
+                    values: values.clone(),
+                    committed: self.committed,
+                },
+            ));
+            let batch = Batch {
+                values,
+                votes: BTreeSet::new(),
+                sent: leading.ticks,
+            };
+            leading.in_flight.insert(first, batch);
+        }
+    }
+
+    fn accepted(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        first: Slot,
+        count: u64,
+        effects: &mut Effects,
+    ) {
+        let quorum = self.members.quorum();
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        if ballot != leading.ballot {
+            return;
+        }
+        let Some(batch) = leading.in_flight.get_mut(&first) else {
+            return;
+        };
+        if batch.values.len() as u64 != count {
+            return;
+        }
+        batch.votes.insert(from);
+        if batch.votes.len() < quorum {
+            return;
+        }
+        if let Some(batch) = leading.in_flight.remove(&first) {
+            leading.chosen.insert(first, batch.values);
+        }
+        while let Some(values) = leading.chosen.remove(&self.committed.next()) {
+            let first = self.committed.next();
+            self.committed = self.committed.plus(values.len() as u64);
+            leading
+                .untold
+                .insert(first, (values.clone(), leading.ticks));
+            effects.learners.push(Learn {
+                first,
+                values,
+                committed: self.committed,
+            });
+        }
+        self.release_reads(effects);
+        self.send_batches(effects);
+    }
+
+    fn learned(&mut self, applied: Slot) {
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        while let Some(entry) = leading.untold.first_entry() {
+            let last = entry.key().plus(entry.get().0.len() as u64).previous();
+            if last > applied {
+                break;
+            }
+            entry.remove();
+        }
+    }
+
+    fn read(&mut self, read: u64, effects: &mut Effects) {
+        let Phase::Leading(leading) = &mut self.phase else {
+            effects.unreadable.push(read);
+            return;
+        };
+        // Only a round that starts after the read arrived proves anything about it. Reads that
+        // arrive while a round is under way share the next one.
+        let idle = confirmed_round(&leading.renewed, self.members) >= leading.round;
+        leading.reads.push_back((read, leading.round + 1));
+        if idle {
+            self.renew(effects);
+        }
+    }
+
+    fn renewed(&mut self, from: NodeId, ballot: Ballot, round: u64, effects: &mut Effects) {
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        if ballot != leading.ballot || round > leading.round {
+            return;
+        }
+        let newest = leading.renewed.entry(from).or_default();
+        *newest = round.max(*newest);
+        self.release_reads(effects);
+    }
+
+    fn release_reads(&mut self, effects: &mut Effects) {
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        if self.committed.next() < leading.recovered {
+            return;
+        }
+        let confirmed = confirmed_round(&leading.renewed, self.members);
+        while let Some((read, _)) = leading.reads.pop_front_if(|(_, round)| *round <= confirmed) {
+            effects.readable.push((read, self.committed));
+        }
+        let idle = confirmed >= leading.round;
+        if idle && !leading.reads.is_empty() {
+            self.renew(effects);
+        }
+    }
+
+    /// Starts a new round of proof that a quorum still follows this leader.
+    fn renew(&mut self, effects: &mut Effects) {
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        leading.round += 1;
+        let (ballot, round) = (leading.ballot, leading.round);
+        let renew = Request::Renew {
+            ballot,
+            round,
+            committed: self.committed,
+        };
+        effects.acceptors.push((To::All, renew));
+    }
+
+    fn tick(&mut self, effects: &mut Effects) {
+        let patience = self.settings.patience_ticks;
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        leading.ticks += 1;
+        let confirmed = confirmed_round(&leading.renewed, self.members);
+        if confirmed > leading.confirmed.0 {
+            leading.confirmed = (confirmed, leading.ticks);
+        }
+        if leading.ticks - leading.confirmed.1 > patience {
+            self.follow(None, effects);
+            return;
+        }
+        // What was sent before the last tick and has no answer is taken to be lost.
+        let now = leading.ticks;
+        for (first, batch) in leading
+            .in_flight
+            .iter_mut()
+            .filter(|(_, b)| b.sent + 1 < now)
+        {
+            batch.sent = now;
+            let silent = self
+                .members
+                .acceptors()
+                .filter(|a| !batch.votes.contains(a));
+            let accept = Request::Accept {
+                ballot: leading.ballot,
+                first: *first,
+                values: batch.values.clone(),
+                committed: self.committed,
+            };
+            effects
+                .acceptors
+                .extend(silent.map(|a| (To::One(a), accept.clone())));
+        }
+        let overdue = leading.untold.iter_mut().take(RETELL_BATCHES);
+        for (first, (values, told)) in overdue.filter(|(_, (_, told))| *told + 1 < now) {
+            *told = now;
+            let (first, values) = (*first, values.clone());
+            effects.learners.push(Learn {
+                first,
+                values,
+                committed: self.committed,
+            });
+        }
+        self.announce(effects);
+    }
+
+    /// Tells everybody who leads and how far the log has come.
+    fn announce(&mut self, effects: &mut Effects) {
+        self.renew(effects);
+        let Phase::Leading(leading) = &self.phase else {
+            return;
+        };
+        let (ballot, last) = (leading.ballot, leading.next.previous());
+        effects.heartbeat = Some(Heartbeat {
+            ballot,
+            last,
+            committed: self.committed,
+        });
+        let (first, values) = (self.committed.next(), Values::from([]));
+        effects.learners.push(Learn {
+            first,
+            values,
+            committed: self.committed,
+        });
+    }
+
+    fn heartbeat(&mut self, heartbeat: Heartbeat, effects: &mut Effects) {
+        let ballot = heartbeat.ballot;
+        if ballot.node().is_none_or(|node| node == self.me) {
+            return;
+        }
+        let stale = match &self.phase {
+            Phase::Following(leader) => leader.is_some_and(|leader| ballot < leader.ballot),
+            Phase::Probing { even_if_led, .. } => *even_if_led,
+            Phase::Preparing { ballot: mine, .. } => ballot < *mine,
+            Phase::Leading(leading) => ballot < leading.ballot,
+        };
+        if !stale {
+            self.follow(Some(heartbeat), effects);
+        }
+    }
+
+    fn follow(&mut self, leader: Option<Heartbeat>, effects: &mut Effects) {
+        if let Phase::Leading(leading) = &self.phase {
+            effects
+                .unreadable
+                .extend(leading.reads.iter().map(|(read, _)| *read));
+        }
+        effects.leader_changed = self.leader() != leader.map(|leader| leader.ballot);
+        effects.restart_election_timer = true;
+        self.phase = Phase::Following(leader);
+    }
+}
+
+fn complete_ids(promises: &BTreeMap<NodeId, Promise>) -> impl Iterator<Item = NodeId> {
+    promises
+        .iter()
+        .filter(|(_, promise)| promise.rest.is_none())
+        .map(|(acceptor, _)| *acceptor)
+}
+
+/// The newest round that a quorum has answered.
+fn confirmed_round(renewed: &BTreeMap<NodeId, u64>, members: Members) -> u64 {
+    let mut rounds: Vec<u64> = renewed.values().copied().collect();
+    rounds.sort_unstable_by(|a, b| b.cmp(a));
+    rounds.get(members.quorum() - 1).copied().unwrap_or(0)
+}
