@@ -22,8 +22,10 @@
 //! chosen, every higher ballot carries that same value: two quorums always share an acceptor.
 
 pub mod acceptor;
+pub mod command;
 pub mod ids;
 pub mod learner;
+pub mod machine;
 pub mod message;
 pub mod output;
 pub mod proposer;

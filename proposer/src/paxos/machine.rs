@@ -1,0 +1,397 @@
+//! The replicated state machine: what every learner computes from the same log.
+//!
+//! It holds the resources and, so that a retried request has its effect once, the outcome of each
+//! recent request (the session table; Ongaro, "Consensus", section 6.3). Everything here follows
+//! from the log alone: order, expiry and versions never depend on a clock or on hashing order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::command::{Command, Operation, Undecodable};
+use super::ids::Slot;
+use super::message::Value;
+
+/// How many requests the session table remembers: a retry counts as the same request while fewer
+/// than this many others were applied since the first try.
+pub const SESSIONS: usize = 1 << 17;
+
+/// A resource as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource {
+    /// JSON text.
+    pub data: Bytes,
+    /// 1 after the write that made it, one more with every committed write since.
+    pub version: u64,
+    /// The slot of the last write.
+    pub slot: Slot,
+    /// The client's `timestamp` of that write.
+    pub timestamp: u64,
+    /// The client of that write.
+    pub client_id: Box<str>,
+}
+
+/// What became of a slot's value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// A no-op: nothing.
+    Noop,
+    /// It took effect; the resource has this version now.
+    Committed {
+        /// For DELETE the version that the removal would have had; 0 when there was nothing.
+        version: u64,
+    },
+    /// `ifVersion` did not hold; the resource has this version.
+    NotCommitted {
+        /// 0 when there is no such resource.
+        version: u64,
+    },
+    /// The `requestId` was used before with another body; nothing was done.
+    Reused,
+    /// What READ found.
+    Read(Option<Resource>),
+}
+
+/// What applying a slot gave.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Applied {
+    /// The slot at which the request took effect: an earlier one for a retry.
+    pub slot: Slot,
+    /// What became of it there.
+    pub outcome: Outcome,
+}
+
+/// The state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Machine {
+    applied: Slot,
+    resources: BTreeMap<Box<str>, Resource>,
+    sessions: BTreeMap<u128, Session>,
+    /// The keys of `sessions`, oldest first.
+    session_order: VecDeque<u128>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Session {
+    fingerprint: u64,
+    slot: Slot,
+    committed: bool,
+    version: u64,
+}
+
+impl Session {
+    fn applied(&self) -> Applied {
+        let version = self.version;
+        let outcome = match self.committed {
+            true => Outcome::Committed { version },
+            false => Outcome::NotCommitted { version },
+        };
+        Applied {
+            slot: self.slot,
+            outcome,
+        }
+    }
+}
+
+impl Machine {
+    /// The state before the first slot.
+    pub fn new() -> Machine {
+        Machine::default()
+    }
+
+    /// Applies the value of the next slot. An undecodable one changes nothing: this version must
+    /// stop there, since others may understand it.
+    ///
+    /// # Panics
+    /// When `slot` is not the next one: applying out of order would make replicas differ.
+    pub fn apply(&mut self, slot: Slot, value: &Value) -> Result<Applied, Undecodable> {
+        assert_eq!(slot, self.applied.next(), "slots are applied in order");
+        let command = Command::decode(value)?;
+        self.applied = slot;
+        let Some(command) = command else {
+            return Ok(Applied {
+                slot,
+                outcome: Outcome::Noop,
+            });
+        };
+        if command.operation == Operation::Read {
+            let found = self.resources.get(command.resource).cloned();
+            return Ok(Applied {
+                slot,
+                outcome: Outcome::Read(found),
+            });
+        }
+        let key = command.key();
+        if let Some(session) = self.sessions.get(&key) {
+            return Ok(match session.fingerprint == command.fingerprint() {
+                true => session.applied(),
+                false => Applied {
+                    slot,
+                    outcome: Outcome::Reused,
+                },
+            });
+        }
+        let (committed, version) = self.change(slot, &command);
+        let session = Session {
+            fingerprint: command.fingerprint(),
+            slot,
+            committed,
+            version,
+        };
+        let applied = session.applied();
+        self.remember(key, session);
+        Ok(applied)
+    }
+
+    /// The last slot applied.
+    pub fn applied(&self) -> Slot {
+        self.applied
+    }
+
+    /// A resource by name.
+    pub fn resource(&self, name: &str) -> Option<&Resource> {
+        self.resources.get(name)
+    }
+
+    /// Resources in the order of their names, from the first one after `after` on.
+    pub fn resources<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a str, &'a Resource)> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let start = match after {
+            Some(after) if after >= prefix => Excluded(after),
+            _ => Included(prefix),
+        };
+        self.resources
+            .range::<str, _>((start, Unbounded))
+            .map(|(name, resource)| (&**name, resource))
+            .take_while(move |(name, _)| name.starts_with(prefix))
+    }
+
+    /// How many resources there are.
+    pub fn resource_count(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// How many requests the session table holds.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// What became of a request that was applied lately.
+    pub fn outcome(&self, command: &Command<'_>) -> Option<Applied> {
+        let session = self.sessions.get(&command.key())?;
+        (session.fingerprint == command.fingerprint()).then(|| session.applied())
+    }
+
+    /// Whether it took effect, and the version to report.
+    fn change(&mut self, slot: Slot, command: &Command<'_>) -> (bool, u64) {
+        let current = self
+            .resources
+            .get(command.resource)
+            .map_or(0, |resource| resource.version);
+        if command
+            .if_version
+            .is_some_and(|expected| expected != current)
+        {
+            return (false, current);
+        }
+        if command.operation == Operation::Delete {
+            let existed = self.resources.remove(command.resource).is_some();
+            return (true, if existed { current + 1 } else { 0 });
+        }
+        let version = current + 1;
+        let resource = Resource {
+            // A copy: a slice would keep the whole batch that it came with in memory.
+            data: Bytes::copy_from_slice(command.data),
+            version,
+            slot,
+            timestamp: command.timestamp,
+            client_id: command.client_id.into(),
+        };
+        match self.resources.get_mut(command.resource) {
+            Some(known) => *known = resource,
+            None => drop(self.resources.insert(command.resource.into(), resource)),
+        }
+        (true, version)
+    }
+
+    fn remember(&mut self, key: u128, session: Session) {
+        self.sessions.insert(key, session);
+        self.session_order.push_back(key);
+        if self.session_order.len() > SESSIONS
+            && let Some(oldest) = self.session_order.pop_front()
+        {
+            self.sessions.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITE: Command<'static> = Command {
+        operation: Operation::Write,
+        timestamp: 1,
+        if_version: None,
+        client_id: "alice",
+        request_id: None,
+        resource: "colour",
+        data: b"1",
+    };
+
+    fn apply(machine: &mut Machine, command: Command<'_>) -> Applied {
+        machine
+            .apply(machine.applied().next(), &command.encode())
+            .unwrap()
+    }
+
+    fn committed(slot: u64, version: u64) -> Applied {
+        Applied {
+            slot: Slot(slot),
+            outcome: Outcome::Committed { version },
+        }
+    }
+
+    #[test]
+    fn versions_grow_by_one_and_start_anew_after_a_delete() {
+        let mut machine = Machine::new();
+        let write = |timestamp| Command { timestamp, ..WRITE };
+        assert_eq!(apply(&mut machine, write(1)), committed(1, 1));
+        assert_eq!(apply(&mut machine, write(2)), committed(2, 2));
+        let delete = Command {
+            operation: Operation::Delete,
+            data: b"",
+            timestamp: 3,
+            ..WRITE
+        };
+        assert_eq!(apply(&mut machine, delete), committed(3, 3));
+        assert_eq!(machine.resource("colour"), None);
+        assert_eq!(
+            apply(
+                &mut machine,
+                Command {
+                    timestamp: 4,
+                    ..delete
+                }
+            ),
+            committed(4, 0)
+        );
+        assert_eq!(apply(&mut machine, write(5)), committed(5, 1));
+    }
+
+    #[test]
+    fn if_version_compares_and_sets() {
+        let mut machine = Machine::new();
+        let cas = |timestamp, version| Command {
+            timestamp,
+            if_version: Some(version),
+            ..WRITE
+        };
+        let refused = |slot, version| Applied {
+            slot: Slot(slot),
+            outcome: Outcome::NotCommitted { version },
+        };
+        assert_eq!(apply(&mut machine, cas(1, 1)), refused(1, 0));
+        assert_eq!(apply(&mut machine, cas(2, 0)), committed(2, 1));
+        assert_eq!(apply(&mut machine, cas(3, 0)), refused(3, 1));
+        assert_eq!(apply(&mut machine, cas(4, 1)), committed(4, 2));
+        // The retry of a refused request is refused again, though it would succeed now.
+        assert_eq!(apply(&mut machine, cas(1, 1)), refused(1, 0));
+    }
+
+    #[test]
+    fn a_retry_gets_the_first_outcome_and_has_no_second_effect() {
+        let mut machine = Machine::new();
+        let first = Command {
+            request_id: Some("a"),
+            ..WRITE
+        };
+        assert_eq!(apply(&mut machine, first), committed(1, 1));
+        assert_eq!(
+            apply(
+                &mut machine,
+                Command {
+                    data: b"2",
+                    timestamp: 2,
+                    ..WRITE
+                }
+            ),
+            committed(2, 2)
+        );
+        assert_eq!(apply(&mut machine, first), committed(1, 1));
+        assert_eq!(machine.resource("colour").unwrap().data, "2");
+        let reused = apply(
+            &mut machine,
+            Command {
+                data: b"3",
+                ..first
+            },
+        );
+        assert_eq!(
+            reused,
+            Applied {
+                slot: Slot(4),
+                outcome: Outcome::Reused
+            }
+        );
+        assert_eq!(machine.resource("colour").unwrap().data, "2");
+        assert_eq!(machine.outcome(&first), Some(committed(1, 1)));
+    }
+
+    #[test]
+    fn the_session_table_forgets_by_log_order_alone() {
+        let mut machine = Machine::new();
+        let request = |timestamp| Command { timestamp, ..WRITE };
+        for timestamp in 0..=SESSIONS as u64 {
+            apply(&mut machine, request(timestamp));
+        }
+        assert_eq!(machine.session_count(), SESSIONS);
+        assert_eq!(machine.outcome(&request(0)), None);
+        assert_eq!(machine.outcome(&request(1)), Some(committed(2, 2)));
+    }
+
+    #[test]
+    fn reads_see_what_stands_before_them_in_the_log() {
+        let mut machine = Machine::new();
+        let read = Command {
+            operation: Operation::Read,
+            data: b"",
+            ..WRITE
+        };
+        assert_eq!(apply(&mut machine, read).outcome, Outcome::Read(None));
+        apply(&mut machine, WRITE);
+        let Outcome::Read(Some(found)) = apply(&mut machine, read).outcome else {
+            panic!()
+        };
+        assert_eq!((found.version, found.slot), (1, Slot(2)));
+    }
+
+    #[test]
+    fn resources_are_listed_by_prefix_and_page() {
+        let mut machine = Machine::new();
+        for (timestamp, resource) in ["a/1", "a/2", "b/1", "a/3"].into_iter().enumerate() {
+            apply(
+                &mut machine,
+                Command {
+                    timestamp: timestamp as u64,
+                    resource,
+                    ..WRITE
+                },
+            );
+        }
+        let names = |prefix, after| -> Vec<_> {
+            machine
+                .resources(prefix, after)
+                .map(|(name, _)| name)
+                .collect()
+        };
+        assert_eq!(names("", None), ["a/1", "a/2", "a/3", "b/1"]);
+        assert_eq!(names("a/", Some("a/1")), ["a/2", "a/3"]);
+        assert_eq!(names("b", Some("a/1")), ["b/1"]);
+        assert_eq!(names("c", None), [""; 0]);
+    }
+}
