@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::ids::{Ballot, Slot};
+use super::machine::Applied;
 
 /// What a slot holds: bytes the protocol never looks into. Empty bytes are the no-op with which a
 /// new leader fills a slot in which nothing can have been chosen.
@@ -188,4 +189,86 @@ pub struct Heartbeat {
     pub last: Slot,
     /// Every slot up to here is chosen.
     pub committed: Slot,
+}
+
+/// A learner's answer to [`Learn`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Learned {
+    /// Every slot up to here is applied.
+    pub applied: Slot,
+    /// Every slot up to here is on this learner's disk.
+    pub durable: Slot,
+    /// The request's first slot.
+    pub first: Slot,
+    /// What became of the request's values, as far as this learner has applied them.
+    pub outcomes: Vec<Option<Applied>>,
+}
+
+/// The leader's answer to [`Message::Forward`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Forwarded {
+    /// Ask another proposer; nothing was done.
+    NotLeader,
+    /// Too much is waiting already; nothing was done.
+    Busy,
+    /// The values have consecutive slots from this one on.
+    Assigned {
+        /// The first value's slot.
+        first: Slot,
+    },
+    /// What became of the values; `None` where that was not known in time.
+    Outcomes {
+        /// The first value's slot.
+        first: Slot,
+        /// One for each value.
+        outcomes: Vec<Option<Applied>>,
+    },
+}
+
+/// Everything that one node says to another in the compact encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// To an acceptor.
+    Request(Request),
+    /// From an acceptor.
+    Reply(Reply),
+    /// Leader to learner.
+    Learn(Learn),
+    /// Learner to leader.
+    Learned(Learned),
+    /// Follower to leader: clients' values.
+    Forward {
+        /// How long to wait for the outcomes; 0: answer as soon as slots are given out.
+        wait_ms: u32,
+        /// The values.
+        values: Values,
+    },
+    /// Leader to follower.
+    Forwarded(Forwarded),
+    /// Leader to its successor: elect yourself now.
+    TakeOver,
+    /// Learner or store to leader: up to where must I have applied to answer a read?
+    ReadIndex,
+    /// The answer; `None` when the asked one does not lead.
+    Readable(Option<Slot>),
+    /// Done, nothing to say.
+    Done,
+}
+
+impl Message {
+    /// About how many bytes its values take.
+    pub fn size_hint(&self) -> usize {
+        let values = |values: &[Value]| values.iter().map(|value| 4 + value.len()).sum();
+        match self {
+            Message::Request(Request::Accept { values: v, .. })
+            | Message::Learn(Learn { values: v, .. })
+            | Message::Forward { values: v, .. } => values(v),
+            Message::Reply(Reply::Promise { votes, .. } | Reply::Fetched { votes, .. }) => {
+                votes.iter().map(|vote| 20 + vote.value.len()).sum()
+            }
+            Message::Learned(Learned { outcomes, .. })
+            | Message::Forwarded(Forwarded::Outcomes { outcomes, .. }) => 17 * outcomes.len(),
+            _ => 0,
+        }
+    }
 }

@@ -22,6 +22,7 @@
 //! chosen, every higher ballot carries that same value: two quorums always share an acceptor.
 
 pub mod acceptor;
+pub mod codec;
 pub mod command;
 pub mod ids;
 pub mod learner;

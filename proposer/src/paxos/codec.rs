@@ -1,0 +1,661 @@
+//! The bytes of the cluster's own traffic and of its logs. Numbers are little-endian. A frame:
+//!
+//! ```text
+//! 'P' · version u8 · from (role u8, id u8) · kind u8 · body
+//! ```
+//!
+//! The receiver is named by the path that a frame is posted to, so a broadcast is encoded once.
+//! Decoding never copies values: they are slices of the frame. It refuses what is cut short, too
+//! long or unknown.
+
+use std::fmt;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::acceptor::Record;
+use super::ids::{Ballot, NodeId, Role, Slot};
+use super::machine::{Applied, Outcome, Resource};
+use super::message::{Forwarded, Learn, Learned, Message, Reply, Request, Value, Values, Vote};
+
+/// The version of this encoding. A node refuses frames of another one by name.
+pub const VERSION: u8 = 1;
+const MAGIC: u8 = b'P';
+
+/// A node of any role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeName {
+    /// Its role.
+    pub role: Role,
+    /// Its number within the role.
+    pub id: NodeId,
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.role, self.id)
+    }
+}
+
+/// A message on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Who sends it.
+    pub from: NodeName,
+    /// What it says.
+    pub message: Message,
+}
+
+/// Why bytes are no frame or no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not ours at all.
+    #[error("these bytes are no message of this service")]
+    NotAFrame,
+    /// Of another version.
+    #[error("the message has version {0}, and this node speaks version {VERSION}")]
+    Version(u8),
+    /// Ours, but cut short, too long or with an impossible number.
+    #[error("the message is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+impl Frame {
+    /// The bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(64 + self.message.size_hint());
+        out.put_u8(MAGIC);
+        out.put_u8(VERSION);
+        put_node_name(&mut out, self.from);
+        put_message(&mut out, &self.message);
+        out.freeze()
+    }
+
+    /// The frame in these bytes.
+    pub fn decode(mut bytes: Bytes) -> Result<Frame> {
+        if bytes.len() < 5 || bytes[0] != MAGIC {
+            return Err(Error::NotAFrame);
+        }
+        if bytes[1] != VERSION {
+            return Err(Error::Version(bytes[1]));
+        }
+        bytes.advance(2);
+        let from = node_name(&mut bytes)?;
+        let message = message(&mut bytes)?;
+        if !bytes.is_empty() {
+            return Err(Error::Malformed("bytes follow its end"));
+        }
+        Ok(Frame { from, message })
+    }
+}
+
+impl Record {
+    /// The bytes, as an acceptor's log keeps them.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        match self {
+            Record::Promised { ballot } => {
+                out.put_u8(1);
+                out.put_u64_le(ballot.number());
+            }
+            Record::Accepted {
+                ballot,
+                first,
+                values,
+                committed,
+            } => {
+                out.reserve(32 + values_size(values));
+                out.put_u8(2);
+                out.put_u64_le(ballot.number());
+                out.put_u64_le(first.0);
+                out.put_u64_le(committed.0);
+                put_values(&mut out, values);
+            }
+        }
+        out.freeze()
+    }
+
+    /// The record in these bytes.
+    pub fn decode(mut bytes: Bytes) -> Result<Record> {
+        let record = match u8(&mut bytes)? {
+            1 => Record::Promised {
+                ballot: ballot(&mut bytes)?,
+            },
+            2 => {
+                let ballot = ballot(&mut bytes)?;
+                let (first, committed) = (slot(&mut bytes)?, slot(&mut bytes)?);
+                Record::Accepted {
+                    ballot,
+                    first,
+                    committed,
+                    values: values(&mut bytes, first)?,
+                }
+            }
+            _ => return Err(Error::Malformed("unknown kind of record")),
+        };
+        if bytes.is_empty() {
+            Ok(record)
+        } else {
+            Err(Error::Malformed("bytes follow its end"))
+        }
+    }
+}
+
+/// A slot that a learner has applied, as its log keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where.
+    pub slot: Slot,
+    /// What was chosen.
+    pub value: Value,
+    /// What applying it gave; READ's answer is not kept.
+    pub applied: Applied,
+}
+
+/// Consecutive entries as one record of a learner's log.
+pub fn encode_entries(entries: &[Entry]) -> Bytes {
+    let size: usize = entries.iter().map(|entry| 32 + entry.value.len()).sum();
+    let mut out = BytesMut::with_capacity(16 + size);
+    out.put_u8(1);
+    out.put_u32_le(entries.len() as u32);
+    for entry in entries {
+        out.put_u64_le(entry.slot.0);
+        put_value(&mut out, &entry.value);
+        let applied = match &entry.applied.outcome {
+            Outcome::Read(_) => &Applied {
+                outcome: Outcome::Read(None),
+                ..entry.applied
+            },
+            _ => &entry.applied,
+        };
+        put_applied(&mut out, applied);
+    }
+    out.freeze()
+}
+
+/// The entries in such a record.
+pub fn decode_entries(mut bytes: Bytes) -> Result<Vec<Entry>> {
+    if u8(&mut bytes)? != 1 {
+        return Err(Error::Malformed("unknown kind of record"));
+    }
+    let entries = list(&mut bytes, 8, |bytes| {
+        Ok(Entry {
+            slot: slot(bytes)?,
+            value: value(bytes)?,
+            applied: applied(bytes)?,
+        })
+    })?;
+    if bytes.is_empty() {
+        Ok(entries)
+    } else {
+        Err(Error::Malformed("bytes follow its end"))
+    }
+}
+
+fn put_node_name(out: &mut BytesMut, name: NodeName) {
+    out.put_u8(match name.role {
+        Role::Proposer => 1,
+        Role::Acceptor => 2,
+        Role::Learner => 3,
+        Role::Store => 4,
+    });
+    out.put_u8(name.id.number());
+}
+
+fn put_message(out: &mut BytesMut, message: &Message) {
+    match message {
+        Message::Request(request) => put_request(out, request),
+        Message::Reply(reply) => put_reply(out, reply),
+        Message::Learn(Learn {
+            first,
+            values,
+            committed,
+        }) => {
+            out.put_u8(31);
+            out.put_u64_le(first.0);
+            out.put_u64_le(committed.0);
+            put_values(out, values);
+        }
+        Message::Learned(Learned {
+            applied,
+            durable,
+            first,
+            outcomes,
+        }) => {
+            out.put_u8(32);
+            out.put_u64_le(applied.0);
+            out.put_u64_le(durable.0);
+            out.put_u64_le(first.0);
+            out.put_u32_le(outcomes.len() as u32);
+            outcomes
+                .iter()
+                .for_each(|outcome| put_optional_applied(out, outcome));
+        }
+        Message::Forward { wait_ms, values } => {
+            out.put_u8(41);
+            out.put_u32_le(*wait_ms);
+            put_values(out, values);
+        }
+        Message::Forwarded(forwarded) => {
+            out.put_u8(42);
+            match forwarded {
+                Forwarded::NotLeader => out.put_u8(1),
+                Forwarded::Busy => out.put_u8(2),
+                Forwarded::Assigned { first } => {
+                    out.put_u8(3);
+                    out.put_u64_le(first.0);
+                }
+                Forwarded::Outcomes { first, outcomes } => {
+                    out.put_u8(4);
+                    out.put_u64_le(first.0);
+                    out.put_u32_le(outcomes.len() as u32);
+                    outcomes
+                        .iter()
+                        .for_each(|outcome| put_optional_applied(out, outcome));
+                }
+            }
+        }
+        Message::TakeOver => out.put_u8(43),
+        Message::ReadIndex => out.put_u8(44),
+        Message::Readable(slot) => {
+            out.put_u8(45);
+            out.put_u8(slot.is_some().into());
+            out.put_u64_le(slot.unwrap_or_default().0);
+        }
+        Message::Done => out.put_u8(46),
+    }
+}
+
+fn message(bytes: &mut Bytes) -> Result<Message> {
+    Ok(match u8(bytes)? {
+        kind @ 1..=20 => Message::Request(request(kind, bytes)?),
+        kind @ 21..=30 => Message::Reply(reply(kind, bytes)?),
+        31 => {
+            let (first, committed) = (slot(bytes)?, slot(bytes)?);
+            Message::Learn(Learn {
+                first,
+                committed,
+                values: values(bytes, first)?,
+            })
+        }
+        32 => Message::Learned(Learned {
+            applied: slot(bytes)?,
+            durable: slot(bytes)?,
+            first: slot(bytes)?,
+            outcomes: list(bytes, 1, optional_applied)?,
+        }),
+        41 => Message::Forward {
+            wait_ms: u32(bytes)?,
+            values: values(bytes, Slot::ZERO)?,
+        },
+        42 => Message::Forwarded(match u8(bytes)? {
+            1 => Forwarded::NotLeader,
+            2 => Forwarded::Busy,
+            3 => Forwarded::Assigned {
+                first: slot(bytes)?,
+            },
+            4 => Forwarded::Outcomes {
+                first: slot(bytes)?,
+                outcomes: list(bytes, 1, optional_applied)?,
+            },
+            _ => return Err(Error::Malformed("unknown answer to Forward")),
+        }),
+        43 => Message::TakeOver,
+        44 => Message::ReadIndex,
+        45 => {
+            let known = u8(bytes)? != 0;
+            let slot = slot(bytes)?;
+            Message::Readable(known.then_some(slot))
+        }
+        46 => Message::Done,
+        _ => return Err(Error::Malformed("unknown kind of message")),
+    })
+}
+
+fn put_request(out: &mut BytesMut, request: &Request) {
+    match request {
+        Request::Probe => out.put_u8(1),
+        Request::Prepare { ballot, from } => {
+            out.put_u8(2);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(from.0);
+        }
+        Request::Accept {
+            ballot,
+            first,
+            values,
+            committed,
+        } => {
+            out.put_u8(3);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(first.0);
+            out.put_u64_le(committed.0);
+            put_values(out, values);
+        }
+        Request::Renew {
+            ballot,
+            round,
+            committed,
+        } => {
+            out.put_u8(4);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(*round);
+            out.put_u64_le(committed.0);
+        }
+        Request::Fetch { from, to } => {
+            out.put_u8(5);
+            out.put_u64_le(from.0);
+            out.put_u64_le(to.0);
+        }
+    }
+}
+
+fn request(kind: u8, bytes: &mut Bytes) -> Result<Request> {
+    Ok(match kind {
+        1 => Request::Probe,
+        2 => Request::Prepare {
+            ballot: ballot(bytes)?,
+            from: slot(bytes)?,
+        },
+        3 => {
+            let (ballot, first, committed) = (ballot(bytes)?, slot(bytes)?, slot(bytes)?);
+            Request::Accept {
+                ballot,
+                first,
+                committed,
+                values: values(bytes, first)?,
+            }
+        }
+        4 => Request::Renew {
+            ballot: ballot(bytes)?,
+            round: u64(bytes)?,
+            committed: slot(bytes)?,
+        },
+        5 => Request::Fetch {
+            from: slot(bytes)?,
+            to: slot(bytes)?,
+        },
+        _ => return Err(Error::Malformed("unknown kind of request")),
+    })
+}
+
+fn put_reply(out: &mut BytesMut, reply: &Reply) {
+    match reply {
+        Reply::Probed {
+            promised,
+            committed,
+            leader_alive,
+        } => {
+            out.put_u8(21);
+            out.put_u64_le(promised.number());
+            out.put_u64_le(committed.0);
+            out.put_u8((*leader_alive).into());
+        }
+        Reply::Promise {
+            ballot,
+            from,
+            votes,
+            rest,
+            committed,
+        } => {
+            out.put_u8(22);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(from.0);
+            out.put_u64_le(rest.unwrap_or_default().0);
+            out.put_u64_le(committed.0);
+            put_votes(out, votes);
+        }
+        Reply::Accepted {
+            ballot,
+            first,
+            count,
+        } => {
+            out.put_u8(23);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(first.0);
+            out.put_u64_le(*count);
+        }
+        Reply::Renewed { ballot, round } => {
+            out.put_u8(24);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(*round);
+        }
+        Reply::Nack { ballot, promised } => {
+            out.put_u8(25);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(promised.number());
+        }
+        Reply::Fetched { from, to, votes } => {
+            out.put_u8(26);
+            out.put_u64_le(from.0);
+            out.put_u64_le(to.0);
+            put_votes(out, votes);
+        }
+    }
+}
+
+fn reply(kind: u8, bytes: &mut Bytes) -> Result<Reply> {
+    Ok(match kind {
+        21 => Reply::Probed {
+            promised: promise(bytes)?,
+            committed: slot(bytes)?,
+            leader_alive: u8(bytes)? != 0,
+        },
+        22 => {
+            let (ballot, from) = (ballot(bytes)?, slot(bytes)?);
+            // Slot 0 holds no vote, so as the place to go on it says that nothing is left.
+            let rest = Some(slot(bytes)?).filter(|rest| *rest != Slot::ZERO);
+            Reply::Promise {
+                ballot,
+                from,
+                rest,
+                committed: slot(bytes)?,
+                votes: votes(bytes)?,
+            }
+        }
+        23 => Reply::Accepted {
+            ballot: ballot(bytes)?,
+            first: slot(bytes)?,
+            count: u64(bytes)?,
+        },
+        24 => Reply::Renewed {
+            ballot: ballot(bytes)?,
+            round: u64(bytes)?,
+        },
+        25 => Reply::Nack {
+            ballot: ballot(bytes)?,
+            promised: promise(bytes)?,
+        },
+        26 => Reply::Fetched {
+            from: slot(bytes)?,
+            to: slot(bytes)?,
+            votes: votes(bytes)?,
+        },
+        _ => return Err(Error::Malformed("unknown kind of reply")),
+    })
+}
+
+fn put_value(out: &mut BytesMut, value: &Value) {
+    out.put_u32_le(value.len() as u32);
+    out.put_slice(&value.0);
+}
+
+fn values_size(values: &[Value]) -> usize {
+    values.iter().map(|value| 4 + value.len()).sum()
+}
+
+fn put_values(out: &mut BytesMut, values: &[Value]) {
+    out.put_u32_le(values.len() as u32);
+    values.iter().for_each(|value| put_value(out, value));
+}
+
+fn put_votes(out: &mut BytesMut, votes: &[Vote]) {
+    out.put_u32_le(votes.len() as u32);
+    for vote in votes {
+        out.put_u64_le(vote.slot.0);
+        out.put_u64_le(vote.ballot.number());
+        put_value(out, &vote.value);
+    }
+}
+
+fn votes(bytes: &mut Bytes) -> Result<Vec<Vote>> {
+    list(bytes, 20, |bytes| {
+        Ok(Vote {
+            slot: slot(bytes)?,
+            ballot: ballot(bytes)?,
+            value: value(bytes)?,
+        })
+    })
+}
+
+fn put_applied(out: &mut BytesMut, applied: &Applied) {
+    let (kind, version) = match &applied.outcome {
+        Outcome::Noop => (1, 0),
+        Outcome::Committed { version } => (2, *version),
+        Outcome::NotCommitted { version } => (3, *version),
+        Outcome::Reused => (4, 0),
+        Outcome::Read(None) => (5, 0),
+        Outcome::Read(Some(resource)) => (6, resource.version),
+    };
+    out.put_u8(kind);
+    out.put_u64_le(applied.slot.0);
+    out.put_u64_le(version);
+    if let Outcome::Read(Some(resource)) = &applied.outcome {
+        out.put_u64_le(resource.slot.0);
+        out.put_u64_le(resource.timestamp);
+        put_value(
+            out,
+            &Value(Bytes::copy_from_slice(resource.client_id.as_bytes())),
+        );
+        put_value(out, &Value(resource.data.clone()));
+    }
+}
+
+fn applied(bytes: &mut Bytes) -> Result<Applied> {
+    match u8(bytes)? {
+        0 => Err(Error::Malformed("no outcome where one must be")),
+        kind => applied_of(kind, bytes),
+    }
+}
+
+fn applied_of(kind: u8, bytes: &mut Bytes) -> Result<Applied> {
+    let (at, version) = (slot(bytes)?, u64(bytes)?);
+    let outcome = match kind {
+        1 => Outcome::Noop,
+        2 => Outcome::Committed { version },
+        3 => Outcome::NotCommitted { version },
+        4 => Outcome::Reused,
+        5 => Outcome::Read(None),
+        6 => {
+            let (slot, timestamp) = (slot(bytes)?, u64(bytes)?);
+            let client_id = value(bytes)?;
+            let client_id = std::str::from_utf8(&client_id.0)
+                .map_err(|_| Error::Malformed("a client's id is no text"))?;
+            let client_id = client_id.into();
+            let data = value(bytes)?.0;
+            Outcome::Read(Some(Resource {
+                data,
+                version,
+                slot,
+                timestamp,
+                client_id,
+            }))
+        }
+        _ => return Err(Error::Malformed("unknown kind of outcome")),
+    };
+    Ok(Applied { slot: at, outcome })
+}
+
+fn put_optional_applied(out: &mut BytesMut, applied: &Option<Applied>) {
+    match applied {
+        Some(applied) => put_applied(out, applied),
+        None => out.put_u8(0),
+    }
+}
+
+fn optional_applied(bytes: &mut Bytes) -> Result<Option<Applied>> {
+    match u8(bytes)? {
+        0 => Ok(None),
+        kind => applied_of(kind, bytes).map(Some),
+    }
+}
+
+const CUT_SHORT: Error = Error::Malformed("it is cut short");
+
+fn u8(bytes: &mut Bytes) -> Result<u8> {
+    bytes.try_get_u8().map_err(|_| CUT_SHORT)
+}
+
+fn u32(bytes: &mut Bytes) -> Result<u32> {
+    bytes.try_get_u32_le().map_err(|_| CUT_SHORT)
+}
+
+fn u64(bytes: &mut Bytes) -> Result<u64> {
+    bytes.try_get_u64_le().map_err(|_| CUT_SHORT)
+}
+
+/// A slot; the last 2^32 numbers are refused, so that adding a count never overflows.
+fn slot(bytes: &mut Bytes) -> Result<Slot> {
+    match u64(bytes)? {
+        number if number <= u64::MAX - (1 << 32) => Ok(Slot(number)),
+        _ => Err(Error::Malformed("a slot is past the end of the log")),
+    }
+}
+
+fn ballot(bytes: &mut Bytes) -> Result<Ballot> {
+    Ballot::from_number(u64(bytes)?).ok_or(Error::Malformed("a ballot names no proposer"))
+}
+
+fn promise(bytes: &mut Bytes) -> Result<Ballot> {
+    match u64(bytes)? {
+        0 => Ok(Ballot::NONE),
+        number => Ballot::from_number(number).ok_or(Error::Malformed("a ballot names no proposer")),
+    }
+}
+
+fn value(bytes: &mut Bytes) -> Result<Value> {
+    let length = u32(bytes)? as usize;
+    if length > bytes.len() {
+        return Err(CUT_SHORT);
+    }
+    Ok(Value(bytes.split_to(length)))
+}
+
+fn values(bytes: &mut Bytes, first: Slot) -> Result<Values> {
+    debug_assert!(first.0 <= u64::MAX - (1 << 32));
+    list(bytes, 4, value).map(Values::from)
+}
+
+/// A list whose count is checked against what is left, each item taking `least` bytes or more: a
+/// forged count reserves no memory.
+fn list<T>(
+    bytes: &mut Bytes,
+    least: usize,
+    mut item: impl FnMut(&mut Bytes) -> Result<T>,
+) -> Result<Vec<T>> {
+    let count = u32(bytes)? as usize;
+    if count > bytes.len() / least {
+        return Err(CUT_SHORT);
+    }
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        items.push(item(bytes)?);
+    }
+    Ok(items)
+}
+
+fn node_name(bytes: &mut Bytes) -> Result<NodeName> {
+    let role = match u8(bytes)? {
+        1 => Role::Proposer,
+        2 => Role::Acceptor,
+        3 => Role::Learner,
+        4 => Role::Store,
+        _ => return Err(Error::Malformed("unknown role")),
+    };
+    let id = NodeId::new(u8(bytes)?).ok_or(Error::Malformed("node 0"))?;
+    Ok(NodeName { role, id })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+use super::*;
+
+fn ballot_of(counter: u64) -> Ballot {
+    Ballot::new(counter, NodeId::new(7).unwrap()).unwrap()
+}
+
+fn text(value: &'static str) -> Value {
+    Value(Bytes::from_static(value.as_bytes()))
+}
+
+fn messages() -> Vec<Message> {
+    let values: Values = [text("a"), Value::NOOP, text("ccc")].into();
+    let ballot = ballot_of(3);
+    let (slot, committed) = (Slot(9), Slot(8));
+    let votes = vec![Vote {
+        slot,
+        ballot,
+        value: text("v"),
+    }];
+    let resource = Resource {
+        data: Bytes::from_static(b"1"),
+        version: 4,
+        slot,
+        timestamp: 5,
+        client_id: "é".into(),
+    };
+    let outcomes: Vec<_> = [
+        Outcome::Noop,
+        Outcome::Committed { version: 1 },
+        Outcome::NotCommitted { version: 2 },
+        Outcome::Reused,
+        Outcome::Read(None),
+        Outcome::Read(Some(resource)),
+    ]
+    .into_iter()
+    .map(|outcome| Some(Applied { slot, outcome }))
+    .chain([None])
+    .collect();
+    vec![
+        Message::Request(Request::Probe),
+        Message::Request(Request::Prepare { ballot, from: slot }),
+        Message::Request(Request::Accept {
+            ballot,
+            first: slot,
+            values: values.clone(),
+            committed,
+        }),
+        Message::Request(Request::Renew {
+            ballot,
+            round: 6,
+            committed,
+        }),
+        Message::Request(Request::Fetch {
+            from: slot,
+            to: Slot(10),
+        }),
+        Message::Reply(Reply::Probed {
+            promised: Ballot::NONE,
+            committed,
+            leader_alive: true,
+        }),
+        Message::Reply(Reply::Promise {
+            ballot,
+            from: slot,
+            votes: votes.clone(),
+            rest: None,
+            committed,
+        }),
+        Message::Reply(Reply::Promise {
+            ballot,
+            from: slot,
+            votes: vec![],
+            rest: Some(Slot(12)),
+            committed,
+        }),
+        Message::Reply(Reply::Accepted {
+            ballot,
+            first: slot,
+            count: 3,
+        }),
+        Message::Reply(Reply::Renewed { ballot, round: 6 }),
+        Message::Reply(Reply::Nack {
+            ballot,
+            promised: ballot_of(4),
+        }),
+        Message::Reply(Reply::Fetched {
+            from: slot,
+            to: slot,
+            votes,
+        }),
+        Message::Learn(Learn {
+            first: slot,
+            values: values.clone(),
+            committed,
+        }),
+        Message::Learned(Learned {
+            applied: slot,
+            durable: committed,
+            first: slot,
+            outcomes: outcomes.clone(),
+        }),
+        Message::Forward { wait_ms: 5, values },
+        Message::Forwarded(Forwarded::NotLeader),
+        Message::Forwarded(Forwarded::Busy),
+        Message::Forwarded(Forwarded::Assigned { first: slot }),
+        Message::Forwarded(Forwarded::Outcomes {
+            first: slot,
+            outcomes,
+        }),
+        Message::TakeOver,
+        Message::ReadIndex,
+        Message::Readable(None),
+        Message::Readable(Some(slot)),
+        Message::Done,
+    ]
+}
+
+fn frame(message: Message) -> Frame {
+    Frame {
+        from: NodeName {
+            role: Role::Proposer,
+            id: NodeId::new(1).unwrap(),
+        },
+        message,
+    }
+}
+
+#[test]
+fn every_message_survives_its_bytes() {
+    for message in messages() {
+        let frame = frame(message);
+        assert_eq!(Frame::decode(frame.encode()), Ok(frame));
+    }
+}
+
+#[test]
+fn every_cut_and_every_appended_byte_is_refused() {
+    for message in messages() {
+        let bytes = frame(message).encode();
+        for length in 0..bytes.len() {
+            assert!(Frame::decode(bytes.slice(..length)).is_err());
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(Frame::decode(longer.into()).is_err());
+    }
+}
+
+#[test]
+fn another_version_is_refused_by_name() {
+    let mut bytes = frame(Message::Done).encode().to_vec();
+    bytes[1] = 9;
+    assert_eq!(Frame::decode(bytes.into()), Err(Error::Version(9)));
+}
+
+/// No damaged frame may panic or reserve memory by a forged count.
+#[test]
+fn flipped_bits_never_panic() {
+    for message in messages() {
+        let bytes = frame(message).encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let _ = Frame::decode(damaged.into());
+        }
+    }
+}
+
+#[test]
+fn records_and_entries_survive_their_bytes() {
+    let (ballot, first) = (ballot_of(3), Slot(9));
+    let values: Values = [text("a"), Value::NOOP].into();
+    for record in [
+        Record::Promised { ballot },
+        Record::Accepted {
+            ballot,
+            first,
+            values,
+            committed: Slot(8),
+        },
+    ] {
+        let bytes = record.encode();
+        assert_eq!(Record::decode(bytes.clone()), Ok(record));
+        assert!(Record::decode(bytes.slice(..bytes.len() - 1)).is_err());
+    }
+    let entries = vec![
+        Entry {
+            slot: Slot(1),
+            value: text("a"),
+            applied: Applied {
+                slot: Slot(1),
+                outcome: Outcome::Committed { version: 1 },
+            },
+        },
+        Entry {
+            slot: Slot(2),
+            value: Value::NOOP,
+            applied: Applied {
+                slot: Slot(2),
+                outcome: Outcome::Noop,
+            },
+        },
+    ];
+    assert_eq!(decode_entries(encode_entries(&entries)), Ok(entries));
+}
