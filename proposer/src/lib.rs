@@ -1,3 +1,4 @@
 //! The Cluster Sync node.
 pub mod config;
+pub mod media;
 pub mod paxos;
