@@ -2,3 +2,4 @@
 pub mod config;
 pub mod media;
 pub mod paxos;
+pub mod wal;
