@@ -1,3 +1,5 @@
 //! The Cluster Sync node.
 pub mod config;
 pub mod paxos;
+pub mod problem;
+pub mod serve;
