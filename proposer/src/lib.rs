@@ -1,4 +1,5 @@
 //! The Cluster Sync node.
+pub mod breaker;
 pub mod config;
 pub mod paxos;
 pub mod problem;
