@@ -31,10 +31,23 @@ pub enum Record {
     },
 }
 
-/// How many bytes of values one answer carries before it tells the asker to come again.
-pub const ANSWER_BYTES: usize = 2 << 20;
-/// How many votes one answer carries: keeps answers full of small values bounded as well.
-pub const ANSWER_VOTES: usize = 16_384;
+/// How much one answer carries before it tells the asker to come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AnswerLimits {
+    /// Bytes of values; one larger value goes alone.
+    pub bytes: usize,
+    /// Votes: keeps answers full of small values bounded as well.
+    pub votes: usize,
+}
+
+impl Default for AnswerLimits {
+    fn default() -> AnswerLimits {
+        AnswerLimits {
+            bytes: 2 << 20,
+            votes: 16_384,
+        }
+    }
+}
 
 /// How many [`Acceptor::tick`]s a leader is taken to live after its last sign of life.
 const LEADER_TICKS: u8 = 2;
@@ -46,12 +59,21 @@ pub struct Acceptor {
     votes: BTreeMap<Slot, (Ballot, Value)>,
     committed: Slot,
     leader_ticks: u8,
+    answers: AnswerLimits,
 }
 
 impl Acceptor {
     /// An acceptor that has taken part in nothing.
     pub fn new() -> Acceptor {
         Acceptor::default()
+    }
+
+    /// The same, with answers of another size.
+    pub fn with_answers(answers: AnswerLimits) -> Acceptor {
+        Acceptor {
+            answers,
+            ..Acceptor::default()
+        }
     }
 
     /// Replays one record, in the order in which they were written.
@@ -239,7 +261,8 @@ impl Acceptor {
             return (votes, None);
         }
         for (slot, (ballot, value)) in self.votes.range(from..=to) {
-            let full = votes.len() == ANSWER_VOTES || bytes + value.len() > ANSWER_BYTES;
+            let full =
+                votes.len() >= self.answers.votes || bytes + value.len() > self.answers.bytes;
             if full && !votes.is_empty() {
                 return (votes, Some(*slot));
             }

@@ -47,6 +47,7 @@ pub struct Learner {
     members: Members,
     delivered: Slot,
     committed: Slot,
+    ahead_slots: u64,
     ahead: BTreeMap<Slot, Value>,
     /// Where the gap was at the last tick; a gap that is still there at the next one is fetched.
     gap_at_tick: Option<Slot>,
@@ -67,9 +68,18 @@ impl Learner {
             members,
             delivered,
             committed: delivered,
+            ahead_slots: AHEAD_SLOTS,
             ahead: BTreeMap::new(),
             gap_at_tick: None,
             fetch: None,
+        }
+    }
+
+    /// The same, keeping values at most so many slots beyond the first gap.
+    pub fn with_ahead_slots(self, ahead_slots: u64) -> Learner {
+        Learner {
+            ahead_slots,
+            ..self
         }
     }
 
@@ -128,7 +138,7 @@ impl Learner {
     }
 
     fn keep(&mut self, slot: Slot, value: Value) {
-        if slot > self.delivered && slot.0 <= self.delivered.0.saturating_add(AHEAD_SLOTS) {
+        if slot > self.delivered && slot.0 <= self.delivered.0.saturating_add(self.ahead_slots) {
             self.ahead.insert(slot, value);
         }
     }

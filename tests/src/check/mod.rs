@@ -1,0 +1,158 @@
+//! What must hold, checked on every step from what reaches the disks and the network. The checker
+//! keeps its own books: it never asks the code under test what was chosen.
+//!
+//! | file | rule |
+//! |---|---|
+//! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
+//! | `promises` | nothing is said before it is on disk; a promise never goes down, across crashes; answers tell every vote |
+//! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; what was applied once is never lost |
+//! | `reads` | a read sees all that was acknowledged before it began |
+
+mod agreement;
+mod ballots;
+mod delivery;
+mod promises;
+mod reads;
+
+use proposer::paxos::acceptor::{Acceptor, Record};
+use proposer::paxos::ids::{Members, NodeId, Slot};
+use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
+
+pub use agreement::Agreement;
+pub use ballots::{Ballots, Life};
+pub use delivery::Delivery;
+pub use promises::Promises;
+pub use reads::Reads;
+
+/// All rules. Every method panics with the rule that is broken.
+#[derive(Debug)]
+pub struct Checker {
+    /// What is chosen.
+    pub agreement: Agreement,
+    promises: Promises,
+    ballots: Ballots,
+    delivery: Delivery,
+    reads: Reads,
+}
+
+impl Checker {
+    /// Before anything happened.
+    pub fn new(members: Members, learners: u8) -> Checker {
+        Checker {
+            agreement: Agreement::new(members),
+            promises: Promises::new(members),
+            ballots: Ballots::new(members),
+            delivery: Delivery::new(learners),
+            reads: Reads::default(),
+        }
+    }
+
+    /// A client proposes a value.
+    pub fn proposed(&mut self, value: &Value) {
+        self.agreement.proposed(value);
+    }
+
+    /// These records are on an acceptor's disk for good.
+    pub fn durable(&mut self, acceptor: NodeId, records: &[Record]) {
+        for record in records {
+            self.promises.durable(acceptor, record);
+            self.ballots.durable(acceptor, record);
+            self.agreement.durable(acceptor, record);
+        }
+    }
+
+    /// An acceptor has started from its disk.
+    pub fn restarted(&self, acceptor: NodeId, state: &Acceptor) {
+        self.promises.restarted(acceptor, state);
+    }
+
+    /// A proposer, whose durable claim this is, sends a request.
+    pub fn requested(&mut self, by: Life, claim: u64, request: &Request) {
+        self.ballots.requested(by, claim, request);
+        if let Request::Accept {
+            ballot,
+            first,
+            values,
+            committed,
+        } = request
+        {
+            self.agreement.accept_sent(*ballot, *first, values);
+            self.committed(*committed);
+        }
+        if let Request::Renew { committed, .. } = request {
+            self.committed(*committed);
+        }
+    }
+
+    /// An acceptor answers.
+    pub fn answered(&mut self, acceptor: NodeId, reply: &Reply) {
+        self.promises.answered(acceptor, reply);
+        if let Reply::Promise { committed, .. } | Reply::Probed { committed, .. } = reply {
+            self.committed(*committed);
+        }
+    }
+
+    /// A leader tells the learners.
+    pub fn told(&self, learn: &Learn) {
+        self.committed(learn.committed);
+        for (i, value) in learn.values.iter().enumerate() {
+            let slot = learn.first.plus(i as u64);
+            assert_eq!(
+                self.agreement.chosen(slot),
+                Some(value),
+                "learners are told what is chosen"
+            );
+        }
+    }
+
+    /// A leader announces itself.
+    pub fn announced(&self, heartbeat: &Heartbeat) {
+        self.committed(heartbeat.committed);
+    }
+
+    /// A node takes every slot up to here to be chosen.
+    pub fn committed(&self, slot: Slot) {
+        let chosen = self.agreement.chosen_up_to();
+        assert!(
+            slot <= chosen,
+            "{slot} is said to be committed, chosen is all up to {chosen}"
+        );
+    }
+
+    /// A learner delivers.
+    pub fn delivered(&mut self, learner: NodeId, slot: Slot, value: &Value) {
+        assert_eq!(
+            self.agreement.chosen(slot),
+            Some(value),
+            "learners deliver what is chosen"
+        );
+        self.delivery.delivered(learner, slot);
+    }
+
+    /// A learner starts from what it had made durable.
+    pub fn learner_restarted(&mut self, learner: NodeId, applied: Slot) {
+        self.delivery.restarted(learner, applied);
+    }
+
+    /// The last slot that any learner has ever applied: whose client may have its answer.
+    pub fn acknowledged(&self) -> Slot {
+        self.delivery.acknowledged()
+    }
+
+    /// A client starts to read.
+    pub fn read_began(&mut self, read: u64) {
+        self.reads.began(read, self.delivery.acknowledged());
+    }
+
+    /// A read may be answered by whoever has applied this slot.
+    pub fn readable(&mut self, read: u64, slot: Slot) {
+        self.committed(slot);
+        self.reads.readable(read, slot);
+    }
+
+    /// How many reads were allowed.
+    pub fn reads_answered(&self) -> u64 {
+        self.reads.answered()
+    }
+}

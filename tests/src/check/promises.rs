@@ -1,0 +1,137 @@
+//! An acceptor says only what is on its disk, and all of it.
+
+use std::collections::BTreeMap;
+
+use proposer::paxos::acceptor::{Acceptor, Record};
+use proposer::paxos::ids::{Ballot, Members, NodeId, Slot};
+use proposer::paxos::message::{Reply, Value, Vote};
+
+/// What is on each acceptor's disk.
+#[derive(Debug)]
+pub struct Promises {
+    disks: Vec<Disk>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    promised: Ballot,
+    votes: BTreeMap<Slot, (Ballot, Value)>,
+    /// The highest promise in an answer that was sent.
+    told: Ballot,
+}
+
+impl Promises {
+    /// Empty disks.
+    pub fn new(members: Members) -> Promises {
+        Promises {
+            disks: vec![Disk::default(); members.count().into()],
+        }
+    }
+
+    pub(super) fn durable(&mut self, acceptor: NodeId, record: &Record) {
+        let disk = &mut self.disks[acceptor.index()];
+        let (Record::Promised { ballot } | Record::Accepted { ballot, .. }) = record;
+        assert!(
+            *ballot >= disk.promised,
+            "a promise on disk never goes down"
+        );
+        disk.promised = *ballot;
+        if let Record::Accepted { first, values, .. } = record {
+            for (i, value) in values.iter().enumerate() {
+                disk.votes
+                    .insert(first.plus(i as u64), (*ballot, value.clone()));
+            }
+        }
+    }
+
+    pub(super) fn answered(&mut self, acceptor: NodeId, reply: &Reply) {
+        let disk = &mut self.disks[acceptor.index()];
+        match reply {
+            Reply::Probed { promised, .. } => {
+                assert!(*promised >= disk.told, "an acceptor tells its promise");
+                assert!(
+                    *promised <= disk.promised,
+                    "an acceptor tells what is on disk"
+                );
+            }
+            Reply::Promise {
+                ballot,
+                from,
+                votes,
+                rest,
+                ..
+            } => {
+                assert!(
+                    disk.promised >= *ballot,
+                    "a promise is on disk before it is given"
+                );
+                disk.told = disk.told.max(*ballot);
+                let end = rest.unwrap_or(Slot(u64::MAX));
+                disk.told_every_vote(*from, end, votes, *ballot);
+            }
+            Reply::Accepted {
+                ballot,
+                first,
+                count,
+            } => {
+                for slot in (first.0..first.0 + count).map(Slot) {
+                    let voted = disk.votes.get(&slot).is_some_and(|(at, _)| at >= ballot);
+                    assert!(voted, "a vote is on disk before it is told");
+                }
+                disk.told = disk.told.max(*ballot);
+            }
+            Reply::Renewed { ballot, .. } => {
+                assert!(
+                    disk.promised >= *ballot,
+                    "a promise is on disk before it is given"
+                );
+                disk.told = disk.told.max(*ballot);
+            }
+            Reply::Fetched { from, to, votes } => {
+                disk.told_every_vote(*from, to.next(), votes, Ballot::NONE);
+            }
+            Reply::Nack { .. } => {}
+        }
+    }
+
+    pub(super) fn restarted(&self, acceptor: NodeId, state: &Acceptor) {
+        let disk = &self.disks[acceptor.index()];
+        assert_eq!(
+            state.promised(),
+            disk.promised,
+            "a promise outlives a crash"
+        );
+        for (slot, (ballot, value)) in &disk.votes {
+            assert_eq!(
+                state.vote(*slot),
+                Some((*ballot, value)),
+                "a vote outlives a crash"
+            );
+        }
+        let last = disk
+            .votes
+            .last_key_value()
+            .map_or(Slot::ZERO, |(slot, _)| *slot);
+        assert_eq!(state.last_voted(), last, "an acceptor never invents a vote");
+    }
+}
+
+impl Disk {
+    /// Votes may have been replaced at `ballot` or above since the answer was made.
+    fn told_every_vote(&self, from: Slot, end: Slot, votes: &[Vote], ballot: Ballot) {
+        let mut told = votes.iter().peekable();
+        for (slot, (at, value)) in self.votes.range(from..end) {
+            match told.next_if(|vote| vote.slot == *slot) {
+                Some(vote) if vote.ballot == *at => {
+                    assert_eq!(vote.value, *value, "votes are told as they are")
+                }
+                Some(vote) => assert!(vote.ballot < *at, "only what was on disk is told"),
+                None => assert!(
+                    *at >= ballot,
+                    "slot {slot}: every vote below the promise is told"
+                ),
+            }
+        }
+        assert_eq!(told.next(), None, "only what was on disk is told");
+    }
+}

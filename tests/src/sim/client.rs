@@ -1,0 +1,55 @@
+//! The clients: what they propose, and what they send again because they have no answer.
+
+use std::collections::VecDeque;
+
+use proposer::paxos::message::Value;
+
+use super::config::Config;
+use super::rng::Rng;
+
+/// How many values are remembered to be sent again.
+const REMEMBERED: usize = 64;
+
+/// All clients together.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    values: u64,
+    reads: u64,
+    sent: VecDeque<Value>,
+}
+
+impl Clients {
+    /// The values of one proposal: new ones, each unlike any other, and some sent before.
+    pub(super) fn values(&mut self, config: &Config, rng: &mut Rng) -> Vec<Value> {
+        let count = rng.between(1, config.burst);
+        (0..count).map(|_| self.value(config, rng)).collect()
+    }
+
+    fn value(&mut self, config: &Config, rng: &mut Rng) -> Value {
+        if rng.chance(config.retries)
+            && let Some(again) = self.sent.get(rng.below(REMEMBERED as u64) as usize)
+        {
+            return again.clone();
+        }
+        let value = self.fresh(rng.between(8, config.value_bytes.max(8)) as usize);
+        self.sent.push_back(value.clone());
+        if self.sent.len() > REMEMBERED {
+            self.sent.pop_front();
+        }
+        value
+    }
+
+    /// A value unlike any other, of at least 8 bytes.
+    pub(super) fn fresh(&mut self, bytes: usize) -> Value {
+        self.values += 1;
+        let mut value = vec![0; bytes.max(8)];
+        value[..8].copy_from_slice(&self.values.to_be_bytes());
+        Value(value.into())
+    }
+
+    /// The number of a new read.
+    pub(super) fn read(&mut self) -> u64 {
+        self.reads += 1;
+        self.reads
+    }
+}

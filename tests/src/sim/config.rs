@@ -1,0 +1,173 @@
+//! What one seed's world looks like: sizes, speeds, and which faults strike how often. Each seed
+//! draws its own ("swarm testing"): a fault that is absent leaves room for others to go deep.
+
+use proposer::paxos::acceptor::AnswerLimits;
+use proposer::paxos::proposer::Settings;
+
+use super::rng::Rng;
+
+/// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
+pub const VERSION: u32 = 1;
+
+/// One simulated world. All times are milliseconds of simulated time.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything else comes from.
+    pub seed: u64,
+    /// How many proposers.
+    pub proposers: u8,
+    /// How many acceptors.
+    pub acceptors: u8,
+    /// How many learners.
+    pub learners: u8,
+    /// The proposers' limits, far smaller than in production.
+    pub settings: Settings,
+    /// The acceptors' pages.
+    pub answers: AnswerLimits,
+    /// The learners' window.
+    pub ahead_slots: u64,
+    /// The round all proposers have claimed before the start.
+    pub first_round: u64,
+    /// Whether messages pass through their bytes.
+    pub encode: bool,
+    /// A message takes this long, at least and commonly at most.
+    pub latency: (u64, u64),
+    /// How many of a thousand messages take up to a hundred times as long.
+    pub laggards: u32,
+    /// How many of a thousand messages are lost.
+    pub loss: u32,
+    /// How many of a thousand messages arrive twice.
+    pub duplicates: u32,
+    /// A write to an acceptor's disk takes this long.
+    pub sync: (u64, u64),
+    /// Between two proposals.
+    pub propose_every: u64,
+    /// Values in one proposal, at most.
+    pub burst: u64,
+    /// How many of a thousand values are sent again by their client.
+    pub retries: u32,
+    /// A value's length in bytes, at most.
+    pub value_bytes: u64,
+    /// Slots given out and not applied, at most.
+    pub open_slots: u64,
+    /// Between two reads.
+    pub read_every: u64,
+    /// How many of a thousand deliveries a learner makes durable at once.
+    pub learner_saves: u32,
+    /// Between two faults.
+    pub fault_every: u64,
+    /// How long a process stays down or stopped, at most.
+    pub down: u64,
+    /// How many of a thousand restarted proposers have lost their claim.
+    pub lost_claims: u32,
+    /// How often each fault is chosen among the others.
+    pub faults: Vec<(Fault, u64)>,
+}
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process ends and starts again later.
+    Crash,
+    /// All processes of a role, or all of the cluster's, end at the same moment.
+    Blackout,
+    /// A process ends during its next write, of which a part may be on disk.
+    TornWrite,
+    /// The next write fails; the process ends.
+    FailedSync,
+    /// A process stops and later goes on, unaware.
+    Pause,
+    /// The network splits in two.
+    Split,
+    /// One half hears the other, but not the other way round.
+    OneWay,
+    /// Some links break in one direction.
+    Links,
+    /// Every link works again.
+    Mend,
+    /// One node's messages take very long.
+    Slow,
+    /// A clock jumps: a timer fires too early.
+    Jump,
+    /// A proposer is told to take over.
+    TakeOver,
+    /// The leader hands over and steps down.
+    HandOver,
+}
+
+const FAULTS: [Fault; 13] = [
+    Fault::Crash,
+    Fault::Blackout,
+    Fault::TornWrite,
+    Fault::FailedSync,
+    Fault::Pause,
+    Fault::Split,
+    Fault::OneWay,
+    Fault::Links,
+    Fault::Mend,
+    Fault::Slow,
+    Fault::Jump,
+    Fault::TakeOver,
+    Fault::HandOver,
+];
+
+impl Config {
+    /// The world of a seed.
+    pub fn of(seed: u64) -> Config {
+        let mut rng = Rng::new(seed ^ 0x636f_6e66_6967);
+        let r = &mut rng;
+        let maybe = |r: &mut Rng, most: u64| {
+            if r.chance(500) {
+                r.below(most) as u32
+            } else {
+                0
+            }
+        };
+        let fast = r.between(1, 3);
+        let proposers = pick(r, &[1, 2, 2, 3, 3, 3, 5]);
+        let settings = Settings {
+            batches_in_flight: r.between(1, 4) as usize,
+            batch_values: r.between(1, 8) as usize,
+            batch_bytes: r.between(16, 256) as usize,
+            patience_ticks: r.between(3, 10),
+        };
+        let answers = AnswerLimits {
+            bytes: pick(r, &[64, 512, 2 << 20]),
+            votes: pick(r, &[1, 3, 16_384]),
+        };
+        Config {
+            seed,
+            proposers,
+            acceptors: pick(r, &[1, 2, 3, 3, 3, 3, 4, 5, 5]),
+            learners: r.between(1, 3) as u8,
+            settings,
+            answers,
+            ahead_slots: pick(r, &[1, 8, 32_768]),
+            first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - 4]),
+            encode: r.chance(125),
+            latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
+            laggards: maybe(r, 50),
+            loss: maybe(r, 200),
+            duplicates: maybe(r, 200),
+            sync: (0, pick(r, &[0, 1, 5, 30])),
+            propose_every: r.between(5, 60),
+            burst: r.between(1, 12),
+            retries: maybe(r, 300),
+            value_bytes: pick(r, &[16, 40, 300]),
+            open_slots: r.between(8, 128),
+            read_every: r.between(10, 200),
+            learner_saves: r.between(1, 1000) as u32,
+            fault_every: pick(r, &[30, 100, 300, 1000]),
+            down: pick(r, &[100, 600, 3000]),
+            lost_claims: maybe(r, 1000),
+            faults: FAULTS
+                .into_iter()
+                .filter_map(|fault| r.chance(500).then(|| (fault, r.between(1, 10))))
+                .collect(),
+        }
+    }
+}
+
+fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+    of[rng.below(of.len() as u64) as usize]
+}

@@ -1,0 +1,102 @@
+//! What goes wrong, and where.
+
+use proposer::paxos::ids::Role;
+use proposer::paxos::learner;
+use proposer::paxos::message::Message;
+use proposer::paxos::proposer::Input;
+
+use super::config::Fault;
+use super::disk::BadWrite;
+use super::node::Process;
+use super::{Packet, Sim, Timer};
+
+impl Sim {
+    pub(super) fn fault(&mut self) {
+        let total = self.config.faults.iter().map(|(_, weight)| weight).sum();
+        let mut at = self.rng.below(total);
+        let chosen = self.config.faults.iter().find(|(_, weight)| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        if let Some((fault, _)) = chosen {
+            self.strike(*fault);
+        }
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        let count = self.nodes.len() as u64;
+        let node = self.rng.below(count) as usize;
+        let down = self.rng.between(1, self.config.down);
+        if self.trace {
+            eprintln!("{:>7} {fault:?} {}", self.now, self.nodes[node].name);
+        }
+        match fault {
+            Fault::Crash => self.crash(node, down),
+            Fault::Blackout => self.blackout(down),
+            Fault::TornWrite => self.nodes[node].bad_write = Some(BadWrite::Torn),
+            Fault::FailedSync => self.nodes[node].bad_write = Some(BadWrite::Failed),
+            Fault::Pause => self.nodes[node].paused_until = self.now + down,
+            Fault::Split | Fault::OneWay => {
+                let left: Vec<bool> = (0..count).map(|_| self.rng.chance(500)).collect();
+                self.network.split(&left, fault == Fault::Split);
+            }
+            Fault::Links => {
+                for _ in 0..self.rng.between(1, count * count / 3) {
+                    let (from, to) = (self.rng.below(count), self.rng.below(count));
+                    self.network.cut(from as usize, to as usize);
+                }
+            }
+            Fault::Mend => self.network.mend(),
+            Fault::Slow => {
+                let factor = self.rng.between(2, 100);
+                self.network.slow(node, factor);
+            }
+            Fault::Jump => self.jump(node),
+            Fault::TakeOver => drop(self.step_awake(node, Input::TakeOver)),
+            Fault::HandOver => self.hand_over(),
+        }
+    }
+
+    fn blackout(&mut self, down: u64) {
+        let roles = [Role::Proposer, Role::Acceptor, Role::Learner];
+        let all = self.rng.chance(300);
+        let only = roles[self.rng.below(3) as usize];
+        for at in 0..self.nodes.len() {
+            if all || self.nodes[at].name.role == only {
+                let more = self.rng.below(100);
+                self.crash(at, down + more);
+            }
+        }
+    }
+
+    /// A timer fires now, and the clock runs faster or slower from now on.
+    fn jump(&mut self, at: usize) {
+        self.nodes[at].clock = self.rng.between(5, 20);
+        if self.asleep(at) {
+            return;
+        }
+        let election = self.nodes[at].election_timer;
+        match &mut self.nodes[at].process {
+            Process::Proposer(_) => self.timer(at, Timer::Election(election)),
+            Process::Acceptor(voter) => voter.acceptor.tick(),
+            Process::Learner(_) => self.step_learner(at, learner::Input::Tick),
+            Process::Down => {}
+        }
+    }
+
+    fn hand_over(&mut self) {
+        let leaders = self.leaders();
+        let all: Vec<usize> = self.of_role(Role::Proposer).collect();
+        if let (Some(from), Some(to)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
+            self.send(from, to, Packet::Message(Message::TakeOver));
+            self.step_awake(from, Input::StepDown);
+        }
+    }
+
+    fn step_awake(&mut self, at: usize, input: Input) {
+        if !self.asleep(at) {
+            self.step_proposer(at, input);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The second phase: nothing goes wrong any more, so the cluster must work.
+
+use proposer::paxos::ids::{Ballot, Role, Slot};
+use proposer::paxos::proposer::Proposer;
+
+use super::node::Process;
+use super::{Event, Sim};
+
+/// How long the cluster may take to settle, in milliseconds: a dozen elections.
+const SETTLE: u64 = 10_000;
+/// How long a fresh write may take to reach every learner.
+const WRITE: u64 = 2_000;
+/// How many values are proposed after healing.
+const FRESH: usize = 20;
+
+impl Sim {
+    /// Heals everything and requires one stable leader, no holes and fresh writes everywhere.
+    pub(super) fn heal(&mut self) {
+        self.healed = true;
+        self.network.heal();
+        self.config.sync = (0, 2);
+        self.config.lost_claims = 0;
+        for at in 0..self.nodes.len() {
+            let node = &mut self.nodes[at];
+            node.paused_until = 0;
+            node.bad_write = None;
+            node.clock = 10;
+            if matches!(node.process, Process::Down) {
+                self.schedule(0, Event::Start(at));
+            }
+        }
+        self.pass(SETTLE);
+        let (leader, ballot) = self.only_leader();
+        let (fresh, before) = (self.fresh(), self.check.agreement.chosen_up_to());
+        self.offer(leader, fresh);
+        self.read_at(leader);
+        self.pass(WRITE);
+        assert_eq!(
+            self.only_leader(),
+            (leader, ballot),
+            "the leader of a healthy cluster stays"
+        );
+        let chosen = self.check.agreement.chosen_up_to();
+        assert_eq!(
+            chosen,
+            before.plus(FRESH as u64),
+            "fresh writes are chosen and leave no hole"
+        );
+        self.everybody_has(chosen);
+    }
+
+    fn fresh(&mut self) -> Vec<proposer::paxos::message::Value> {
+        (0..FRESH).map(|_| self.clients.fresh(16)).collect()
+    }
+
+    fn read_at(&mut self, leader: usize) {
+        let (read, answered) = (self.clients.read(), self.check.reads_answered());
+        self.check.read_began(read);
+        self.step_proposer(leader, proposer::paxos::proposer::Input::Read(read));
+        self.pass(WRITE);
+        assert!(
+            self.check.reads_answered() > answered,
+            "a healthy leader allows reads"
+        );
+    }
+
+    fn pass(&mut self, time: u64) {
+        let until = self.now + time;
+        while self.queue.peek().is_some_and(|next| next.0.at <= until) {
+            self.step();
+        }
+    }
+
+    fn only_leader(&self) -> (usize, Ballot) {
+        let leaders = self.leaders();
+        assert_eq!(
+            leaders.len(),
+            1,
+            "a healthy cluster has one leader: {leaders:?}"
+        );
+        let leader = leaders[0];
+        let ballot = self
+            .proposer(leader)
+            .and_then(Proposer::leader)
+            .unwrap_or_default();
+        for other in self.of_role(Role::Proposer) {
+            let known = self.proposer(other).and_then(Proposer::leader);
+            assert_eq!(known, Some(ballot), "every proposer knows the leader");
+        }
+        (leader, ballot)
+    }
+
+    fn everybody_has(&self, chosen: Slot) {
+        for node in &self.nodes {
+            let has = match &node.process {
+                Process::Proposer(proposer) if proposer.is_leading() => {
+                    assert_eq!(
+                        proposer.open_slots(),
+                        0,
+                        "the leader has nothing left to do"
+                    );
+                    proposer.committed()
+                }
+                Process::Proposer(proposer) => proposer.committed_seen(),
+                Process::Acceptor(voter) => voter.acceptor.committed(),
+                Process::Learner(learner) => learner.delivered(),
+                Process::Down => panic!("{} is up in a healthy cluster", node.name),
+            };
+            assert_eq!(has, chosen, "{} knows all that is chosen", node.name);
+        }
+    }
+}

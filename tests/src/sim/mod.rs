@@ -1,0 +1,319 @@
+//! A whole cluster in one thread, from one seed: the real core, a simulated network and disks, a
+//! clock that jumps from event to event, and faults. The same seed is the same run, event by event.
+//!
+//! A run has two phases. In the first everything goes wrong and only safety is asked for, by the
+//! [`Checker`] on every step. Then all is healed, and the cluster must make progress.
+
+mod client;
+mod config;
+mod disk;
+mod fault;
+mod heal;
+mod network;
+mod node;
+mod rng;
+mod runner;
+mod steps;
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+use proposer::paxos::codec::{Frame, NodeName};
+use proposer::paxos::ids::{Members, NodeId, Role};
+use proposer::paxos::message::{Heartbeat, Message};
+use proposer::paxos::proposer::Proposer;
+
+use crate::check::Checker;
+
+pub use config::{Config, Fault, VERSION};
+pub use rng::Rng;
+pub use runner::{Failure, Summary, run, try_seed};
+
+use client::Clients;
+use disk::{Claims, Log};
+use network::Network;
+use node::{Asker, Disk, Node, Process};
+
+/// Milliseconds between two heartbeats, as in production.
+const HEARTBEAT: u64 = 50;
+/// The election timeout, as in production: from this to its double.
+const ELECTION: u64 = 400;
+/// Between two ticks of a learner.
+const LEARNER_TICK: u64 = 250;
+
+/// A cluster and its world.
+#[derive(Debug)]
+pub struct Sim {
+    config: Config,
+    rng: Rng,
+    now: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    nodes: Vec<Node>,
+    network: Network,
+    clients: Clients,
+    check: Checker,
+    healed: bool,
+    trace: bool,
+    steps: u64,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: u64,
+    order: u64,
+    event: Event,
+}
+
+#[derive(Debug)]
+enum Event {
+    /// Something reaches a node, whichever life it is in.
+    Packet {
+        from: Asker,
+        to: usize,
+        packet: Packet,
+    },
+    /// An answer reaches the life that asked.
+    Answer {
+        from: usize,
+        to: Asker,
+        message: Message,
+    },
+    /// Of a node in that life.
+    Timer { of: Asker, timer: Timer },
+    /// A node starts.
+    Start(usize),
+    /// Clients propose.
+    Propose,
+    /// Clients read.
+    Read,
+    /// Something goes wrong.
+    Fault,
+}
+
+#[derive(Clone, Debug)]
+enum Packet {
+    Message(Message),
+    Heartbeat(Heartbeat),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    /// The newest of these timers only.
+    Election(u64),
+    Tick,
+    /// The acceptor's write is on disk.
+    Written,
+}
+
+impl Sim {
+    /// Everything is up, nothing has been said.
+    pub fn new(config: &Config) -> Sim {
+        let members = Members::new(config.acceptors).expect("there is an acceptor");
+        let names = [
+            (Role::Proposer, config.proposers),
+            (Role::Acceptor, config.acceptors),
+            (Role::Learner, config.learners),
+        ];
+        let names = names
+            .into_iter()
+            .flat_map(|(role, count)| NodeId::first(count).map(move |id| NodeName { role, id }));
+        let nodes: Vec<Node> = names
+            .map(|name| Node {
+                name,
+                life: 0,
+                paused_until: 0,
+                bad_write: None,
+                clock: 10,
+                election_timer: 0,
+                process: Process::Down,
+                disk: match name.role {
+                    Role::Acceptor => Disk::Log(Log::default()),
+                    Role::Learner => Disk::Applied(Default::default()),
+                    _ => Disk::Claims(Claims::new(config.first_round)),
+                },
+            })
+            .collect();
+        let mut sim = Sim {
+            rng: Rng::new(config.seed),
+            now: 0,
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            network: Network::new(nodes.len(), config),
+            clients: Clients::default(),
+            check: Checker::new(members, config.learners),
+            healed: false,
+            trace: false,
+            steps: 0,
+            config: config.clone(),
+            nodes,
+        };
+        for node in 0..sim.nodes.len() {
+            let delay = sim.rng.below(100);
+            sim.schedule(delay, Event::Start(node));
+        }
+        sim.schedule(ELECTION, Event::Propose);
+        sim.schedule(ELECTION, Event::Read);
+        sim.schedule(ELECTION, Event::Fault);
+        sim
+    }
+
+    /// One event. `false` when nothing is left to happen.
+    pub fn step(&mut self) -> bool {
+        let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() else {
+            return false;
+        };
+        self.now = at;
+        self.steps += 1;
+        if self.trace {
+            eprintln!("{at:>7} {event:?}");
+        }
+        self.happen(event);
+        true
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Packet { to, .. } if self.asleep(to) => self.postpone(to, event),
+            Event::Packet { from, to, packet } => self.receive(from, to, packet),
+            Event::Answer { to, .. } if self.asleep(to.0) => self.postpone(to.0, event),
+            Event::Answer { from, to, message } if self.lives(to) => {
+                self.answered(from, to.0, message)
+            }
+            Event::Timer { of, .. } if self.asleep(of.0) => self.postpone(of.0, event),
+            Event::Timer { of, timer } if self.lives(of) => self.timer(of.0, timer),
+            Event::Answer { .. } | Event::Timer { .. } => {}
+            Event::Start(node) => self.start(node),
+            Event::Propose if !self.healed => {
+                self.propose();
+                let delay = self.rng.between(1, 2 * self.config.propose_every);
+                self.schedule(delay, Event::Propose);
+            }
+            Event::Read if !self.healed => {
+                self.read();
+                let delay = self.rng.between(1, 2 * self.config.read_every);
+                self.schedule(delay, Event::Read);
+            }
+            Event::Fault if !self.healed => {
+                self.fault();
+                let delay = self.rng.between(1, 2 * self.config.fault_every);
+                self.schedule(delay, Event::Fault);
+            }
+            Event::Propose | Event::Read | Event::Fault => {}
+        }
+    }
+
+    fn asleep(&self, node: usize) -> bool {
+        self.nodes[node].paused_until > self.now
+    }
+
+    fn postpone(&mut self, node: usize, event: Event) {
+        let delay = self.nodes[node].paused_until - self.now;
+        self.schedule(delay, event);
+    }
+
+    fn lives(&self, (node, life): Asker) -> bool {
+        let node = &self.nodes[node];
+        node.life == life && !matches!(node.process, Process::Down)
+    }
+
+    fn schedule(&mut self, delay: u64, event: Event) {
+        self.scheduled += 1;
+        let (at, order) = (self.now + delay, self.scheduled);
+        self.queue.push(Reverse(Scheduled { at, order, event }));
+    }
+
+    fn send(&mut self, from: usize, to: usize, packet: Packet) {
+        let delays: Vec<u64> = self.network.delays(from, to, &mut self.rng).collect();
+        let asker = (from, self.nodes[from].life);
+        for delay in delays {
+            let packet = match &packet {
+                Packet::Message(message) => Packet::Message(self.through_bytes(from, message)),
+                Packet::Heartbeat(heartbeat) => Packet::Heartbeat(*heartbeat),
+            };
+            self.schedule(
+                delay,
+                Event::Packet {
+                    from: asker,
+                    to,
+                    packet,
+                },
+            );
+        }
+    }
+
+    fn answer(&mut self, from: usize, to: Asker, message: &Message) {
+        let delays: Vec<u64> = self.network.delays(from, to.0, &mut self.rng).collect();
+        for delay in delays {
+            let message = self.through_bytes(from, message);
+            self.schedule(delay, Event::Answer { from, to, message });
+        }
+    }
+
+    fn through_bytes(&self, from: usize, message: &Message) -> Message {
+        if !self.config.encode {
+            return message.clone();
+        }
+        let frame = Frame {
+            from: self.nodes[from].name,
+            message: message.clone(),
+        };
+        Frame::decode(frame.encode())
+            .expect("what is encoded can be decoded")
+            .message
+    }
+
+    /// The nodes of a role, by number.
+    fn of_role(&self, role: Role) -> impl Iterator<Item = usize> + use<> {
+        let (p, a, l) = (
+            self.config.proposers,
+            self.config.acceptors,
+            self.config.learners,
+        );
+        let (p, a, l) = (usize::from(p), usize::from(a), usize::from(l));
+        match role {
+            Role::Proposer => 0..p,
+            Role::Acceptor => p..p + a,
+            Role::Learner => p + a..p + a + l,
+            Role::Store => 0..0,
+        }
+    }
+
+    fn acceptor(&self, id: NodeId) -> usize {
+        usize::from(self.config.proposers) + id.index()
+    }
+
+    fn proposer(&self, node: usize) -> Option<&Proposer> {
+        match &self.nodes[node].process {
+            Process::Proposer(proposer) => Some(proposer),
+            _ => None,
+        }
+    }
+
+    /// Proposers that take themselves for the leader.
+    fn leaders(&self) -> Vec<usize> {
+        self.of_role(Role::Proposer)
+            .filter(|p| self.proposer(*p).is_some_and(Proposer::is_leading))
+            .collect()
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Scheduled) -> Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Scheduled {}

@@ -1,0 +1,87 @@
+//! The network: which node reaches which, and when a message arrives, if it does.
+
+use super::config::Config;
+use super::rng::Rng;
+
+/// Links between nodes, which are numbers from 0 on.
+#[derive(Debug)]
+pub(super) struct Network {
+    cut: Vec<Vec<bool>>,
+    /// How many times slower than others each node is.
+    slow: Vec<u64>,
+    latency: (u64, u64),
+    laggards: u32,
+    loss: u32,
+    duplicates: u32,
+}
+
+impl Network {
+    /// Every link works.
+    pub(super) fn new(nodes: usize, config: &Config) -> Network {
+        Network {
+            cut: vec![vec![false; nodes]; nodes],
+            slow: vec![1; nodes],
+            latency: config.latency,
+            laggards: config.laggards,
+            loss: config.loss,
+            duplicates: config.duplicates,
+        }
+    }
+
+    /// How long each copy of a message takes; none if it is lost.
+    pub(super) fn delays(
+        &self,
+        from: usize,
+        to: usize,
+        rng: &mut Rng,
+    ) -> impl Iterator<Item = u64> {
+        let copies = match (self.cut[from][to] || rng.chance(self.loss), self.duplicates) {
+            (true, _) => 0,
+            (false, 0) => 1,
+            (false, duplicates) => 1 + usize::from(rng.chance(duplicates)),
+        };
+        let (low, high) = self.latency;
+        let mut delay = || {
+            let high = if rng.chance(self.laggards) {
+                high * 100
+            } else {
+                high
+            };
+            rng.between(low, high) * self.slow[from].max(self.slow[to])
+        };
+        [delay(), delay()].into_iter().take(copies)
+    }
+
+    /// Cuts the links from each node that `left` tells apart to each one that it does not, and the
+    /// other way round if `both_ways`.
+    pub(super) fn split(&mut self, left: &[bool], both_ways: bool) {
+        for (from, row) in self.cut.iter_mut().enumerate() {
+            for (to, cut) in row.iter_mut().enumerate() {
+                *cut |= left[from] != left[to] && (both_ways || left[from]);
+            }
+        }
+    }
+
+    /// Cuts one link in one direction.
+    pub(super) fn cut(&mut self, from: usize, to: usize) {
+        self.cut[from][to] = true;
+    }
+
+    /// Makes a node so many times slower.
+    pub(super) fn slow(&mut self, node: usize, factor: u64) {
+        self.slow[node] = factor;
+    }
+
+    /// Every link works and no node is slow.
+    pub(super) fn mend(&mut self) {
+        self.cut.iter_mut().for_each(|row| row.fill(false));
+        self.slow.fill(1);
+    }
+
+    /// From now on nothing is lost, late or doubled.
+    pub(super) fn heal(&mut self) {
+        self.mend();
+        self.latency = (1, 3);
+        (self.loss, self.duplicates, self.laggards) = (0, 0, 0);
+    }
+}

@@ -1,0 +1,71 @@
+//! One process, its disk, and what strikes it next.
+
+use proposer::paxos::acceptor::{Acceptor, Record};
+use proposer::paxos::codec::NodeName;
+use proposer::paxos::ids::Slot;
+use proposer::paxos::learner::Learner;
+use proposer::paxos::message::{Reply, Request};
+use proposer::paxos::output::Output;
+use proposer::paxos::proposer::Proposer;
+
+use super::disk::{BadWrite, Claims, Log};
+
+/// A node: at most one process at a time, on one disk.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Role and number.
+    pub(super) name: NodeName,
+    /// How often it was started before.
+    pub(super) life: u32,
+    /// It does nothing until then.
+    pub(super) paused_until: u64,
+    /// The next write goes wrong.
+    pub(super) bad_write: Option<BadWrite>,
+    /// Its clock runs at so many tenths of the true speed.
+    pub(super) clock: u64,
+    /// Only the newest election timer counts.
+    pub(super) election_timer: u64,
+    /// What runs.
+    pub(super) process: Process,
+    /// What it keeps.
+    pub(super) disk: Disk,
+}
+
+/// The process, if one runs.
+#[derive(Debug)]
+pub(super) enum Process {
+    /// None runs.
+    Down,
+    /// A proposer.
+    Proposer(Proposer),
+    /// An acceptor with its queue.
+    Acceptor(Voter),
+    /// A learner.
+    Learner(Learner),
+}
+
+/// An acceptor's process: while one write is under way, requests wait and form the next one.
+#[derive(Debug)]
+pub(super) struct Voter {
+    /// The state, ahead of the disk by the write under way.
+    pub(super) acceptor: Acceptor,
+    /// Requests that wait.
+    pub(super) inbox: Vec<(Asker, Request)>,
+    /// The write under way and whom it answers.
+    pub(super) writing: Option<(Vec<Asker>, Output<Record, Vec<Reply>>)>,
+}
+
+/// Who waits for an answer: a node, by number, and its life. An answer never reaches another life,
+/// as it comes back on the connection of its question.
+pub(super) type Asker = (usize, u32);
+
+/// What a node keeps when its process ends.
+#[derive(Debug)]
+pub(super) enum Disk {
+    /// A proposer's.
+    Claims(Claims),
+    /// An acceptor's.
+    Log(Log),
+    /// A learner's: it has applied every slot up to here.
+    Applied(Slot),
+}

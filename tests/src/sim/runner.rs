@@ -1,0 +1,90 @@
+//! Runs seeds, and says how to run the one that failed again.
+
+use std::fmt;
+use std::ops::AddAssign;
+use std::panic::{self, AssertUnwindSafe};
+
+use super::{Config, Sim};
+
+/// What a run did, so that one in which nothing happened does not pass for a good one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Events.
+    pub events: u64,
+    /// Slots chosen.
+    pub chosen: u64,
+    /// Reads allowed.
+    pub reads: u64,
+    /// Processes that ended.
+    pub crashes: u64,
+}
+
+/// A seed that broke a rule.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its world.
+    pub config: Config,
+    /// Events before healing.
+    pub events: u64,
+    /// The rule.
+    pub rule: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure {
+            config,
+            events,
+            rule,
+        } = self;
+        writeln!(f, "seed {} broke a rule: {rule}", config.seed)?;
+        writeln!(f, "{config:#?}")?;
+        write!(
+            f,
+            "replay: cargo run -p tests --bin sim -- --seed {} --events {events}",
+            config.seed
+        )
+    }
+}
+
+/// Runs one world for so many events, heals it, and requires progress. Panics with the broken rule.
+pub fn run(config: &Config, events: u64, trace: bool) -> Summary {
+    let mut sim = Sim::new(config);
+    sim.trace = trace;
+    let mut done = 0;
+    while done < events && sim.step() {
+        done += 1;
+    }
+    sim.heal();
+    Summary {
+        events: sim.steps,
+        chosen: sim.check.agreement.chosen_up_to().0,
+        reads: sim.check.reads_answered(),
+        crashes: sim.nodes.iter().map(|node| u64::from(node.life)).sum(),
+    }
+}
+
+/// The same, for a seed, with the broken rule as a value. Whoever calls it silences the panic hook.
+pub fn try_seed(seed: u64, events: u64) -> Result<Summary, Box<Failure>> {
+    let config = Config::of(seed);
+    panic::catch_unwind(AssertUnwindSafe(|| run(&config, events, false))).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let rule = text
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        Box::new(Failure {
+            config,
+            events,
+            rule,
+        })
+    })
+}
+
+impl AddAssign for Summary {
+    fn add_assign(&mut self, other: Summary) {
+        self.events += other.events;
+        self.chosen += other.chosen;
+        self.reads += other.reads;
+        self.crashes += other.crashes;
+    }
+}
