@@ -1,1 +1,10 @@
-//! The Cluster Sync operator.
+//! The operator of Cluster Sync.
+
+pub mod cluster;
+pub mod config;
+pub mod crd;
+pub mod desired;
+pub mod names;
+pub mod quantity;
+
+pub use desired::render;
