@@ -155,24 +155,30 @@ pub async fn run(
     };
     let reconciling = controller
         .run(reconcile, on_error, context.clone())
-        .for_each(|outcome| async {
-            match outcome {
-                // Logged where it failed.
-                Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
-                Err(controller::Error::ObjectNotFound(object)) => {
-                    context.memory().retain(|known, _| {
-                        (Some(&*known.name), known.namespace.as_deref())
-                            != (Some(&*object.name), object.namespace.as_deref())
-                    });
-                }
-                Err(controller::Error::QueueError(error)) => {
-                    context.metrics.watch_failed();
-                    tracing::warn!(%error, "a watch failed and is started again");
-                }
-                Err(controller::Error::RunnerError(error)) => tracing::error!(%error, "controller"),
-            }
+        .for_each(|outcome| {
+            note(&context, outcome);
+            std::future::ready(())
         });
     futures::join!(sync, reconciling);
+}
+
+type Outcome = Result<(ObjectRef<Guarded>, Action), controller::Error<Error, watcher::Error>>;
+
+fn note(context: &Context, outcome: Outcome) {
+    match outcome {
+        // Logged where it failed.
+        Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
+        Err(controller::Error::ObjectNotFound(gone)) => {
+            context.memory().retain(|known, _| {
+                (&known.name, &known.namespace) != (&gone.name, &gone.namespace)
+            });
+        }
+        Err(controller::Error::QueueError(error)) => {
+            context.metrics.watch_failed();
+            tracing::warn!(%error, "a watch failed and is started again");
+        }
+        Err(controller::Error::RunnerError(error)) => tracing::error!(%error, "controller"),
+    }
 }
 
 /// Makes one cluster what its spec says, tells how it is, and says when to look again.

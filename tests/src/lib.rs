@@ -1,1 +1,3 @@
 //! Test support shared by the suites of this package.
+
+pub mod kube;
