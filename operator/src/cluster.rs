@@ -182,7 +182,12 @@ impl Cluster {
                 .namespace
                 .clone()
                 .unwrap_or_else(|| "default".to_owned()),
-            owner: object.controller_owner_ref(&()),
+            owner: object
+                .controller_owner_ref(&())
+                .map(|owner| OwnerReference {
+                    block_owner_deletion: Some(true),
+                    ..owner
+                }),
             image: spec
                 .image
                 .clone()

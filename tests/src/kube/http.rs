@@ -55,6 +55,9 @@ impl ApiServer {
         let route = Route::parse(&head.uri).ok_or_else(|| format!("no API path: {}", head.uri))?;
         let verb = verb(&head.method, &route);
         let mut state = self.state();
+        if state.writes_left == Some(0) {
+            return Err("connection refused: cut off".into());
+        }
         let fault = state.next_fault(verb, &route.resource());
         let exists = |state: &State| {
             let (namespace, name) = (route.namespace.as_deref(), route.name.as_deref());
@@ -78,13 +81,16 @@ impl ApiServer {
             None => Ok(state.perform(verb, &route, head, body)),
         };
         let created = verb == "patch" && !existed && exists(&state);
-        state.calls.push(Call {
+        let call = Call {
             verb: verb.to_owned(),
             group: route.group.clone(),
             resource: route.resource(),
             name: route.name.clone().unwrap_or_default(),
             created,
-        });
+        };
+        let written = usize::from(call.is_write());
+        state.writes_left = state.writes_left.map(|left| left.saturating_sub(written));
+        state.calls.push(call);
         outcome.map(|outcome| reply(outcome, metadata_only(head)))
     }
 }
@@ -115,7 +121,7 @@ impl State {
         };
         let status = route.subresource.is_some();
         match verb {
-            "watch" => self.store.watch(route).map(Content::Stream),
+            "watch" => Ok(Content::Stream(self.store.watch(route))),
             "list" => Ok(Content::One(self.store.list(route))),
             "get" => match self.store.get(&route.plural, namespace, name) {
                 Some(object) => Ok(Content::One(object.clone())),
@@ -193,7 +199,6 @@ fn reason(code: u16) -> &'static str {
     match code {
         403 => "Forbidden",
         409 => "Conflict",
-        410 => "Expired",
         422 => "Invalid",
         429 => "TooManyRequests",
         _ => "InternalError",
@@ -219,7 +224,10 @@ fn reply(outcome: Answer<Content>, metadata_only: bool) -> Reply {
         }
         Ok(Content::Stream(events)) => {
             let shaped = events.map(move |mut event| {
-                if event["type"] != "BOOKMARK" {
+                if ["ADDED", "MODIFIED", "DELETED"]
+                    .iter()
+                    .any(|kind| event["type"] == *kind)
+                {
                     event["object"] = shape(event["object"].take());
                 }
                 event

@@ -30,6 +30,8 @@ struct State {
     store: Store,
     calls: Vec<Call>,
     faults: Vec<Planned>,
+    /// How many writes still get through; `None`: all.
+    writes_left: Option<usize>,
 }
 
 /// A permission as RBAC has it: API group, resource (with `/subresource`), verb.
@@ -95,6 +97,17 @@ impl ApiServer {
     /// Whether faults are planned that no call has met.
     pub fn has_unmet_faults(&self) -> bool {
         !self.state().faults.is_empty()
+    }
+
+    /// Lets so many writes of clients through; after them no call reaches the server, as if the process
+    /// that makes them were gone.
+    pub fn cut_off_after_writes(&self, writes: usize) {
+        self.state().writes_left = Some(writes);
+    }
+
+    /// Lets all calls through again.
+    pub fn reconnect(&self) {
+        self.state().writes_left = None;
     }
 
     /// Ends every watch, as a restarting server does.
@@ -183,6 +196,6 @@ impl ApiServer {
 impl Call {
     /// Whether it changes something.
     pub fn is_write(&self) -> bool {
-        ["create", "patch", "update", "delete"].contains(&self.verb.as_str())
+        !["get", "list", "watch"].contains(&self.verb.as_str())
     }
 }

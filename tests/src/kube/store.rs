@@ -100,15 +100,24 @@ impl Store {
         })
     }
 
-    /// The changes since a version, and then all others as they come; a bookmark in between.
-    pub(super) fn watch(&mut self, route: &Route) -> Answer<BoxStream<'static, Value>> {
+    /// The changes since a version, and then all others as they come; a bookmark in between. As in
+    /// earnest, a version that is too old is an event of the watch, not a refusal of it.
+    pub(super) fn watch(&mut self, route: &Route) -> BoxStream<'static, Value> {
         let since: u64 = route
             .parameter("resourceVersion")
             .unwrap_or("0")
             .parse()
             .unwrap_or(0);
         if since < self.compacted {
-            return refuse(410, "Expired", format!("too old resource version: {since}"));
+            let gone = json!({ "type": "ERROR", "object": {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "code": 410,
+                "reason": "Expired",
+                "message": format!("too old resource version: {since}"),
+            }});
+            return stream::iter([gone]).boxed();
         }
         let filter = Filter::of(route);
         let past = self.history.iter().filter(|change| change.version > since);
@@ -122,7 +131,7 @@ impl Store {
         }
         let (events, to_come) = unbounded();
         self.watches.push(Watch { filter, events });
-        Ok(stream::iter(past).chain(to_come).boxed())
+        stream::iter(past).chain(to_come).boxed()
     }
 
     pub(super) fn drop_watches(&mut self) {
