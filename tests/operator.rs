@@ -400,12 +400,10 @@ async fn an_object_of_somebody_else_is_never_taken_over() {
 }
 
 #[tokio::test]
-async fn a_change_that_kubernetes_refuses_is_reported() {
-    let world = World::whole("ledger", json!({})).await;
-    world.edit_spec(
-        "ledger",
-        json!({ "learner": { "storage": { "size": "9Gi" } } }),
-    );
+async fn a_change_that_kubernetes_refuses_is_reported_and_holds_up_nothing_else() {
+    let world = World::whole("ledger", json!({ "store": { "enabled": true } })).await;
+    let spec = json!({ "learner": { "storage": { "size": "9Gi" } }, "store": null });
+    world.edit_spec("ledger", spec);
     world.reconcile("ledger").await.unwrap_err();
     assert_eq!(
         world.condition("ledger", "Ready"),
@@ -413,6 +411,30 @@ async fn a_change_that_kubernetes_refuses_is_reported() {
     );
     assert_eq!(world.condition("ledger", "Available").0, "True");
     assert!(world.events().contains(&"NotReady".to_owned()));
+    assert!(
+        world
+            .children("ledger")
+            .contains("statefulsets/ledger-learner")
+    );
+    assert!(
+        !world
+            .children("ledger")
+            .contains("statefulsets/ledger-store")
+    );
+
+    // It is said once, and what goes on meanwhile is still told.
+    world.take_writes();
+    world.reconcile("ledger").await.unwrap_err();
+    assert_eq!(world.take_writes(), []);
+    world
+        .server
+        .run_pods(|pod| pod.starts_with("ledger-acceptor"));
+    world.reconcile("ledger").await.unwrap_err();
+    assert_eq!(
+        world.condition("ledger", "Available"),
+        ("False".into(), "QuorumLost".into())
+    );
+    assert_eq!(world.status("ledger")["acceptor"]["summary"], "0/5");
 }
 
 #[tokio::test]

@@ -54,7 +54,8 @@ pub fn in_short(error: &kube::Error) -> String {
 }
 
 /// Makes the API server have what is desired, and no more: what the cluster owned and no longer wants
-/// is deleted. Services come first, so that a pod's name resolves when it starts.
+/// is deleted. Services come first, so that a pod's name resolves when it starts. An object that
+/// fails holds up no other; the first failure is returned.
 pub async fn apply(
     client: &Client,
     metrics: &Metrics,
@@ -73,17 +74,17 @@ pub async fn apply(
         metrics,
         cluster,
     };
-    let services = writer.apply_all(services, &observed.services).await?;
+    let services = writer.apply_all(services, &observed.services).await;
     let disruption_budgets = writer
         .apply_all(disruption_budgets, &observed.disruption_budgets)
-        .await?;
+        .await;
     let stateful_sets = writer
         .apply_all(stateful_sets, &observed.stateful_sets)
-        .await?;
+        .await;
     Ok(Objects {
-        stateful_sets,
-        services,
-        disruption_budgets,
+        stateful_sets: stateful_sets?,
+        services: services?,
+        disruption_budgets: disruption_budgets?,
         state: PhantomData,
     })
 }
@@ -116,22 +117,21 @@ impl<K> Child for K where
 impl Writer<'_> {
     async fn apply_all<K: Child>(&self, wanted: Vec<K>, live: &[K]) -> Result<Vec<K>, Error> {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let names: Vec<String> = wanted.iter().map(K::name_any).collect();
         let mut applied = Vec::with_capacity(wanted.len());
         for object in wanted {
             let found = live
                 .iter()
                 .find(|live| live.name_any() == object.name_any());
-            applied.push(self.apply_one(&api, object, found).await?);
+            applied.push(self.apply_one(&api, object, found).await);
         }
         for object in live {
-            let unwanted = applied
-                .iter()
-                .all(|kept: &K| kept.name_any() != object.name_any());
+            let unwanted = !names.contains(&object.name_any());
             if unwanted && self.owns(object) && object.meta().deletion_timestamp.is_none() {
                 self.delete(&api, object).await?;
             }
         }
-        Ok(applied)
+        applied.into_iter().collect()
     }
 
     async fn apply_one<K: Child>(

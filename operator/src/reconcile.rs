@@ -79,7 +79,7 @@ pub enum Error {
     Observe(#[source] kube::Error),
     /// They could not be written.
     #[error(transparent)]
-    Apply(#[from] apply::Error),
+    Apply(apply::Error),
     /// The status could not be written.
     #[error("status: {}", apply::in_short(.0))]
     Status(#[source] kube::Error),
@@ -245,8 +245,17 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
         desired,
         &observed,
     )
-    .await?;
-    let status = status::status(before, &cluster, &observed, &applied);
+    .await;
+    let status = match applied.map_err(Error::Apply) {
+        Ok(applied) => status::status(before, &cluster, &observed, &applied),
+        Err(error) => {
+            if error.needs_help() {
+                let status = status::refused(before, &cluster, &observed, &error.to_string());
+                report(object, context, &current, status).await?;
+            }
+            return Err(error);
+        }
+    };
     report(object, context, &current, status).await
 }
 

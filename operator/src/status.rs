@@ -30,27 +30,20 @@ pub fn status(
     observed: &Observed,
     applied: &Objects<Applied>,
 ) -> PaxosClusterStatus {
-    let leader = leader(&observed.proposers);
-    let situation = Situation::new(before, cluster, observed, applied, leader);
-    let mut conditions = Conditions::new(before);
-    conditions.set("Ready", situation.ready());
-    conditions.set("Available", situation.available.clone());
-    conditions.set("Progressing", situation.progressing());
-    conditions.set("Degraded", situation.degraded());
-    let latest = |of: fn(&Answer) -> i64| observed.proposers.iter().map(of).max();
-    PaxosClusterStatus {
-        observed_generation: before.generation,
-        acceptors: Some(i32::from(cluster.members.count())),
-        proposer: situation.count(Role::Proposer),
-        acceptor: situation.count(Role::Acceptor),
-        learner: situation.count(Role::Learner),
-        store: situation.count(Role::Store),
-        leader_id: leader,
-        term: latest(|answer| answer.term).or(before.status.term),
-        committed_instance: latest(|answer| answer.committed_instance_id)
-            .or(before.status.committed_instance),
-        conditions: conditions.list,
-    }
+    let situation = Situation::new(before, cluster, observed, &applied.stateful_sets);
+    situation.tell(before, situation.ready(), situation.progressing())
+}
+
+/// The status of a cluster some of whose objects were refused. What runs is told as it is.
+pub fn refused(
+    before: Before<'_>,
+    cluster: &Cluster,
+    observed: &Observed,
+    message: &str,
+) -> PaxosClusterStatus {
+    let situation = Situation::new(before, cluster, observed, &observed.stateful_sets);
+    let verdict = ("False", APPLY_FAILED, message.to_owned());
+    situation.tell(before, verdict.clone(), verdict)
 }
 
 /// What a condition says: status, reason, message.
@@ -66,6 +59,10 @@ struct Situation {
     available: Verdict,
     /// Whether this cluster was never whole: nodes that are missing are still expected to come.
     starting: bool,
+    acceptors: u8,
+    leader: Option<i32>,
+    term: Option<i64>,
+    committed: Option<i64>,
 }
 
 impl Situation {
@@ -73,12 +70,11 @@ impl Situation {
         before: Before<'_>,
         cluster: &Cluster,
         observed: &Observed,
-        applied: &Objects<Applied>,
-        leader: Option<i32>,
+        sets: &[StatefulSet],
     ) -> Situation {
         let count = |group: &Group| {
             let replicas = i32::from(group.replicas);
-            let set = set_of(cluster, group.role, applied);
+            let set = set_of(cluster, group.role, sets);
             let ready = set.and_then(ready_replicas).unwrap_or(0).min(replicas);
             let summary = format!("{ready}/{replicas}");
             (
@@ -95,21 +91,49 @@ impl Situation {
             .iter()
             .filter(|(_, count)| count.ready < count.replicas);
         let short = short.map(|(role, count)| format!("{} {role}s", count.summary));
-        let done = |role| set_of(cluster, role, applied).is_some_and(is_rolled_out);
+        let done = |role| set_of(cluster, role, sets).is_some_and(is_rolled_out);
         let rolling = counts.iter().filter(|(role, _)| !done(*role));
         let rolling = rolling.map(|(role, _)| format!("{role}s"));
+        let answers = &observed.proposers;
+        let leader = leader(answers);
+        let latest = |of: fn(&Answer) -> i64| answers.iter().map(of).max();
         let mut situation = Situation {
             short: list(short).map(|roles| format!("ready: {roles}")),
             rolling: list(rolling).map(|roles| format!("being brought up to date: {roles}")),
-            available: availability(cluster, &counts, &observed.proposers, leader),
+            available: availability(cluster, &counts, answers, leader),
             counts,
             starting: false,
+            acceptors: cluster.members.count(),
+            leader,
+            term: latest(|answer| answer.term).or(before.status.term),
+            committed: latest(|answer| answer.committed_instance_id)
+                .or(before.status.committed_instance),
         };
         let never_whole = before.status.condition("Degraded").is_none_or(|was| {
             [STARTING, INVALID_SPEC, APPLY_FAILED].contains(&was.reason.as_str())
         });
         situation.starting = never_whole && !situation.is_whole();
         situation
+    }
+
+    fn tell(&self, before: Before<'_>, ready: Verdict, progressing: Verdict) -> PaxosClusterStatus {
+        let mut conditions = Conditions::new(before);
+        conditions.set("Ready", ready);
+        conditions.set("Available", self.available.clone());
+        conditions.set("Progressing", progressing);
+        conditions.set("Degraded", self.degraded());
+        PaxosClusterStatus {
+            observed_generation: before.generation,
+            acceptors: Some(i32::from(self.acceptors)),
+            proposer: self.count(Role::Proposer),
+            acceptor: self.count(Role::Acceptor),
+            learner: self.count(Role::Learner),
+            store: self.count(Role::Store),
+            leader_id: self.leader,
+            term: self.term,
+            committed_instance: self.committed,
+            conditions: conditions.list,
+        }
     }
 
     fn count(&self, role: Role) -> Option<RoleStatus> {
@@ -363,15 +387,9 @@ fn leader(answers: &[Answer]) -> Option<i32> {
     }
 }
 
-fn set_of<'a>(
-    cluster: &Cluster,
-    role: Role,
-    applied: &'a Objects<Applied>,
-) -> Option<&'a StatefulSet> {
+fn set_of<'a>(cluster: &Cluster, role: Role, sets: &'a [StatefulSet]) -> Option<&'a StatefulSet> {
     let name = names::role(&cluster.name, role);
-    applied
-        .stateful_sets
-        .iter()
+    sets.iter()
         .find(|set| set.metadata.name.as_ref() == Some(&name))
 }
 
