@@ -15,8 +15,14 @@ fn many_seeds_keep_every_rule_and_recover() {
     };
     let total = run_all(0..seeds);
     println!("{seeds} seeds: {total:?}");
-    assert!(total.chosen > 50 * seeds, "a world in which nothing happens tests nothing: {total:?}");
-    assert!(total.reads > 10 * seeds && total.crashes > 10 * seeds, "{total:?}");
+    assert!(
+        total.chosen > 50 * seeds,
+        "a world in which nothing happens tests nothing: {total:?}"
+    );
+    assert!(
+        total.reads > 10 * seeds && total.crashes > 10 * seeds,
+        "{total:?}"
+    );
 }
 
 #[test]
@@ -27,9 +33,17 @@ fn the_same_seed_is_the_same_run() {
 /// `tests/sim-seeds.txt`: every seed that ever failed, one a line: seed, events, what it was.
 #[test]
 fn seeds_that_once_failed_pass() {
-    for line in include_str!("sim-seeds.txt").lines().filter(|line| !line.starts_with('#')) {
+    for line in include_str!("sim-seeds.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
         let mut words = line.split_whitespace();
-        let mut number = || words.next().and_then(|word| word.parse().ok()).expect("two numbers");
+        let mut number = || {
+            words
+                .next()
+                .and_then(|word| word.parse().ok())
+                .expect("two numbers")
+        };
         let (seed, events) = (number(), number());
         if let Err(failure) = try_seed(seed, events) {
             panic!("{failure}");

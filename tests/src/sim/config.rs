@@ -7,7 +7,7 @@ use proposer::paxos::proposer::Settings;
 use super::rng::Rng;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ impl Config {
             settings,
             answers,
             ahead_slots: pick(r, &[1, 8, 32_768]),
-            first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - 4]),
+            first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),
             encode: r.chance(125),
             latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
             laggards: maybe(r, 50),
