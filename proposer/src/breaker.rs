@@ -231,13 +231,13 @@ impl Breaker {
 }
 
 /// The quorum guard: whether a round of calls that needs `quorum` answers must go to all peers,
-/// past their breakers. It must as soon as the healthy peers alone are too few.
+/// past their breakers. It must as soon as the peers with [`Breaker::is_healthy`] are too few.
 ///
 /// Healthy is less than admitted: a peer that failed once, or that is being probed, is called but
 /// not counted on. So a round that missed its quorum though enough peers live is followed by one
 /// that asks every peer.
-pub fn must_ignore<'a>(breakers: impl IntoIterator<Item = &'a Breaker>, quorum: usize) -> bool {
-    breakers.into_iter().filter(|b| b.is_healthy()).count() < quorum
+pub fn must_ignore(healthy: impl IntoIterator<Item = bool>, quorum: usize) -> bool {
+    healthy.into_iter().filter(|healthy| *healthy).count() < quorum
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ pub mod breaker;
 pub mod config;
 pub mod media;
 pub mod paxos;
+pub mod peers;
 pub mod problem;
 pub mod serve;
 pub mod wal;

@@ -30,10 +30,12 @@ use std::io;
 use bytes::Bytes;
 
 use crate::media::{Media, MediaFile};
-use frame::{FOOTER, Fault, HEADER, Head, RECORD_HEADER, SEGMENT_HEADER, Stream};
-use replay::Found;
+pub use error::Error;
+use frame::{FOOTER, HEADER, Head, RECORD_HEADER, SEGMENT_HEADER, Stream};
 
+mod error;
 mod frame;
+mod open;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -88,71 +90,6 @@ pub struct SyncStats {
     pub bytes: u64,
 }
 
-/// Why a log cannot be used. Every variant but `Absent` is a reason to end the process.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The disk refused.
-    #[error("cannot {action} {file}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file's path.
-        file: String,
-        /// The operating system's answer.
-        source: io::Error,
-    },
-    /// The log is not what was written, and not what a crash leaves behind.
-    #[error(
-        "{file} is damaged at byte {offset}: {reason}. Nothing was changed. Do not empty the folder \
-         and start again under the same id: this node would break promises it has forgotten. Keep \
-         the folder for inspection and let a node with a new id take this one's place"
-    )]
-    Corrupt {
-        /// The file's path.
-        file: String,
-        /// Where in the file, bytes.
-        offset: u64,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The log was written by a later program.
-    #[error(
-        "{file} has format {version} at byte {offset}, and this program knows up to {}. Nothing was \
-         changed. Start the version of the program that wrote it, or a later one",
-        frame::VERSION
-    )]
-    Unsupported {
-        /// The file's path.
-        file: String,
-        /// Where in the file, bytes.
-        offset: u64,
-        /// The format's version.
-        version: u32,
-    },
-    /// The record's reader did not take it.
-    #[error("{file} holds an unusable record at byte {offset}: {reason}. Nothing was changed")]
-    Refused {
-        /// The file's path.
-        file: String,
-        /// Where in the file, bytes.
-        offset: u64,
-        /// What the reader said.
-        reason: String,
-    },
-    /// Too much was appended without a sync.
-    #[error("{bytes} bytes in one frame are more than {MAX_FRAME_BYTES}: sync more often")]
-    TooLarge {
-        /// The frame's length.
-        bytes: u64,
-    },
-    /// The record was trimmed, or there never was one.
-    #[error("the log holds no record at {0}")]
-    Absent(Position),
-    /// An earlier error ended this log.
-    #[error("the log stopped after an earlier error: {0}")]
-    Poisoned(String),
-}
-
 /// The log. One process, one thread, one folder of its own.
 pub struct Wal<M: Media> {
     media: M,
@@ -198,7 +135,7 @@ impl<M: Media> Wal<M> {
         options: Options,
         mut visit: impl FnMut(Position, &Bytes) -> Result<(), String>,
     ) -> Result<Wal<M>, Error> {
-        let names = list(&media)?;
+        let names = open::list(&media)?;
         let mut wal = Wal {
             media,
             options: Options {
@@ -407,123 +344,6 @@ impl<M: Media> Wal<M> {
         self.sync_dir()
     }
 
-    fn open_segment(
-        &mut self,
-        first: u64,
-        is_last: bool,
-        visit: &mut impl FnMut(Position, &Bytes) -> Result<(), String>,
-    ) -> Result<(), Error> {
-        let name = &name(first);
-        let file = self.media.open(name);
-        let file = file.map_err(|source| self.io("open", name, source))?;
-        let raw = file
-            .read_all()
-            .map_err(|source| self.io("read", name, source))?;
-        let stream = Stream::from_file(&raw);
-        let file_bytes = raw.len() as u64;
-        drop(raw);
-
-        if first != self.sequence {
-            let expected = self.sequence;
-            let reason = format!(
-                "it starts with frame {first}, but the segments before it end before frame \
-                 {expected}: a segment or its end is missing"
-            );
-            return Err(self.corrupt(name, 0, reason));
-        }
-        match frame::read_segment_header(&stream.bytes) {
-            Ok(found) if found == first => {}
-            Ok(found) => {
-                let reason = format!("its header says that it starts with frame {found}");
-                return Err(self.corrupt(name, 0, reason));
-            }
-            Err(Fault::Version(version)) => return Err(self.unsupported(name, 0, version)),
-            Err(Fault::Bad) => {
-                if !is_last || stream.written_end > SEGMENT_HEADER {
-                    let reason = "its header is wrong".to_owned();
-                    return Err(self.corrupt(name, 0, reason));
-                }
-            }
-        }
-
-        let mut last = (0, SEGMENT_HEADER);
-        let mut at = SEGMENT_HEADER;
-        loop {
-            match replay::look(&stream, at, self.sequence) {
-                Found::Frame(head) => {
-                    let payload = at + HEADER..at + HEADER + u64::from(head.payload_bytes);
-                    self.visit_frame(first, &stream.bytes, payload, visit)?;
-                    last = (at, at + head.frame_bytes());
-                    at = last.1;
-                    self.sequence += 1;
-                }
-                Found::End => break,
-                Found::Torn if is_last => break,
-                Found::Torn => {
-                    let reason = "a frame is incomplete, though a later segment exists".to_owned();
-                    return Err(self.corrupt(name, at, reason));
-                }
-                Found::Damaged(reason) => return Err(self.corrupt(name, at, reason)),
-                Found::Unsupported(version) => return Err(self.unsupported(name, at, version)),
-            }
-        }
-        self.segments.insert(first, Segment { file, end: at });
-        if is_last {
-            let tail = if last.0 == 0 {
-                Bytes::from_owner(frame::segment_header(first))
-            } else {
-                stream.bytes.slice(last.0 as usize..last.1 as usize)
-            };
-            self.settle(first, file_bytes, last.0, &tail)?;
-        }
-        Ok(())
-    }
-
-    /// Cuts off what is after the last frame and writes that frame, or the header, once more: it is
-    /// the only one whose sync may have failed, after which the cache says clean what the disk does
-    /// not have.
-    fn settle(&self, first: u64, file_bytes: u64, at: u64, tail: &[u8]) -> Result<(), Error> {
-        let segment = &self.segments[&first];
-        let end = frame::file_offset(segment.end);
-        if file_bytes > end {
-            let cut = segment.file.truncate(end);
-            cut.map_err(|source| self.io("truncate", &name(first), source))?;
-        }
-        self.write(first, at, &[tail])?;
-        Ok(())
-    }
-
-    fn visit_frame(
-        &self,
-        first: u64,
-        stream: &Bytes,
-        payload: std::ops::Range<u64>,
-        visit: &mut impl FnMut(Position, &Bytes) -> Result<(), String>,
-    ) -> Result<(), Error> {
-        let mut at = payload.start;
-        while at < payload.end {
-            let rest = stream.slice(at as usize..payload.end as usize);
-            let Some(length) = frame::record_length(&rest) else {
-                let reason = "a whole frame holds a record that does not add up".to_owned();
-                return Err(self.corrupt(&name(first), at, reason));
-            };
-            let start = RECORD_HEADER as usize;
-            let position = Position {
-                length: length as u32,
-                ..position(first, at)
-            };
-            visit(position, &rest.slice(start..start + length)).map_err(|reason| {
-                Error::Refused {
-                    file: self.media.describe(&name(first)),
-                    offset: frame::file_offset(at),
-                    reason,
-                }
-            })?;
-            at += RECORD_HEADER + length as u64;
-        }
-        Ok(())
-    }
-
     fn check(&self) -> Result<(), Error> {
         match &self.poisoned {
             Some(reason) => Err(Error::Poisoned(reason.clone())),
@@ -560,33 +380,6 @@ impl<M: Media> Wal<M> {
             version,
         }
     }
-}
-
-/// The first sequence number of each segment, in order. A file that is no segment but is called
-/// like one may be a segment someone renamed.
-fn list(media: &impl Media) -> Result<Vec<u64>, Error> {
-    let names = media.list().map_err(|source| Error::Io {
-        action: "list",
-        file: media.describe(""),
-        source,
-    })?;
-    let mut segments = Vec::new();
-    for file in names.iter().filter(|file| file.ends_with(SUFFIX)) {
-        let first = file.trim_end_matches(SUFFIX).parse();
-        match first {
-            Ok(first) if first > 0 && name(first) == **file => segments.push(first),
-            _ => {
-                return Err(Error::Corrupt {
-                    file: media.describe(file),
-                    offset: 0,
-                    reason: "its name is not that of a segment: rename it back, or move it out of \
-                             the folder"
-                        .to_owned(),
-                });
-            }
-        }
-    }
-    Ok(segments)
 }
 
 /// Twenty digits, so that names sort as numbers do.

@@ -13,9 +13,9 @@
 //! ```
 //!
 //! Why the marks: a sector that a crash has lost reads as zeros, and so may a client's data. With a
-//! mark in each sector the two differ, and as a mark has more than one bit set, no single flipped
-//! bit makes a written sector look like a lost one. Why the footer repeats the header: damage of
-//! either leaves the other to say where the frame ends, so it cannot pass for a torn write.
+//! mark in each sector the two differ, and no flipped bit in the data changes that. Why the footer
+//! repeats the header: damage of either leaves the other to say where the frame ends, so it cannot
+//! pass for a torn write.
 //!
 //! Magic and end mark hold the byte 0xf5, which never occurs in UTF-8, so no text within a payload
 //! looks like a header or a footer.

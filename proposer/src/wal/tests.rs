@@ -282,65 +282,60 @@ fn keeps(n: usize) -> [Box<dyn Fn(usize) -> bool>; 3] {
 
 #[test]
 fn a_crash_at_any_operation_leaves_the_log_whole() {
-    let mut total = SimMedia::new();
+    let media = SimMedia::new();
     script(
-        &mut open(total.clone(), 600).unwrap().0,
+        &mut open(media.clone(), 600).unwrap().0,
         &mut Model::default(),
     )
     .unwrap();
-    let operations = total.operations();
+    let operations = media.operations();
     assert!(operations > 20);
-    let mut crashes = 0;
     for halt in 0..=operations {
         for n in 0..7 {
             for (kind, keep) in keeps(n).into_iter().enumerate() {
                 for reopen_halt in 0..6 {
-                    total = SimMedia::new();
-                    let media = &total;
                     let context = format!("halt {halt}, keep {kind}/{n}, then {reopen_halt}");
-                    let mut model = Model::default();
-                    media.halt_before(halt);
-                    let reached = open(media.clone(), 600)
-                        .and_then(|(mut wal, _)| script(&mut wal, &mut model));
-                    assert_eq!(reached.is_ok(), halt == operations, "{context}");
-                    media.crash_keeping(&keep);
-
-                    media.halt_before(media.operations() + reopen_halt);
-                    let shown = open(media.clone(), 600).map(|(_, records)| records);
-                    media.crash_keeping(&keep);
-                    let checked = catch_unwind(AssertUnwindSafe(|| {
-                        let mut trimmed = |records: &[Record]| {
-                            let oldest = records.first().map_or(0, |(p, _)| p.segment);
-                            assert!(
-                                model.synced.is_empty()
-                                    || oldest <= model.synced[0].0.segment.max(4)
-                            );
-                            model.trim(oldest);
-                        };
-                        if let Ok(records) = &shown {
-                            trimmed(records);
-                            model.observe(records.clone());
-                        }
-                        let (mut wal, records) = open(media.clone(), 600).unwrap();
-                        let mut after = model.clone();
-                        after.trim(records.first().map_or(0, |(p, _)| p.segment));
-                        after.observe(records);
-                        wal.append(b"goes on");
-                        wal.sync().unwrap();
-                        let (_, records) = open(media.clone(), 600).unwrap();
-                        assert_eq!(records.last().unwrap().1, b"goes on");
-                        assert_eq!(records.len(), after.synced.len() + 1);
-                    }));
-                    checked.unwrap_or_else(|panic| {
+                    let run = || crash_twice(halt, &keep, reopen_halt, halt == operations);
+                    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
                         eprintln!("{context}");
                         resume_unwind(panic)
                     });
-                    crashes += 1;
                 }
             }
         }
     }
-    eprintln!("{crashes} crashes");
+}
+
+/// A crash during the script, another one during the opening, and then work goes on.
+fn crash_twice(halt: u64, keep: impl Fn(usize) -> bool, reopen_halt: u64, completes: bool) {
+    let media = SimMedia::new();
+    let mut model = Model::default();
+    media.halt_before(halt);
+    let reached = open(media.clone(), 600).and_then(|(mut wal, _)| script(&mut wal, &mut model));
+    assert_eq!(reached.is_ok(), completes);
+    media.crash_keeping(&keep);
+
+    let trimmed = model
+        .synced
+        .get(4)
+        .map_or(1, |(position, _)| position.segment);
+    let mut observe = |records: Vec<Record>| {
+        let oldest = records.first().map_or(1, |(position, _)| position.segment);
+        assert!(oldest <= trimmed);
+        model.trim(oldest);
+        model.observe(records);
+    };
+    media.halt_before(media.operations() + reopen_halt);
+    if let Ok((_, records)) = open(media.clone(), 600) {
+        observe(records);
+    }
+    media.crash_keeping(&keep);
+
+    let (mut wal, mut records) = open(media.clone(), 600).unwrap();
+    observe(records.clone());
+    records.push((wal.append(b"goes on"), b"goes on".to_vec()));
+    wal.sync().unwrap();
+    assert_eq!(open(media, 600).unwrap().1, records);
 }
 
 /// A synced log of two segments, whose frames hold zeros, marks and text; the last one is `last`.

@@ -1,0 +1,476 @@
+//! The learner's loop: puts what is chosen in order, applies it, keeps it in a log of its own and
+//! answers the leader with outcomes.
+//!
+//! Its log is synced a little later than it is written: what a crash takes from it, the acceptors
+//! still have.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use super::{StartError, end_on_disk_error};
+use crate::config::{Config, Role};
+use crate::link::Link;
+use crate::media::FileMedia;
+use crate::metrics::Metrics;
+use crate::paxos::codec::{self, Entry, Frame, NodeName};
+use crate::paxos::command::Command;
+use crate::paxos::ids::{Members, NodeId, Slot};
+use crate::paxos::learner::{Effects, Input, Learner};
+use crate::paxos::machine::{Applied, Machine, Outcome};
+use crate::paxos::message::{Learn, Learned, Message, Reply, Request, Value};
+use crate::peers::{Breakers, Lane, PeerOptions};
+use crate::wal::{self, Position, Wal};
+
+/// Messages that may wait; further ones are refused, and the leader sends them again.
+const QUEUE: usize = 1024;
+/// Messages handled before the next look at the time.
+const GROUP: usize = 256;
+/// How long applied entries may wait for the log's next sync, and how many bytes of them.
+const SYNC_AFTER: Duration = Duration::from_millis(100);
+const SYNC_BYTES: usize = 4 << 20;
+/// The core's tick: a gap that is still there after two of them is fetched.
+const TICK: Duration = Duration::from_millis(50);
+/// How long an answer to the leader waits for a gap before its values to close.
+const HOLD: Duration = Duration::from_millis(200);
+/// Newest entries kept in memory, for `/log` and for outcomes asked again; older ones are on disk.
+const RECENT_ENTRIES: usize = 65_536;
+const RECENT_BYTES: usize = 8 << 20;
+/// How long an acceptor may take to answer a fetch.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+enum Ask {
+    Learn { learn: Learn, from: NodeName, answer: oneshot::Sender<Learned> },
+    Fetched { from: NodeId, reply: Reply },
+    /// Entries of the log's older part, from a slot on.
+    Older { from: Slot, bytes: usize, answer: oneshot::Sender<Vec<Entry>> },
+}
+
+/// The running learner. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    queue: SyncSender<Ask>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: RwLock<State>,
+    applied: watch::Sender<Slot>,
+    committed: AtomicU64,
+    durable: AtomicU64,
+    /// The proposer that told last; 0 before the first.
+    leader: AtomicU64,
+    /// Set once it has been level with the leader.
+    caught_up: AtomicBool,
+    halted: RwLock<Option<String>>,
+}
+
+/// What readers share with the loop.
+#[derive(Default)]
+pub struct State {
+    /// The resources and sessions.
+    pub machine: Machine,
+    recent: VecDeque<Entry>,
+    recent_bytes: usize,
+}
+
+impl State {
+    fn push(&mut self, entry: Entry) {
+        self.recent_bytes += entry.value.len();
+        self.recent.push_back(entry);
+        while self.recent.len() > RECENT_ENTRIES || self.recent_bytes > RECENT_BYTES {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.recent_bytes -= oldest.value.len();
+        }
+    }
+
+    /// Entries from `from` on, as far as memory goes back; `None` when it does not.
+    fn recent(&self, from: Slot, bytes: usize) -> Option<Vec<Entry>> {
+        let next = self.machine.applied().next();
+        let oldest = self.recent.front().map_or(next, |entry| entry.slot);
+        if from < oldest {
+            return None;
+        }
+        let skip = usize::try_from(from.0 - oldest.0).unwrap_or(usize::MAX);
+        let mut left = bytes;
+        let fits = |entry: &&Entry| {
+            let fits = left > 0;
+            left = left.saturating_sub(entry.value.len() + 64);
+            fits
+        };
+        Some(self.recent.iter().skip(skip).take_while(fits).cloned().collect())
+    }
+
+    fn outcome(&self, slot: Slot) -> Option<Applied> {
+        let oldest = self.recent.front()?.slot;
+        let index = usize::try_from(slot.0.checked_sub(oldest.0)?).ok()?;
+        self.recent.get(index).map(|entry| entry.applied.clone())
+    }
+}
+
+/// The learner cannot take more now, or has stopped.
+#[derive(Debug)]
+pub struct Busy;
+
+impl Handle {
+    /// The leader tells what is chosen. Answers when the values are applied, or soon after.
+    pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Ask::Learn { learn, from, answer })?;
+        answered.await.map_err(|_| Busy)
+    }
+
+    /// Entries from a slot on, at least one if it is applied, and about `bytes` of them.
+    pub async fn entries(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, Busy> {
+        if let Some(entries) = self.state().recent(from, bytes) {
+            return Ok(entries);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(Ask::Older { from, bytes, answer })?;
+        answered.await.map_err(|_| Busy)
+    }
+
+    /// The state for reading. Held for a moment only: applying waits for it.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.shared.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last slot applied, to read or to wait for.
+    pub fn applied(&self) -> watch::Receiver<Slot> {
+        self.shared.applied.subscribe()
+    }
+
+    /// Every slot up to here is known to be chosen.
+    pub fn committed(&self) -> Slot {
+        Slot(self.shared.committed.load(Ordering::Relaxed))
+    }
+
+    /// Every slot up to here is on this learner's disk.
+    pub fn durable(&self) -> Slot {
+        Slot(self.shared.durable.load(Ordering::Relaxed))
+    }
+
+    /// The proposer that told last what is chosen.
+    pub fn leader(&self) -> Option<NodeId> {
+        NodeId::new(self.shared.leader.load(Ordering::Relaxed) as u8)
+    }
+
+    /// Whether it has been level with the leader since its start.
+    pub fn is_caught_up(&self) -> bool {
+        self.shared.caught_up.load(Ordering::Relaxed)
+    }
+
+    /// Why it no longer applies, if so.
+    pub fn halted(&self) -> Option<String> {
+        self.shared.halted.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn send(&self, ask: Ask) -> Result<(), Busy> {
+        match self.queue.try_send(ask) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
+        }
+    }
+}
+
+/// Opens the learner's log, replays it and starts the loop. Call within a Tokio runtime.
+pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartError> {
+    let path = config.data_dir.join("log");
+    let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
+    let mut state = State::default();
+    let mut index = BTreeMap::new();
+    let started = Instant::now();
+    let wal = Wal::open(media, wal::Options::default(), |position, bytes| {
+        let bytes = bytes::Bytes::copy_from_slice(bytes);
+        let entries = codec::decode_entries(bytes).map_err(|error| error.to_string())?;
+        if let Some(first) = entries.first() {
+            index.insert(first.slot, position);
+        }
+        entries.into_iter().try_for_each(|entry| replay(&mut state, entry))
+    })?;
+    let applied = state.machine.applied();
+    info!(
+        target: "important",
+        applied = applied.0,
+        millis = started.elapsed().as_millis() as u64,
+        "learner's log replayed"
+    );
+    metrics.applied_slot.set(applied.0 as i64);
+    let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
+        return Err(std::io::Error::other("ACCEPTORS is empty").into());
+    };
+    let shared = Arc::new(Shared {
+        state: RwLock::new(state),
+        applied: watch::Sender::new(applied),
+        committed: AtomicU64::new(applied.0),
+        durable: AtomicU64::new(applied.0),
+        leader: AtomicU64::new(0),
+        caught_up: AtomicBool::new(false),
+        halted: RwLock::new(None),
+    });
+    let (queue, asks) = sync_channel(QUEUE);
+    let handle = Handle { queue, shared: shared.clone() };
+    let run = Run {
+        me: NodeName { role: config.role, id: config.node_id },
+        core: Learner::new(members, applied),
+        wal,
+        index,
+        shared,
+        metrics,
+        acceptors: Link::all(config, Role::Acceptor, PeerOptions::default()),
+        runtime: runtime::Handle::current(),
+        handle: handle.clone(),
+        unsynced: None,
+        unsynced_bytes: 0,
+        held: Vec::new(),
+    };
+    std::thread::Builder::new().name("learner".into()).spawn(move || run.run(&asks))?;
+    Ok(handle)
+}
+
+/// Applies an entry again and checks that it gives what it gave before: the state machine is
+/// deterministic, so anything else means damage or a changed meaning.
+fn replay(state: &mut State, entry: Entry) -> Result<(), String> {
+    if entry.slot != state.machine.applied().next() {
+        let expected = state.machine.applied().next();
+        return Err(format!("instance {} where {expected} should be", entry.slot));
+    }
+    let applied = state.machine.apply(entry.slot, &entry.value).map_err(|e| e.to_string())?;
+    let is_read = |applied: &Applied| matches!(applied.outcome, Outcome::Read(_));
+    if applied != entry.applied && !(is_read(&applied) && is_read(&entry.applied)) {
+        return Err(format!(
+            "instance {} gave {:?} when it was applied and gives {applied:?} now",
+            entry.slot, entry.applied
+        ));
+    }
+    state.push(entry);
+    Ok(())
+}
+
+struct Held {
+    first: Slot,
+    last: Slot,
+    until: Instant,
+    answer: oneshot::Sender<Learned>,
+    learn: Learn,
+}
+
+struct Run {
+    me: NodeName,
+    core: Learner,
+    wal: Wal<FileMedia>,
+    /// Where in the log the record lies that starts with a slot.
+    index: BTreeMap<Slot, Position>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    acceptors: Vec<Option<Link>>,
+    runtime: runtime::Handle,
+    handle: Handle,
+    /// When the oldest entry was written that is not synced.
+    unsynced: Option<Instant>,
+    unsynced_bytes: usize,
+    /// Answers that wait for their values to be applied.
+    held: Vec<Held>,
+}
+
+impl Run {
+    fn run(mut self, asks: &Receiver<Ask>) {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            match asks.recv_timeout(wait) {
+                Ok(ask) => {
+                    self.take(ask);
+                    for ask in asks.try_iter().take(GROUP) {
+                        self.take(ask);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + TICK;
+                self.step(Input::Tick);
+            }
+            self.answer_held(now);
+            if self.unsynced.is_some_and(|since| now - since >= SYNC_AFTER)
+                || self.unsynced_bytes >= SYNC_BYTES
+            {
+                self.sync();
+            }
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::Learn { learn, from, answer } => {
+                if from.role == Role::Proposer {
+                    self.shared.leader.store(from.id.number().into(), Ordering::Relaxed);
+                }
+                let first = learn.first;
+                let last = first.plus(learn.values.len() as u64).previous();
+                let until = Instant::now() + HOLD;
+                self.step(Input::Learn(learn.clone()));
+                self.held.push(Held { first, last, until, answer, learn });
+            }
+            Ask::Fetched { from, reply } => self.step(Input::Reply { from, reply }),
+            Ask::Older { from, bytes, answer } => {
+                // The asker may be gone.
+                let _ = answer.send(self.older(from, bytes));
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        if self.is_halted() {
+            return;
+        }
+        let Effects { deliver, fetch, missing } = self.core.step(input);
+        if let Some(slot) = missing {
+            error!(
+                target: "important",
+                instance = slot.0,
+                "an instance said to be chosen is known to no quorum of acceptors: \
+                 some of them have lost their disks"
+            );
+        }
+        if !deliver.is_empty() {
+            self.apply(deliver);
+        }
+        if let Some(request) = fetch {
+            self.fetch(request);
+        }
+        let committed = self.core.committed();
+        self.shared.committed.store(committed.0, Ordering::Relaxed);
+        self.metrics.committed_slot.set(committed.0 as i64);
+        if self.core.delivered() == committed && self.handle.leader().is_some() {
+            self.shared.caught_up.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn apply(&mut self, chosen: Vec<(Slot, Value)>) {
+        let mut entries = Vec::with_capacity(chosen.len());
+        {
+            let mut state =
+                self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            for (slot, value) in chosen {
+                match state.machine.apply(slot, &value) {
+                    Ok(applied) => {
+                        // A copy: a slice would keep the whole message in memory.
+                        let value = Value(bytes::Bytes::copy_from_slice(&value.0));
+                        let entry = Entry { slot, value, applied };
+                        state.push(entry.clone());
+                        entries.push(entry);
+                    }
+                    Err(undecodable) => {
+                        self.halt(format!("instance {slot}: {undecodable}"));
+                        break;
+                    }
+                }
+            }
+        }
+        let Some((first, last)) = entries.first().zip(entries.last()) else { return };
+        let bytes = codec::encode_entries(&entries);
+        self.index.insert(first.slot, self.wal.append(&bytes));
+        self.unsynced.get_or_insert_with(Instant::now);
+        self.unsynced_bytes += bytes.len();
+        self.metrics.applied_slot.set(last.slot.0 as i64);
+        self.shared.applied.send_replace(last.slot);
+    }
+
+    fn sync(&mut self) {
+        let started = Instant::now();
+        match self.wal.sync() {
+            Ok(written) => self.metrics.wal_synced(started.elapsed(), written.bytes),
+            Err(error) => end_on_disk_error(&error),
+        }
+        self.metrics.wal_size.set(self.wal.bytes() as i64);
+        self.shared.durable.store(self.core.delivered().0, Ordering::Relaxed);
+        self.unsynced = None;
+        self.unsynced_bytes = 0;
+    }
+
+    /// Answers whose values are applied, and those that have waited long enough.
+    fn answer_held(&mut self, now: Instant) {
+        let applied = self.core.delivered();
+        let halted = self.is_halted();
+        let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
+        for held in self.held.extract_if(.., |h| h.last <= applied || h.until <= now || halted) {
+            let outcomes = held.learn.values.iter().enumerate().map(|(i, value)| {
+                let slot = held.first.plus(i as u64);
+                if slot > state.machine.applied() {
+                    return None;
+                }
+                // Too long ago for memory: the session table knows what became of the request.
+                let session = || state.machine.outcome(&Command::decode(value).ok()??);
+                state.outcome(slot).or_else(session)
+            });
+            let learned = Learned {
+                applied,
+                durable: Slot(self.shared.durable.load(Ordering::Relaxed)),
+                first: held.first,
+                outcomes: outcomes.collect(),
+            };
+            // The leader may have given up on this answer.
+            let _ = held.answer.send(learned);
+        }
+    }
+
+    fn fetch(&self, request: Request) {
+        debug!(?request, "fetching chosen values from the acceptors");
+        let frame = Frame { from: self.me, message: Message::Request(request) }.encode();
+        for link in self.acceptors.iter().flatten().cloned() {
+            let (frame, handle) = (frame.clone(), self.handle.clone());
+            self.runtime.spawn(async move {
+                // Any quorum will do, so breakers would only make a rare call rarer.
+                match link.ask(Lane::Bulk, frame, FETCH_TIMEOUT, Breakers::Ignore).await {
+                    Ok(Message::Reply(reply)) => {
+                        // Full: the fetch is repeated at a later tick.
+                        let _ = handle.send(Ask::Fetched { from: link.node.id, reply });
+                    }
+                    Ok(_) => warn!(acceptor = %link.node, "no answer to a fetch"),
+                    Err(error) => debug!(acceptor = %link.node, %error, "fetch failed"),
+                }
+            });
+        }
+    }
+
+    fn older(&self, from: Slot, bytes: usize) -> Vec<Entry> {
+        let start = self.index.range(..=from).next_back().map_or(from, |(slot, _)| *slot);
+        let mut entries = Vec::new();
+        let mut size = 0;
+        for position in self.index.range(start..).map(|(_, position)| *position) {
+            let record = match self.wal.read(position) {
+                Ok(record) => record,
+                Err(error) => end_on_disk_error(&error),
+            };
+            match codec::decode_entries(record) {
+                Ok(record) => {
+                    size += record.iter().map(|entry| entry.value.len() + 64).sum::<usize>();
+                    entries.extend(record.into_iter().filter(|entry| entry.slot >= from));
+                }
+                Err(error) => end_on_disk_error(&error),
+            }
+            if size >= bytes {
+                break;
+            }
+        }
+        entries
+    }
+
+    fn is_halted(&self) -> bool {
+        self.shared.halted.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn halt(&self, why: String) {
+        error!(target: "important", why, "the learner stops applying");
+        *self.shared.halted.write().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+}

@@ -1,0 +1,41 @@
+//! What runs the pure core: one loop per role takes the next input, lets the core step, makes its
+//! records durable and acts. Each loop has a thread of its own, so that heartbeats and votes never
+//! wait behind the handling of clients' requests.
+
+pub mod acceptor;
+pub mod learner;
+pub mod proposer;
+
+use tracing::error;
+
+/// Why a role's loop refuses to start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder.
+    #[error("cannot use the data folder {path}: {source}")]
+    Folder {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] crate::wal::Error),
+    /// The state file.
+    #[error(transparent)]
+    State(#[from] crate::state_file::Error),
+    /// A thread or a socket.
+    #[error("cannot start: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// The disk failed: what it holds is unknown from now on, so the process ends without another
+/// answer, and the next start looks at what is really there. Never retried: a second fsync that
+/// succeeds proves nothing (Rebello et al., "Can Applications Recover from fsync Failures?").
+pub(crate) fn end_on_disk_error(error: &dyn std::error::Error) -> ! {
+    error!(target: "important", %error, "the disk failed, ending the process");
+    // Standard error too, as the log's writer may not get the time.
+    eprintln!("the disk failed, ending the process: {error}");
+    std::process::exit(1);
+}

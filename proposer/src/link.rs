@@ -1,0 +1,88 @@
+//! The cluster's own traffic: a message goes out as one `POST`, and its answer comes back.
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, StatusCode};
+use std::time::Duration;
+
+use crate::config::{Config, Role};
+use crate::paxos::codec::{self, Frame, NodeName};
+use crate::paxos::ids::NodeId;
+use crate::paxos::message::Message;
+use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
+
+/// The path at which a node takes the cluster's own traffic. It names the node, because an address
+/// may come to belong to another pod: a vote asked of one acceptor must not be another's.
+pub fn path(node: NodeName) -> String {
+    format!("/paxos/{}/{}", node.role, node.id)
+}
+
+/// The content type of a frame.
+pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// The largest frame taken, in bytes: a batch of the largest values and then some.
+pub const MAX_FRAME_BYTES: usize = 8 << 20;
+
+/// One node of the cluster, as another one sees it.
+#[derive(Clone)]
+pub struct Link {
+    /// Who it is.
+    pub node: NodeName,
+    /// Its connections.
+    pub peer: Peer,
+    path: PathAndQuery,
+}
+
+/// Why a message has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No answer came.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The peer refused the message.
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    /// The answer is no message, or another node's.
+    #[error("{0}")]
+    Answer(#[from] codec::Error),
+    /// Another node answered under this address.
+    #[error("{0} answered under its address")]
+    Stranger(NodeName),
+}
+
+impl Link {
+    /// Links to every node of a role, in order; `None` stands where `me` is.
+    pub fn all(config: &Config, role: Role, options: PeerOptions) -> Vec<Option<Link>> {
+        let addresses = config.addresses(role).iter().enumerate();
+        addresses
+            .map(|(index, address)| {
+                let node = NodeName { role, id: NodeId::at(index)? };
+                if role == config.role && node.id == config.node_id {
+                    return None;
+                }
+                let path = path(node).parse().ok()?;
+                Some(Link { node, peer: Peer::new(node.to_string(), address, options), path })
+            })
+            .collect()
+    }
+
+    /// Sends an encoded [`Frame`] and returns the answer.
+    pub async fn ask(
+        &self,
+        lane: Lane,
+        frame: Bytes,
+        timeout: Duration,
+        breakers: Breakers,
+    ) -> Result<Message, Error> {
+        let request = post(self.path.clone(), CONTENT_TYPE, frame);
+        let response = self.peer.call(lane, request, timeout, breakers).await?;
+        if response.status() != StatusCode::OK {
+            return Err(Error::Status(response.status()));
+        }
+        let frame = Frame::decode(response.into_body())?;
+        if frame.from != self.node {
+            return Err(Error::Stranger(frame.from));
+        }
+        Ok(frame.message)
+    }
+}
