@@ -7,7 +7,7 @@ use proposer::paxos::proposer::Settings;
 use super::rng::Rng;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -40,6 +40,10 @@ pub struct Config {
     pub duplicates: u32,
     /// A write to an acceptor's disk takes this long.
     pub sync: (u64, u64),
+    /// The acceptors' logs begin a new file after so many bytes.
+    pub segment_bytes: u64,
+    /// How many of a thousand acceptors find a bit of their disk flipped when they start.
+    pub flips: u32,
     /// Between two proposals.
     pub propose_every: u64,
     /// Values in one proposal, at most.
@@ -150,6 +154,8 @@ impl Config {
             loss: maybe(r, 200),
             duplicates: maybe(r, 200),
             sync: (0, pick(r, &[0, 1, 5, 30])),
+            segment_bytes: pick(r, &[100, 2_000, 1 << 20]),
+            flips: maybe(r, 1000),
             propose_every: r.between(5, 60),
             burst: r.between(1, 12),
             retries: maybe(r, 300),

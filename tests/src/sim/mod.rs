@@ -128,7 +128,7 @@ impl Sim {
                 election_timer: 0,
                 process: Process::Down,
                 disk: match name.role {
-                    Role::Acceptor => Disk::Log(Log::default()),
+                    Role::Acceptor => Disk::Log(Log::new(config.segment_bytes)),
                     Role::Learner => Disk::Applied(Default::default()),
                     _ => Disk::Claims(Claims::new(config.first_round)),
                 },

@@ -8,6 +8,7 @@ use proposer::paxos::message::{Learned, Message};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
 
+use super::disk::BadWrite;
 use super::node::{Asker, Disk, Process, Voter};
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
 
@@ -32,7 +33,9 @@ impl Sim {
                 ))
             }
             Disk::Log(log) => {
-                let acceptor = log.start(self.config.answers);
+                let flip = self.rng.chance(self.config.flips);
+                let (acceptor, news) = log.start(self.config.answers, flip, &mut self.rng);
+                self.check.durable(id, &news);
                 self.check.restarted(id, &acceptor);
                 Process::Acceptor(Voter {
                     acceptor,
@@ -63,18 +66,16 @@ impl Sim {
         node.life += 1;
         node.paused_until = 0;
         node.bad_write = None;
-        if let (
-            Process::Acceptor(Voter {
+        if let Disk::Log(log) = &mut node.disk {
+            if let Process::Acceptor(Voter {
                 writing: Some((_, output)),
                 ..
-            }),
-            Disk::Log(log),
-        ) = (process, &mut node.disk)
-        {
-            let before = log.len();
-            let torn = Some(super::disk::BadWrite::Torn);
-            let _ended = output.persist(|records| log.write(records, torn, &mut self.rng));
-            self.check.durable(node.name.id, log.since(before));
+            }) = process
+            {
+                let torn = Some(BadWrite::Torn);
+                let _ended = output.persist(|records| log.write(records, torn, &mut self.rng));
+            }
+            log.end(&mut self.rng);
         }
         self.schedule(down, Event::Start(at));
     }
@@ -254,11 +255,13 @@ impl Sim {
         let Some((askers, output)) = voter.writing.take() else {
             return;
         };
-        let (before, bad) = (log.len(), &mut node.bad_write);
-        let written = output.persist(|records| log.write(records, bad.take(), &mut self.rng));
-        let id = node.name.id;
-        self.check.durable(id, log.since(before));
-        let Ok(replies) = written else {
+        let (id, bad) = (node.name.id, &mut node.bad_write);
+        let written = output.persist(|records| {
+            log.write(records, bad.take(), &mut self.rng)?;
+            self.check.durable(id, records);
+            Ok(())
+        });
+        let Ok::<_, BadWrite>(replies) = written else {
             let down = self.rng.between(1, self.config.down);
             return self.crash(at, down);
         };
