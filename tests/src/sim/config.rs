@@ -7,7 +7,7 @@ use proposer::paxos::proposer::Settings;
 use super::rng::Rng;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Config {
         let settings = Settings {
             batches_in_flight: r.between(1, 4) as usize,
             batch_values: r.between(1, 8) as usize,
-            batch_bytes: r.between(16, 256) as usize,
+            batch_bytes: r.between(16, 512) as usize,
             patience_ticks: r.between(3, 10),
         };
         let answers = AnswerLimits {
@@ -159,19 +159,24 @@ impl Config {
             propose_every: r.between(5, 60),
             burst: r.between(1, 12),
             retries: maybe(r, 300),
-            value_bytes: pick(r, &[16, 40, 300]),
+            value_bytes: pick(r, &[0, 40, 300]),
             open_slots: r.between(8, 128),
             read_every: r.between(10, 200),
             learner_saves: r.between(1, 1000) as u32,
             fault_every: pick(r, &[30, 100, 300, 1000]),
             down: pick(r, &[100, 600, 3000]),
             lost_claims: maybe(r, 1000),
-            faults: FAULTS
-                .into_iter()
-                .filter_map(|fault| r.chance(500).then(|| (fault, r.between(1, 10))))
-                .collect(),
+            faults: faults(r),
         }
     }
+}
+
+fn faults(rng: &mut Rng) -> Vec<(Fault, u64)> {
+    let mut some = FAULTS.to_vec();
+    some.retain(|_| rng.chance(500));
+    some.into_iter()
+        .map(|fault| (fault, rng.between(1, 10)))
+        .collect()
 }
 
 fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {

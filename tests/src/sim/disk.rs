@@ -60,6 +60,16 @@ pub(super) struct Log {
     records: Vec<Record>,
 }
 
+/// What a start from the disk gives.
+pub(super) struct Started {
+    /// The acceptor that the disk makes.
+    pub(super) acceptor: Acceptor,
+    /// Records that turned out to be on it although nobody was told so.
+    pub(super) news: Vec<Record>,
+    /// A flipped bit was found first.
+    pub(super) damaged: bool,
+}
+
 impl Log {
     /// An empty disk.
     pub(super) fn new(segment_bytes: u64) -> Log {
@@ -110,16 +120,12 @@ impl Log {
         }
     }
 
-    /// The acceptor that this disk makes, and the records that turned out to be on it although
-    /// nobody was told so.
-    pub(super) fn start(
-        &mut self,
-        answers: AnswerLimits,
-        flip: bool,
-        rng: &mut Rng,
-    ) -> (Acceptor, Vec<Record>) {
+    /// The process starts, perhaps after a bit has flipped.
+    pub(super) fn start(&mut self, answers: AnswerLimits, flip: bool, rng: &mut Rng) -> Started {
+        let mut damaged = false;
         if flip && let Some((name, offset, bit)) = self.flip(rng) {
-            if self.open().is_err() {
+            damaged = self.open().is_err();
+            if damaged {
                 // Damage is found, and as nothing was changed, what was written is still there.
                 self.media.flip_bit(&name, offset, bit);
             } else {
@@ -137,7 +143,11 @@ impl Log {
         let mut acceptor = Acceptor::with_answers(answers);
         found.iter().for_each(|record| acceptor.remember(record));
         self.records = found;
-        (acceptor, news)
+        Started {
+            acceptor,
+            news,
+            damaged,
+        }
     }
 
     fn open(&mut self) -> Result<Vec<Record>, wal::Error> {

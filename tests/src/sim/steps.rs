@@ -34,20 +34,24 @@ impl Sim {
             }
             Disk::Log(log) => {
                 let flip = self.rng.chance(self.config.flips);
-                let (acceptor, news) = log.start(self.config.answers, flip, &mut self.rng);
-                self.check.durable(id, &news);
-                self.check.restarted(id, &acceptor);
+                let started = log.start(self.config.answers, flip, &mut self.rng);
+                self.check.durable(id, &started.news);
+                self.check.restarted(id, &started.acceptor);
+                self.summary.damaged += u64::from(started.damaged);
+                self.summary.half_written += u64::from(!started.news.is_empty());
+                let acceptor = started.acceptor;
                 Process::Acceptor(Voter {
                     acceptor,
                     inbox: Vec::new(),
                     writing: None,
                 })
             }
-            Disk::Applied(applied) => {
-                self.check.learner_restarted(id, *applied);
-                Process::Learner(
-                    Learner::new(members, *applied).with_ahead_slots(self.config.ahead_slots),
-                )
+            Disk::Machine(machine) => {
+                let applied = machine.applied();
+                self.check.learner_restarted(id, applied);
+                let learner =
+                    Learner::new(members, applied).with_ahead_slots(self.config.ahead_slots);
+                Process::Learner(learner, machine.clone())
             }
         };
         self.start_timer(at, Timer::Tick);
@@ -110,7 +114,7 @@ impl Sim {
             }
             (Process::Acceptor(voter), Timer::Tick) => voter.acceptor.tick(),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
-            (Process::Learner(_), Timer::Tick) => self.step_learner(at, learner::Input::Tick),
+            (Process::Learner(..), Timer::Tick) => self.step_learner(at, learner::Input::Tick),
             _ => {}
         }
         let life = self.nodes[at].life;
@@ -125,16 +129,16 @@ impl Sim {
                 voter.inbox.push((from, request));
                 self.write_next(at);
             }
-            (Process::Learner(_), Packet::Message(Message::Learn(learn))) => {
+            (Process::Learner(..), Packet::Message(Message::Learn(learn))) => {
                 let first = learn.first;
                 self.step_learner(at, learner::Input::Learn(learn));
-                if let (Process::Learner(learner), Disk::Applied(durable)) =
-                    (&self.nodes[at].process, &self.nodes[at].disk)
+                let node = &self.nodes[at];
+                if let (Process::Learner(_, now), Disk::Machine(saved)) =
+                    (&node.process, &node.disk)
                 {
-                    let (applied, durable) = (learner.delivered(), *durable);
                     let learned = Learned {
-                        applied,
-                        durable,
+                        applied: now.applied(),
+                        durable: saved.applied(),
                         first,
                         outcomes: Vec::new(),
                     };
@@ -160,7 +164,7 @@ impl Sim {
             (Process::Proposer(_), Message::Learned(learned)) => {
                 self.step_proposer(at, Input::Learned(learned.applied));
             }
-            (Process::Learner(_), Message::Reply(reply)) => {
+            (Process::Learner(..), Message::Reply(reply)) => {
                 self.step_learner(at, learner::Input::Reply { from, reply });
             }
             _ => {}
@@ -275,7 +279,7 @@ impl Sim {
 
     pub(super) fn step_learner(&mut self, at: usize, input: learner::Input) {
         let node = &mut self.nodes[at];
-        let (Process::Learner(learner), Disk::Applied(durable)) =
+        let (Process::Learner(learner, machine), Disk::Machine(saved)) =
             (&mut node.process, &mut node.disk)
         else {
             return;
@@ -284,10 +288,11 @@ impl Sim {
         self.check.committed(learner.committed());
         assert_eq!(effects.missing, None, "no acceptor forgets what is chosen");
         for (slot, value) in &effects.deliver {
-            self.check.delivered(node.name.id, *slot, value);
+            let applied = machine.apply(*slot, value).expect("clients send commands");
+            self.check.delivered(node.name.id, *slot, value, &applied);
         }
         if !effects.deliver.is_empty() && self.rng.chance(self.config.learner_saves) {
-            *durable = learner.delivered();
+            saved.clone_from(machine);
         }
         if let Some(fetch) = effects.fetch {
             let packet = Packet::Message(Message::Request(fetch));
