@@ -281,3 +281,6 @@ impl Acceptor {
 fn answer(reply: Reply) -> Output<Record, Reply> {
     Output::new(Vec::new(), reply)
 }
+
+#[cfg(test)]
+mod tests;
