@@ -1,1 +1,27 @@
-//! The Cluster Sync operator.
+//! The operator of Cluster Sync. One pipeline, in the order in which it runs:
+//!
+//! | module | in → out | touches the world |
+//! |---|---|---|
+//! | [`cluster`] | `PaxosCluster` → [`cluster::Cluster`], or which field is wrong and why | no |
+//! | [`observe`](mod@observe) | cluster → [`observe::Observed`]: its objects and what its nodes say | reads |
+//! | [`desired`](mod@desired) | cluster → `Objects<Desired>` | no |
+//! | [`apply`](mod@apply) | desired, observed → `Objects<Applied>` | writes |
+//! | [`status`](mod@status) | all of the above → `PaxosClusterStatus`, and the events that tell of a change | no |
+//! | [`reconcile`](mod@reconcile) | runs these, after every change and every half minute | writes the status |
+//!
+//! [`crd`] is what users write, [`names`] what everything is called, [`config`] the flags,
+//! [`telemetry`] logs, metrics and probes.
+
+pub mod apply;
+pub mod cluster;
+pub mod config;
+pub mod crd;
+pub mod desired;
+pub mod names;
+pub mod observe;
+pub mod quantity;
+pub mod reconcile;
+pub mod status;
+pub mod telemetry;
+
+pub use desired::render;

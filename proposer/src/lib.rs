@@ -1,9 +1,86 @@
-//! The Cluster Sync node.
+//! The Cluster Sync node: one program that plays a proposer, an acceptor or a learner.
+//!
+//! [`paxos`] decides and is pure; [`driver`] runs it, one thread per role; [`wal`] and
+//! [`state_file`] are its doors to the disk, [`peers`] and [`link`] those to other nodes; [`http`]
+//! is what clients see, and [`wire`] the JSON they speak; [`config`] reads the environment.
+
 pub mod breaker;
 pub mod config;
+pub mod driver;
+pub mod http;
+pub mod link;
+pub mod logs;
 pub mod media;
+pub mod metrics;
 pub mod paxos;
 pub mod peers;
 pub mod problem;
 pub mod serve;
+pub mod state_file;
 pub mod wal;
+pub mod wire;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::info;
+
+use config::{Config, Role};
+use driver::StartError;
+use driver::barrier::Barrier;
+use http::Node;
+use logs::Logs;
+use metrics::Metrics;
+
+/// How long a proposer that is about to end may take to hand over and to settle what waits; with
+/// the draining of connections after it, the process ends within 5 seconds.
+const LEAVE: Duration = Duration::from_secs(3);
+/// How long requests in flight may take after that.
+const DRAIN: Duration = Duration::from_millis(1500);
+
+/// Runs a node on a bound socket until `shutdown` resolves, and returns when what was under way is
+/// finished or its time is over.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    logs: Logs,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    let metrics = Metrics::new(config.role.name()).map_err(std::io::Error::other)?;
+    let metrics = Arc::new(metrics);
+    let node = Node::new(&config, logs, metrics.clone());
+    let (end, ending) = watch::channel(false);
+    let mut proposer = None;
+    let app = match config.role {
+        Role::Proposer => {
+            let handle = driver::proposer::start(&config, metrics)?;
+            proposer = Some(handle.clone());
+            http::proposer::routes(node, handle)
+        }
+        Role::Acceptor => http::acceptor::routes(node, driver::acceptor::start(&config, metrics)?),
+        Role::Learner | Role::Store => {
+            let handle = driver::learner::start(&config, metrics)?;
+            let barrier = Barrier::start(&config, handle.clone());
+            http::learner::routes(node, handle, barrier, ending)
+        }
+    };
+    info!(target: "important", port = config.port, "{} serves", config.name());
+    let shutdown = async move {
+        shutdown.await;
+        info!(target: "important", "ending");
+        if let Some(proposer) = proposer {
+            // Still serving: requests go on to the next leader meanwhile.
+            let _ = tokio::time::timeout(LEAVE, proposer.leave()).await;
+        }
+        end.send_replace(true);
+    };
+    let options = serve::Options {
+        drain_timeout: DRAIN,
+        ..serve::Options::default()
+    };
+    serve::serve(listener, app, shutdown, options).await?;
+    Ok(())
+}

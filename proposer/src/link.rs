@@ -56,12 +56,19 @@ impl Link {
         let addresses = config.addresses(role).iter().enumerate();
         addresses
             .map(|(index, address)| {
-                let node = NodeName { role, id: NodeId::at(index)? };
+                let node = NodeName {
+                    role,
+                    id: NodeId::at(index)?,
+                };
                 if role == config.role && node.id == config.node_id {
                     return None;
                 }
                 let path = path(node).parse().ok()?;
-                Some(Link { node, peer: Peer::new(node.to_string(), address, options), path })
+                Some(Link {
+                    node,
+                    peer: Peer::new(node.to_string(), address, options),
+                    path,
+                })
             })
             .collect()
     }

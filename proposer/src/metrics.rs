@@ -75,7 +75,9 @@ impl Metrics {
                 r,
                 "batch_values",
                 "Values proposed at once.",
-                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0],
+                &[
+                    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+                ],
             )?,
             last_slot: gauge(r, "last_instance", "Last instance given out or voted in.")?,
             committed_slot: gauge(r, "committed_instance", "Last instance known chosen.")?,

@@ -15,8 +15,8 @@ use http::header::{CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The largest body taken unless a route says otherwise with [`BodyLimits::layer`]: 1 MiB.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -252,7 +252,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Body<T> {
     }
 }
 
-fn explain<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> Problem {
+/// Why a body is no `T`, with the place. Only an error is worth this second pass.
+pub(crate) fn explain<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    error: &serde_json::Error,
+) -> Problem {
     let detail = if bytes.is_empty() {
         "the body is empty: send a JSON document".to_owned()
     } else if !error.is_data() {

@@ -105,7 +105,9 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         let view = view.clone();
         move || run(acceptor, wal, &requests, tick, &view, &metrics)
     };
-    std::thread::Builder::new().name("acceptor".into()).spawn(run)?;
+    std::thread::Builder::new()
+        .name("acceptor".into())
+        .spawn(run)?;
     Ok(Handle { queue, view })
 }
 
@@ -166,7 +168,10 @@ fn append(
 }
 
 fn show(view: &View, acceptor: &Acceptor) {
-    view.promised.store(acceptor.promised().number(), Ordering::Relaxed);
-    view.committed.store(acceptor.committed().0, Ordering::Relaxed);
-    view.last_voted.store(acceptor.last_voted().0, Ordering::Relaxed);
+    view.promised
+        .store(acceptor.promised().number(), Ordering::Relaxed);
+    view.committed
+        .store(acceptor.committed().0, Ordering::Relaxed);
+    view.last_voted
+        .store(acceptor.last_voted().0, Ordering::Relaxed);
 }

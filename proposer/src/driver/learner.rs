@@ -46,10 +46,21 @@ const RECENT_BYTES: usize = 8 << 20;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 enum Ask {
-    Learn { learn: Learn, from: NodeName, answer: oneshot::Sender<Learned> },
-    Fetched { from: NodeId, reply: Reply },
+    Learn {
+        learn: Learn,
+        from: NodeName,
+        answer: oneshot::Sender<Learned>,
+    },
+    Fetched {
+        from: NodeId,
+        reply: Reply,
+    },
     /// Entries of the log's older part, from a slot on.
-    Older { from: Slot, bytes: usize, answer: oneshot::Sender<Vec<Entry>> },
+    Older {
+        from: Slot,
+        bytes: usize,
+        answer: oneshot::Sender<Vec<Entry>>,
+    },
 }
 
 /// The running learner. Cheap to clone.
@@ -85,7 +96,9 @@ impl State {
         self.recent_bytes += entry.value.len();
         self.recent.push_back(entry);
         while self.recent.len() > RECENT_ENTRIES || self.recent_bytes > RECENT_BYTES {
-            let Some(oldest) = self.recent.pop_front() else { break };
+            let Some(oldest) = self.recent.pop_front() else {
+                break;
+            };
             self.recent_bytes -= oldest.value.len();
         }
     }
@@ -104,7 +117,14 @@ impl State {
             left = left.saturating_sub(entry.value.len() + 64);
             fits
         };
-        Some(self.recent.iter().skip(skip).take_while(fits).cloned().collect())
+        Some(
+            self.recent
+                .iter()
+                .skip(skip)
+                .take_while(fits)
+                .cloned()
+                .collect(),
+        )
     }
 
     fn outcome(&self, slot: Slot) -> Option<Applied> {
@@ -122,7 +142,11 @@ impl Handle {
     /// The leader tells what is chosen. Answers when the values are applied, or soon after.
     pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
         let (answer, answered) = oneshot::channel();
-        self.send(Ask::Learn { learn, from, answer })?;
+        self.send(Ask::Learn {
+            learn,
+            from,
+            answer,
+        })?;
         answered.await.map_err(|_| Busy)
     }
 
@@ -132,13 +156,20 @@ impl Handle {
             return Ok(entries);
         }
         let (answer, answered) = oneshot::channel();
-        self.send(Ask::Older { from, bytes, answer })?;
+        self.send(Ask::Older {
+            from,
+            bytes,
+            answer,
+        })?;
         answered.await.map_err(|_| Busy)
     }
 
     /// The state for reading. Held for a moment only: applying waits for it.
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.shared.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last slot applied, to read or to wait for.
@@ -168,7 +199,11 @@ impl Handle {
 
     /// Why it no longer applies, if so.
     pub fn halted(&self) -> Option<String> {
-        self.shared.halted.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .halted
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn send(&self, ask: Ask) -> Result<(), Busy> {
@@ -192,7 +227,9 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         if let Some(first) = entries.first() {
             index.insert(first.slot, position);
         }
-        entries.into_iter().try_for_each(|entry| replay(&mut state, entry))
+        entries
+            .into_iter()
+            .try_for_each(|entry| replay(&mut state, entry))
     })?;
     let applied = state.machine.applied();
     info!(
@@ -215,9 +252,15 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         halted: RwLock::new(None),
     });
     let (queue, asks) = sync_channel(QUEUE);
-    let handle = Handle { queue, shared: shared.clone() };
+    let handle = Handle {
+        queue,
+        shared: shared.clone(),
+    };
     let run = Run {
-        me: NodeName { role: config.role, id: config.node_id },
+        me: NodeName {
+            role: config.role,
+            id: config.node_id,
+        },
         core: Learner::new(members, applied),
         wal,
         index,
@@ -230,7 +273,9 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         unsynced_bytes: 0,
         held: Vec::new(),
     };
-    std::thread::Builder::new().name("learner".into()).spawn(move || run.run(&asks))?;
+    std::thread::Builder::new()
+        .name("learner".into())
+        .spawn(move || run.run(&asks))?;
     Ok(handle)
 }
 
@@ -239,9 +284,15 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
 fn replay(state: &mut State, entry: Entry) -> Result<(), String> {
     if entry.slot != state.machine.applied().next() {
         let expected = state.machine.applied().next();
-        return Err(format!("instance {} where {expected} should be", entry.slot));
+        return Err(format!(
+            "instance {} where {expected} should be",
+            entry.slot
+        ));
     }
-    let applied = state.machine.apply(entry.slot, &entry.value).map_err(|e| e.to_string())?;
+    let applied = state
+        .machine
+        .apply(entry.slot, &entry.value)
+        .map_err(|e| e.to_string())?;
     let is_read = |applied: &Applied| matches!(applied.outcome, Outcome::Read(_));
     if applied != entry.applied && !(is_read(&applied) && is_read(&entry.applied)) {
         return Err(format!(
@@ -310,18 +361,34 @@ impl Run {
 
     fn take(&mut self, ask: Ask) {
         match ask {
-            Ask::Learn { learn, from, answer } => {
+            Ask::Learn {
+                learn,
+                from,
+                answer,
+            } => {
                 if from.role == Role::Proposer {
-                    self.shared.leader.store(from.id.number().into(), Ordering::Relaxed);
+                    self.shared
+                        .leader
+                        .store(from.id.number().into(), Ordering::Relaxed);
                 }
                 let first = learn.first;
                 let last = first.plus(learn.values.len() as u64).previous();
                 let until = Instant::now() + HOLD;
                 self.step(Input::Learn(learn.clone()));
-                self.held.push(Held { first, last, until, answer, learn });
+                self.held.push(Held {
+                    first,
+                    last,
+                    until,
+                    answer,
+                    learn,
+                });
             }
             Ask::Fetched { from, reply } => self.step(Input::Reply { from, reply }),
-            Ask::Older { from, bytes, answer } => {
+            Ask::Older {
+                from,
+                bytes,
+                answer,
+            } => {
                 // The asker may be gone.
                 let _ = answer.send(self.older(from, bytes));
             }
@@ -332,7 +399,11 @@ impl Run {
         if self.is_halted() {
             return;
         }
-        let Effects { deliver, fetch, missing } = self.core.step(input);
+        let Effects {
+            deliver,
+            fetch,
+            missing,
+        } = self.core.step(input);
         if let Some(slot) = missing {
             error!(
                 target: "important",
@@ -358,14 +429,21 @@ impl Run {
     fn apply(&mut self, chosen: Vec<(Slot, Value)>) {
         let mut entries = Vec::with_capacity(chosen.len());
         {
-            let mut state =
-                self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self
+                .shared
+                .state
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             for (slot, value) in chosen {
                 match state.machine.apply(slot, &value) {
                     Ok(applied) => {
                         // A copy: a slice would keep the whole message in memory.
                         let value = Value(bytes::Bytes::copy_from_slice(&value.0));
-                        let entry = Entry { slot, value, applied };
+                        let entry = Entry {
+                            slot,
+                            value,
+                            applied,
+                        };
                         state.push(entry.clone());
                         entries.push(entry);
                     }
@@ -376,7 +454,9 @@ impl Run {
                 }
             }
         }
-        let Some((first, last)) = entries.first().zip(entries.last()) else { return };
+        let Some((first, last)) = entries.first().zip(entries.last()) else {
+            return;
+        };
         let bytes = codec::encode_entries(&entries);
         self.index.insert(first.slot, self.wal.append(&bytes));
         self.unsynced.get_or_insert_with(Instant::now);
@@ -392,7 +472,9 @@ impl Run {
             Err(error) => end_on_disk_error(&error),
         }
         self.metrics.wal_size.set(self.wal.bytes() as i64);
-        self.shared.durable.store(self.core.delivered().0, Ordering::Relaxed);
+        self.shared
+            .durable
+            .store(self.core.delivered().0, Ordering::Relaxed);
         self.unsynced = None;
         self.unsynced_bytes = 0;
     }
@@ -401,8 +483,15 @@ impl Run {
     fn answer_held(&mut self, now: Instant) {
         let applied = self.core.delivered();
         let halted = self.is_halted();
-        let state = self.shared.state.read().unwrap_or_else(PoisonError::into_inner);
-        for held in self.held.extract_if(.., |h| h.last <= applied || h.until <= now || halted) {
+        let state = self
+            .shared
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        for held in self
+            .held
+            .extract_if(.., |h| h.last <= applied || h.until <= now || halted)
+        {
             let outcomes = held.learn.values.iter().enumerate().map(|(i, value)| {
                 let slot = held.first.plus(i as u64);
                 if slot > state.machine.applied() {
@@ -425,15 +514,25 @@ impl Run {
 
     fn fetch(&self, request: Request) {
         debug!(?request, "fetching chosen values from the acceptors");
-        let frame = Frame { from: self.me, message: Message::Request(request) }.encode();
+        let frame = Frame {
+            from: self.me,
+            message: Message::Request(request),
+        }
+        .encode();
         for link in self.acceptors.iter().flatten().cloned() {
             let (frame, handle) = (frame.clone(), self.handle.clone());
             self.runtime.spawn(async move {
                 // Any quorum will do, so breakers would only make a rare call rarer.
-                match link.ask(Lane::Bulk, frame, FETCH_TIMEOUT, Breakers::Ignore).await {
+                match link
+                    .ask(Lane::Bulk, frame, FETCH_TIMEOUT, Breakers::Ignore)
+                    .await
+                {
                     Ok(Message::Reply(reply)) => {
                         // Full: the fetch is repeated at a later tick.
-                        let _ = handle.send(Ask::Fetched { from: link.node.id, reply });
+                        let _ = handle.send(Ask::Fetched {
+                            from: link.node.id,
+                            reply,
+                        });
                     }
                     Ok(_) => warn!(acceptor = %link.node, "no answer to a fetch"),
                     Err(error) => debug!(acceptor = %link.node, %error, "fetch failed"),
@@ -443,7 +542,11 @@ impl Run {
     }
 
     fn older(&self, from: Slot, bytes: usize) -> Vec<Entry> {
-        let start = self.index.range(..=from).next_back().map_or(from, |(slot, _)| *slot);
+        let start = self
+            .index
+            .range(..=from)
+            .next_back()
+            .map_or(from, |(slot, _)| *slot);
         let mut entries = Vec::new();
         let mut size = 0;
         for position in self.index.range(start..).map(|(_, position)| *position) {
@@ -453,7 +556,10 @@ impl Run {
             };
             match codec::decode_entries(record) {
                 Ok(record) => {
-                    size += record.iter().map(|entry| entry.value.len() + 64).sum::<usize>();
+                    size += record
+                        .iter()
+                        .map(|entry| entry.value.len() + 64)
+                        .sum::<usize>();
                     entries.extend(record.into_iter().filter(|entry| entry.slot >= from));
                 }
                 Err(error) => end_on_disk_error(&error),
@@ -466,11 +572,19 @@ impl Run {
     }
 
     fn is_halted(&self) -> bool {
-        self.shared.halted.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.shared
+            .halted
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
     }
 
     fn halt(&self, why: String) {
         error!(target: "important", why, "the learner stops applying");
-        *self.shared.halted.write().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *self
+            .shared
+            .halted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 }

@@ -3,6 +3,7 @@
 //! wait behind the handling of clients' requests.
 
 pub mod acceptor;
+pub mod barrier;
 pub mod learner;
 pub mod proposer;
 

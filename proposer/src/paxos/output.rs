@@ -43,7 +43,10 @@ mod tests {
         let group = Output::group([Output::new(vec![1], 'a'), Output::new(vec![2, 3], 'b')]);
         assert_eq!(group.clone().persist(|_| Err("disk")), Err("disk"));
         let mut written = Vec::new();
-        let effects = group.persist(|records| Ok::<_, ()>(written.extend_from_slice(records)));
+        let effects = group.persist(|records| {
+            written.extend_from_slice(records);
+            Ok::<_, ()>(())
+        });
         assert_eq!((effects, written), (Ok(vec!['a', 'b']), vec![1, 2, 3]));
     }
 

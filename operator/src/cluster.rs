@@ -1,0 +1,382 @@
+//! `PaxosCluster` → [`Cluster`], or which field is wrong and what to do. Everything after this step
+//! takes a `Cluster` and has nothing left to check.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Resource;
+use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
+use proposer::paxos::ids::{Members, NodeId};
+
+use crate::crd::{DEFAULT_ACCEPTORS, PaxosCluster, Resources, RoleSpec, Storage};
+use crate::{names, quantity};
+
+/// The image of a spec that names none: the one released together with this operator.
+pub const DEFAULT_IMAGE: &str = concat!(
+    "ghcr.io/clustersync/cluster-sync:",
+    env!("CARGO_PKG_VERSION")
+);
+
+const DEFAULT_STORAGE: &str = "5Gi";
+const DEFAULT_REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
+/// No CPU limit: a throttled leader misses its heartbeats and loses its office.
+const DEFAULT_LIMITS: [(&str, &str); 1] = [("memory", "512Mi")];
+
+/// A PaxosCluster that makes sense.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Its name; short enough for all that is named after it.
+    pub name: String,
+    /// Where it and all its objects live.
+    pub namespace: String,
+    /// The PaxosCluster, as owner of its objects; `None` when it is not in a cluster yet.
+    pub owner: Option<OwnerReference>,
+    /// The nodes' image.
+    pub image: String,
+    /// When to pull it; `None`: Kubernetes decides.
+    pub image_pull_policy: Option<String>,
+    /// Credentials for its registry.
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Detailed logs.
+    pub debug: bool,
+    /// Between the leader's heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Without heartbeat, before an election.
+    pub election_timeout: Duration,
+    /// The acceptors.
+    pub members: Members,
+    /// The roles it has, in the order of [`Role::ALL`].
+    pub groups: Vec<Group>,
+}
+
+/// The nodes of one role.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// The role.
+    pub role: Role,
+    /// How many, at least 1.
+    pub replicas: u8,
+    /// CPU and memory, with defaults filled in.
+    pub resources: ResourceRequirements,
+    /// The volume's size.
+    pub storage_size: Quantity,
+    /// The volume's class; `None`: the Kubernetes cluster's default.
+    pub storage_class_name: Option<String>,
+    /// The volume's access modes, not empty.
+    pub access_modes: Vec<String>,
+    /// As in a pod's spec.
+    pub node_selector: BTreeMap<String, String>,
+    /// As in a pod's spec.
+    pub tolerations: Vec<Toleration>,
+    /// `None`: the default.
+    pub affinity: Option<Affinity>,
+    /// `None`: the default.
+    pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    /// As in a pod's spec.
+    pub priority_class_name: Option<String>,
+}
+
+/// A field that no retry can make right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Invalid {
+    /// Its path, such as `spec.acceptor.replicas`.
+    pub field: String,
+    /// What it held and what it may hold.
+    pub problem: String,
+}
+
+impl Invalid {
+    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
+        Invalid {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// The refusal of an acceptor count other than the one the cluster began with.
+    pub(crate) fn acceptors(pinned: impl std::fmt::Display, wanted: u8) -> Invalid {
+        Invalid::new(
+            "spec.acceptor.replicas",
+            format!(
+                "is {wanted}, but the cluster was created with {pinned} acceptors and their number \
+                 cannot change, since the quorums of two sizes need not meet: set it to {pinned}"
+            ),
+        )
+    }
+}
+
+impl Cluster {
+    /// Checks the whole spec, and the acceptor count against the one in the status.
+    pub fn parse(object: &PaxosCluster) -> Result<Cluster, Invalid> {
+        let spec = &object.spec;
+        let name = parse_name(object.metadata.name.as_deref().unwrap_or_default())?;
+        let heartbeat_interval = millis(
+            "spec.heartbeatIntervalMs",
+            spec.heartbeat_interval_ms,
+            DEFAULT_HEARTBEAT_INTERVAL,
+            5..=60_000,
+        )?;
+        let election_timeout = millis(
+            "spec.electionTimeoutMs",
+            spec.election_timeout_ms,
+            DEFAULT_ELECTION_TIMEOUT,
+            20..=600_000,
+        )?;
+        if election_timeout < 4 * heartbeat_interval {
+            return Err(Invalid::new(
+                "spec.electionTimeoutMs",
+                format!(
+                    "is {}, must be at least 4 times heartbeatIntervalMs, which is {}",
+                    election_timeout.as_millis(),
+                    heartbeat_interval.as_millis()
+                ),
+            ));
+        }
+        if let Some(policy) = &spec.image_pull_policy
+            && !["Always", "IfNotPresent", "Never"].contains(&policy.as_str())
+        {
+            return Err(Invalid::new(
+                "spec.imagePullPolicy",
+                format!("is {policy:?}, must be Always, IfNotPresent or Never"),
+            ));
+        }
+        if spec
+            .image
+            .as_deref()
+            .is_some_and(|image| image.trim().is_empty())
+        {
+            return Err(Invalid::new(
+                "spec.image",
+                "is empty: name an image or leave it out",
+            ));
+        }
+
+        let mut groups = vec![
+            Group::parse(Role::Proposer, &spec.proposer, 5)?,
+            Group::parse(Role::Acceptor, &spec.acceptor, DEFAULT_ACCEPTORS)?,
+            Group::parse(Role::Learner, &spec.learner, 2)?,
+        ];
+        if spec.store.enabled {
+            groups.push(Group::parse(Role::Store, &spec.store.role, 3)?);
+        }
+        let acceptors = groups[1].replicas;
+        let members = Members::new(acceptors)
+            .ok_or_else(|| Invalid::new("spec.acceptor.replicas", "must be at least 1"))?;
+        if let Some(pinned) = object.status.as_ref().and_then(|status| status.acceptors)
+            && pinned != i32::from(acceptors)
+        {
+            return Err(Invalid::acceptors(pinned, acceptors));
+        }
+
+        Ok(Cluster {
+            name,
+            namespace: object
+                .metadata
+                .namespace
+                .clone()
+                .unwrap_or_else(|| "default".to_owned()),
+            owner: object
+                .controller_owner_ref(&())
+                .map(|owner| OwnerReference {
+                    block_owner_deletion: Some(true),
+                    ..owner
+                }),
+            image: spec
+                .image
+                .clone()
+                .unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
+            image_pull_policy: spec.image_pull_policy.clone(),
+            image_pull_secrets: spec.image_pull_secrets.clone(),
+            debug: spec.debug.unwrap_or(false),
+            heartbeat_interval,
+            election_timeout,
+            members,
+            groups,
+        })
+    }
+
+    /// A role's nodes; `None` when the cluster has none of that role.
+    pub fn group(&self, role: Role) -> Option<&Group> {
+        self.groups.iter().find(|group| group.role == role)
+    }
+
+    /// The addresses of a role's nodes, by id.
+    pub fn addresses(&self, role: Role, port: u16) -> Vec<String> {
+        let replicas = self.group(role).map_or(0, |group| group.replicas);
+        NodeId::first(replicas)
+            .map(|node| names::address(&self.name, &self.namespace, role, node, port))
+            .collect()
+    }
+}
+
+impl Group {
+    fn parse(role: Role, spec: &RoleSpec, default_replicas: u8) -> Result<Group, Invalid> {
+        let field = |name: &str| format!("spec.{role}.{name}");
+        let replicas = match spec.replicas {
+            None => default_replicas,
+            Some(replicas) => u8::try_from(replicas)
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| {
+                    Invalid::new(
+                        field("replicas"),
+                        format!("is {replicas}, must be from 1 to 255"),
+                    )
+                })?,
+        };
+        let Resources { requests, limits } = spec.resources.clone().unwrap_or_default();
+        let requests = quantities(&field("resources.requests"), requests, &DEFAULT_REQUESTS)?;
+        let limits = quantities(&field("resources.limits"), limits, &DEFAULT_LIMITS)?;
+        let (requests, limits) = reconcile_defaults(&field("resources"), spec, requests, limits)?;
+        let Storage {
+            size,
+            storage_class_name,
+            access_modes,
+        } = spec.storage.clone().unwrap_or_default();
+        let size = size.unwrap_or_else(|| IntOrString::String(DEFAULT_STORAGE.to_owned()));
+        let access_modes = if access_modes.is_empty() {
+            vec!["ReadWriteOnce".to_owned()]
+        } else {
+            access_modes
+        };
+        Ok(Group {
+            role,
+            replicas,
+            resources: ResourceRequirements {
+                requests: Some(requests),
+                limits: Some(limits),
+                ..Default::default()
+            },
+            storage_size: positive(&field("storage.size"), &size)?,
+            storage_class_name,
+            access_modes,
+            node_selector: spec.node_selector.clone(),
+            tolerations: spec.tolerations.clone(),
+            affinity: spec.affinity.clone(),
+            topology_spread_constraints: spec.topology_spread_constraints.clone(),
+            priority_class_name: spec.priority_class_name.clone(),
+        })
+    }
+}
+
+/// A Service's name is a DNS label that begins with a letter, so the cluster's must be one too.
+fn parse_name(name: &str) -> Result<String, Invalid> {
+    let good = name.len() <= names::CLUSTER_NAME_MAX
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if good {
+        return Ok(name.to_owned());
+    }
+    Err(Invalid::new(
+        "metadata.name",
+        format!(
+            "is {name:?}, must be at most {} lower-case letters, digits and dashes, and begin with \
+             a letter, since pods and Services are named after it",
+            names::CLUSTER_NAME_MAX
+        ),
+    ))
+}
+
+fn millis(
+    field: &str,
+    given: Option<i32>,
+    default: Duration,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<Duration, Invalid> {
+    let Some(given) = given else {
+        return Ok(default);
+    };
+    match u64::try_from(given) {
+        Ok(ms) if range.contains(&ms) => Ok(Duration::from_millis(ms)),
+        _ => Err(Invalid::new(
+            field,
+            format!(
+                "is {given}, must be from {} to {} milliseconds",
+                range.start(),
+                range.end()
+            ),
+        )),
+    }
+}
+
+type Quantities = BTreeMap<String, Quantity>;
+
+fn quantities(
+    field: &str,
+    given: BTreeMap<String, IntOrString>,
+    defaults: &[(&str, &str)],
+) -> Result<Quantities, Invalid> {
+    let mut quantities: Quantities = defaults
+        .iter()
+        .map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned())))
+        .collect();
+    for (name, amount) in given {
+        let amount = positive(&format!("{field}.{name}"), &amount)?;
+        quantities.insert(name, amount);
+    }
+    Ok(quantities)
+}
+
+fn positive(field: &str, amount: &IntOrString) -> Result<Quantity, Invalid> {
+    let text = match amount {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => text.clone(),
+    };
+    match quantity::nanos(&text) {
+        Some(nanos) if nanos > 0 => Ok(Quantity(text)),
+        _ => Err(Invalid::new(
+            field,
+            format!("is {text:?}, must be a quantity above 0 such as 100m or 2Gi"),
+        )),
+    }
+}
+
+/// A request above its limit is refused by Kubernetes. A default gives way to what was written; two
+/// written amounts that contradict each other are the user's to correct.
+fn reconcile_defaults(
+    field: &str,
+    spec: &RoleSpec,
+    mut requests: Quantities,
+    mut limits: Quantities,
+) -> Result<(Quantities, Quantities), Invalid> {
+    let Some(written) = &spec.resources else {
+        return Ok((requests, limits));
+    };
+    let names: Vec<String> = limits.keys().cloned().collect();
+    for name in names {
+        let Some(request) = requests.get(&name).cloned() else {
+            continue;
+        };
+        let limit = limits[&name].clone();
+        if quantity::nanos(&request.0) <= quantity::nanos(&limit.0) {
+            continue;
+        }
+        match (
+            written.requests.contains_key(&name),
+            written.limits.contains_key(&name),
+        ) {
+            (true, true) => {
+                return Err(Invalid::new(
+                    format!("{field}.requests.{name}"),
+                    format!("is {}, above the limit of {}", request.0, limit.0),
+                ));
+            }
+            (true, false) => drop(limits.insert(name, request)),
+            _ => drop(requests.insert(name, limit)),
+        }
+    }
+    Ok((requests, limits))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use super::*;
+
+fn parse(yaml: &str) -> Result<Cluster, Invalid> {
+    Cluster::parse(&serde_saphyr::from_str(yaml).expect("the fixture is a PaxosCluster"))
+}
+
+fn with_spec(spec: &str) -> Result<Cluster, Invalid> {
+    parse(&format!(
+        "{{metadata: {{name: ledger, namespace: shop}}, spec: {spec}}}"
+    ))
+}
+
+fn refused(spec: &str) -> String {
+    with_spec(spec).expect_err(spec).to_string()
+}
+
+#[test]
+fn an_empty_spec_is_a_cluster_of_the_default_size() {
+    let cluster = with_spec("{}").unwrap();
+    let sizes: Vec<_> = cluster
+        .groups
+        .iter()
+        .map(|g| (g.role.name(), g.replicas))
+        .collect();
+    assert_eq!(sizes, [("proposer", 5), ("acceptor", 5), ("learner", 2)]);
+    assert_eq!(cluster.members.quorum(), 3);
+    assert!(
+        cluster
+            .image
+            .starts_with("ghcr.io/clustersync/cluster-sync:")
+    );
+}
+
+#[test]
+fn stores_are_three_when_enabled() {
+    let cluster = with_spec("{store: {enabled: true}}").unwrap();
+    assert_eq!(cluster.group(Role::Store).unwrap().replicas, 3);
+    assert!(
+        with_spec("{store: {replicas: 2}}")
+            .unwrap()
+            .group(Role::Store)
+            .is_none()
+    );
+}
+
+#[test]
+fn a_refusal_names_the_field_what_it_held_and_what_it_may_hold() {
+    for (spec, expected) in [
+        (
+            "{proposer: {replicas: 0}}",
+            "spec.proposer.replicas: is 0, must be from 1 to 255",
+        ),
+        (
+            "{learner: {replicas: 256}}",
+            "spec.learner.replicas: is 256, must be from 1 to 255",
+        ),
+        (
+            "{store: {enabled: true, replicas: -1}}",
+            "spec.store.replicas: is -1",
+        ),
+        (
+            "{heartbeatIntervalMs: 1}",
+            "spec.heartbeatIntervalMs: is 1, must be from 5 to 60000",
+        ),
+        (
+            "{heartbeatIntervalMs: 101}",
+            "spec.electionTimeoutMs: is 400, must be at least 4 times",
+        ),
+        (
+            "{electionTimeoutMs: -5}",
+            "spec.electionTimeoutMs: is -5, must be from 20",
+        ),
+        ("{image: ' '}", "spec.image: is empty"),
+        (
+            "{imagePullPolicy: Sometimes}",
+            r#"spec.imagePullPolicy: is "Sometimes""#,
+        ),
+        (
+            "{acceptor: {storage: {size: much}}}",
+            r#"spec.acceptor.storage.size: is "much""#,
+        ),
+        (
+            "{acceptor: {storage: {size: 0}}}",
+            r#"spec.acceptor.storage.size: is "0""#,
+        ),
+        (
+            "{proposer: {resources: {requests: {cpu: 1x}}}}",
+            r#"spec.proposer.resources.requests.cpu: is "1x""#,
+        ),
+        (
+            "{proposer: {resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}}}",
+            "spec.proposer.resources.requests.cpu: is 2, above the limit of 1500m",
+        ),
+    ] {
+        assert!(
+            refused(spec).starts_with(expected),
+            "{spec}: {}",
+            refused(spec)
+        );
+    }
+}
+
+#[test]
+fn a_default_amount_gives_way_to_what_was_written() {
+    let memory = |spec: &str| {
+        let cluster = with_spec(spec).unwrap();
+        let resources = cluster.groups[0].resources.clone();
+        let amount = |amounts: Option<Quantities>| amounts.unwrap()["memory"].0.clone();
+        (amount(resources.requests), amount(resources.limits))
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(memory("{}"), pair("64Mi", "512Mi"));
+    let small = "{proposer: {resources: {limits: {memory: 32Mi}}}}";
+    assert_eq!(memory(small), pair("32Mi", "32Mi"));
+    let large = "{proposer: {resources: {requests: {memory: 2Gi}}}}";
+    assert_eq!(memory(large), pair("2Gi", "2Gi"));
+}
+
+#[test]
+fn names_that_no_service_may_have_are_refused() {
+    let named = |name: &str| parse(&format!("{{metadata: {{name: '{name}'}}, spec: {{}}}}"));
+    let longest = "l".repeat(names::CLUSTER_NAME_MAX);
+    assert!(named(&longest).is_ok());
+    // A StatefulSet of 52 characters is the longest whose pods can be made.
+    assert_eq!(names::role(&longest, Role::Proposer).len(), 52);
+    for bad in [
+        &format!("{longest}l"),
+        "",
+        "9lives",
+        "a.b",
+        "a-",
+        "Ledger",
+        "ledgé",
+    ] {
+        assert_eq!(named(bad).expect_err(bad).field, "metadata.name");
+    }
+}
+
+#[test]
+fn the_acceptor_count_is_fixed_once_it_is_in_the_status() {
+    let sized = |acceptors: u8| {
+        parse(&format!(
+            "{{metadata: {{name: ledger}}, spec: {{acceptor: {{replicas: {acceptors}}}}}, \
+             status: {{acceptors: 3}}}}"
+        ))
+    };
+    assert!(sized(3).is_ok());
+    let refusal = sized(5).unwrap_err();
+    assert_eq!(refusal.field, "spec.acceptor.replicas");
+    assert!(
+        refusal.problem.contains("created with 3 acceptors"),
+        "{refusal}"
+    );
+}

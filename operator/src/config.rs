@@ -1,0 +1,51 @@
+//! The operator's flags, the one place for them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Turns PaxosCluster objects into running Multi-Paxos clusters.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "paxos-operator", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the operator can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the controller against the Kubernetes cluster of this pod, or else of the kubeconfig.
+    Run(Run),
+    /// Print the CustomResourceDefinition of PaxosCluster as YAML.
+    Crd,
+    /// Print every object that a PaxosCluster becomes, as YAML, touching nothing.
+    Render {
+        /// The file with the PaxosCluster, YAML or JSON.
+        #[arg(short, long)]
+        file: PathBuf,
+    },
+}
+
+/// How to run the controller.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Where to serve /healthz, /readyz and /metrics.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// How to write logs to stdout; RUST_LOG says which (default: info).
+    #[arg(long, value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}

@@ -1,0 +1,312 @@
+//! What users write and read: `PaxosCluster`. Its field docs are what `kubectl explain` shows.
+
+// `KubeSchema` repeats each struct inside a function.
+#![allow(unreachable_pub)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, LocalObjectReference, Toleration, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// The acceptor count of a spec that says nothing, here for the CEL rule as for [`crate::cluster`].
+pub const DEFAULT_ACCEPTORS: u8 = 5;
+
+/// A Multi-Paxos cluster: a totally ordered log and key-value store, replicated over proposers
+/// (take requests, elect a leader), acceptors (vote, durably), learners (serve what was chosen) and,
+/// if asked for, stores (keep the data on other disks).
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "clustersync.io",
+    version = "v1alpha1",
+    kind = "PaxosCluster",
+    plural = "paxosclusters",
+    shortname = "paxos",
+    shortname = "pxs",
+    category = "all",
+    namespaced,
+    status = "PaxosClusterStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    doc = "A Multi-Paxos cluster: a totally ordered, replicated log and key-value store.",
+    validation = Rule::new("self.metadata.name.size() <= 43 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be at most 43 lower-case letters, digits and dashes, and begin with a letter: pods and Services are named after it"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Every node is ready and the cluster commits"
+    ),
+    printcolumn(
+        name = "Leader",
+        type_ = "integer",
+        json_path = ".status.leaderId",
+        description = "The proposer that leads"
+    ),
+    printcolumn(
+        name = "Committed",
+        type_ = "integer",
+        json_path = ".status.committedInstance",
+        description = "The last instance of the log known to be chosen"
+    ),
+    printcolumn(
+        name = "Proposers",
+        type_ = "string",
+        json_path = ".status.proposer.summary",
+        description = "Ready proposers of all"
+    ),
+    printcolumn(
+        name = "Acceptors",
+        type_ = "string",
+        json_path = ".status.acceptor.summary",
+        description = "Ready acceptors of all"
+    ),
+    printcolumn(
+        name = "Learners",
+        type_ = "string",
+        json_path = ".status.learner.summary",
+        description = "Ready learners of all"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        description = "Why it is ready or not",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(validation = Rule::new("(has(self.acceptor) && has(self.acceptor.replicas) ? self.acceptor.replicas : 5) == (has(oldSelf.acceptor) && has(oldSelf.acceptor.replicas) ? oldSelf.acceptor.replicas : 5)")
+    .message("acceptor.replicas cannot change after creation: the quorums of two sizes need not meet")
+    .field_path(".acceptor"))]
+#[x_kube(validation = Rule::new("(has(self.electionTimeoutMs) ? self.electionTimeoutMs : 400) >= 4 * (has(self.heartbeatIntervalMs) ? self.heartbeatIntervalMs : 50)")
+    .message("electionTimeoutMs (default 400) must be at least 4 times heartbeatIntervalMs (default 50)"))]
+#[serde(rename_all = "camelCase")]
+pub struct PaxosClusterSpec {
+    /// The image of every node. Default: the image released together with the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
+    /// When to pull the image: Always, IfNotPresent or Never. Default: Kubernetes decides by the tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "image_pull_policy")]
+    pub image_pull_policy: Option<String>,
+
+    /// Secrets of this namespace with credentials for the image's registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// Whether nodes log in detail and answer `GET /logs`. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<bool>,
+
+    /// How often the leader tells the other proposers that it lives, in milliseconds. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 5, max = 60_000))]
+    pub heartbeat_interval_ms: Option<i32>,
+
+    /// How long a proposer waits without a heartbeat before it runs for leader, in milliseconds; the
+    /// wait is randomised between this and twice this. At least 4 times heartbeatIntervalMs. Default: 400.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 20, max = 600_000))]
+    pub election_timeout_ms: Option<i32>,
+
+    /// Proposers take clients' requests, elect a leader among themselves and run Paxos. Default: 5.
+    #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
+    pub proposer: RoleSpec,
+
+    /// Acceptors vote and keep their votes on disk; a majority of them must be up for writes. Their
+    /// number is fixed at creation; odd numbers tolerate as many failures as the even number above. Default: 5.
+    #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
+    pub acceptor: RoleSpec,
+
+    /// Learners apply what was chosen, in order, and serve reads. At least one must be up. Default: 2.
+    #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
+    pub learner: RoleSpec,
+
+    /// Stores keep a copy of the data on disks of their own. Off unless enabled. Default: 3 when enabled.
+    #[serde(default, skip_serializing_if = "StoreSpec::is_default")]
+    pub store: StoreSpec,
+}
+
+/// The pods of one role.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleSpec {
+    /// How many nodes play this role, 1 to 255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 255))]
+    pub replicas: Option<i32>,
+
+    /// CPU and memory of each node. What is not given has a default; there is no CPU limit by default,
+    /// since a throttled leader misses its heartbeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
+    /// The volume with each node's state. It cannot change after creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("storage cannot change after creation"))]
+    pub storage: Option<Storage>,
+
+    /// Labels that a Kubernetes node must have to run this role.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints that this role tolerates, as in a pod's spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub tolerations: Vec<Toleration>,
+
+    /// Affinity as in a pod's spec, in place of the default: nodes of one role prefer different hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "object")]
+    pub affinity: Option<Affinity>,
+
+    /// Spread constraints as in a pod's spec, in place of the default: even over zones where possible.
+    /// An empty list means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "objects")]
+    pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+
+    /// The pods' priority class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+}
+
+/// The stores: a role that may be absent.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreSpec {
+    /// Whether the cluster has stores. Switching them off keeps their volumes. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enabled: bool,
+
+    #[allow(missing_docs)]
+    #[serde(flatten)]
+    pub role: RoleSpec,
+}
+
+/// CPU and memory of a container.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the scheduler sets aside, such as cpu: 100m and memory: 128Mi.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, IntOrString>,
+
+    /// What a node may never exceed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, IntOrString>,
+}
+
+/// A node's volume.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// The volume's size, such as 10Gi. Default: 5Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<IntOrString>,
+
+    /// The volume's storage class. Default: the Kubernetes cluster's default class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+
+    /// How the volume may be mounted. Default: ReadWriteOnce.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access_modes: Vec<String>,
+}
+
+/// What the operator last saw. Written only when it changes.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaxosClusterStatus {
+    /// The metadata.generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The acceptor count with which the cluster was created; it cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptors: Option<i32>,
+
+    /// How many proposers are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposer: Option<RoleStatus>,
+
+    /// How many acceptors are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptor: Option<RoleStatus>,
+
+    /// How many learners are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learner: Option<RoleStatus>,
+
+    /// How many stores are ready; absent when the cluster has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<RoleStatus>,
+
+    /// The proposer that leads; absent when none is known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_id: Option<i32>,
+
+    /// The term of the last leader seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<i64>,
+
+    /// The last instance of the log that a proposer reported as chosen. It may lag some seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed_instance: Option<i64>,
+
+    /// Ready: every node is ready and the cluster commits. Available: it commits. Progressing: nodes
+    /// are being started, replaced or stopped. Degraded: fewer nodes are ready than there should be.
+    /// Stalled (only when true): nothing will happen until the spec is corrected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// How many nodes of a role are ready.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleStatus {
+    /// How many there should be.
+    pub replicas: i32,
+    /// How many are ready.
+    pub ready: i32,
+    /// Both, as in 4/5.
+    pub summary: String,
+}
+
+impl RoleSpec {
+    fn is_default(&self) -> bool {
+        *self == RoleSpec::default()
+    }
+}
+
+impl StoreSpec {
+    fn is_default(&self) -> bool {
+        *self == StoreSpec::default()
+    }
+}
+
+fn image_pull_policy(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "nullable": true, "enum": ["Always", "IfNotPresent", "Never"] })
+}
+
+/// Kubernetes' own types, unchecked here: their full schemas would make up most of the CRD. What
+/// does not parse as one is reported in the status.
+fn object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true })
+}
+
+fn objects(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "nullable": true,
+        "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+    })
+}

@@ -1,0 +1,120 @@
+//! [`Cluster`] → the objects it is made of. Pure, and complete without Kubernetes.
+
+mod disruption_budget;
+mod services;
+mod stateful_set;
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proposer::config::Role;
+
+use crate::cluster::{Cluster, Invalid};
+use crate::crd::PaxosCluster;
+use crate::names;
+
+/// All objects of a cluster. The marker says whether they are wanted or known to be in the
+/// API server; only [`crate::apply`] makes the one into the other.
+#[derive(Clone, Debug)]
+pub struct Objects<S> {
+    /// One for each role.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// A headless one for each role and two for clients.
+    pub services: Vec<Service>,
+    /// One for each role.
+    pub disruption_budgets: Vec<PodDisruptionBudget>,
+    pub(crate) state: PhantomData<S>,
+}
+
+/// What should be.
+#[derive(Clone, Copy, Debug)]
+pub enum Desired {}
+
+/// What is, as the API server answered.
+#[derive(Clone, Copy, Debug)]
+pub enum Applied {}
+
+/// The objects of a cluster, in a fixed order.
+pub fn desired(cluster: &Cluster) -> Objects<Desired> {
+    let groups = &cluster.groups;
+    Objects {
+        stateful_sets: groups
+            .iter()
+            .map(|group| stateful_set::stateful_set(cluster, group))
+            .collect(),
+        services: groups
+            .iter()
+            .map(|group| services::headless(cluster, group.role))
+            .chain([services::proposers(cluster), services::readers(cluster)])
+            .collect(),
+        disruption_budgets: groups
+            .iter()
+            .map(|group| disruption_budget::disruption_budget(cluster, group))
+            .collect(),
+        state: PhantomData,
+    }
+}
+
+/// The objects that a PaxosCluster becomes, touching nothing. Fails with the field that makes no sense.
+pub fn render(object: &PaxosCluster) -> Result<Objects<Desired>, Invalid> {
+    Ok(desired(&Cluster::parse(object)?))
+}
+
+impl Objects<Desired> {
+    /// Every object as one stream of YAML documents, in the order in which they are applied.
+    pub fn to_yaml(&self) -> String {
+        let Objects {
+            stateful_sets,
+            services,
+            disruption_budgets,
+            state: PhantomData,
+        } = self;
+        let documents = (services.iter().map(to_document))
+            .chain(disruption_budgets.iter().map(to_document))
+            .chain(stateful_sets.iter().map(to_document));
+        documents.collect::<Vec<_>>().join("---\n")
+    }
+}
+
+/// YAML as `kubectl` prints it: two spaces, lists not indented, no folding.
+pub fn to_document<T: serde::Serialize>(object: &T) -> String {
+    let value = serde_json::to_value(object).expect("an object of ours is JSON");
+    let options = serde_saphyr::ser_options! {
+        indent_step: 2,
+        compact_list_indent: true,
+        prefer_block_scalars: true,
+        folded_wrap_chars: usize::MAX,
+    };
+    let mut text = String::new();
+    serde_saphyr::to_fmt_writer_with_options(&mut text, &value, options)
+        .expect("writing JSON as YAML to a string cannot fail");
+    text
+}
+
+fn metadata(cluster: &Cluster, name: String, role: Option<Role>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.namespace.clone()),
+        labels: Some(names::labels(&cluster.name, role)),
+        owner_references: cluster.owner.clone().map(|owner| vec![owner]),
+        ..Default::default()
+    }
+}
+
+fn label_selector(
+    cluster: &Cluster,
+    role: Role,
+) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector {
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector {
+        match_labels: Some(selector(cluster, role)),
+        ..Default::default()
+    }
+}
+
+fn selector(cluster: &Cluster, role: Role) -> BTreeMap<String, String> {
+    names::selector(&cluster.name, role)
+}

@@ -1,0 +1,277 @@
+//! The pods of a role. Their environment is [`Config::to_env`], so it is what the node reads.
+
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetOrdinals, StatefulSetPersistentVolumeClaimRetentionPolicy,
+    StatefulSetSpec, StatefulSetUpdateStrategy,
+};
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm,
+    PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
+    SecurityContext, TopologySpreadConstraint, VolumeMount, VolumeResourceRequirements,
+    WeightedPodAffinityTerm,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use proposer::config::{Config, DEFAULT_DATA_DIR, DEFAULT_PORT, Role};
+use proposer::paxos::ids::NodeId;
+
+use super::{label_selector, metadata};
+use crate::cluster::{Cluster, Group};
+use crate::names;
+
+/// The node's binary in the image.
+const COMMAND: &str = "/usr/local/bin/proposer";
+/// The image's user, by number so that the kubelet can see that it is not root.
+const USER: i64 = 65532;
+/// A leader hands over and in-flight requests finish within 5 s; the rest is for a slow disk.
+const TERMINATION_GRACE_S: i64 = 30;
+
+pub(super) fn stateful_set(cluster: &Cluster, group: &Group) -> StatefulSet {
+    let role = group.role;
+    let name = names::role(&cluster.name, role);
+    let mut metadata = metadata(cluster, name.clone(), Some(role));
+    if role == Role::Acceptor {
+        let acceptors = cluster.members.count().to_string();
+        metadata.annotations = Some([(names::ACCEPTORS_ANNOTATION.to_owned(), acceptors)].into());
+    }
+    StatefulSet {
+        metadata,
+        spec: Some(StatefulSetSpec {
+            replicas: Some(i32::from(group.replicas)),
+            service_name: Some(name),
+            selector: label_selector(cluster, role),
+            // Pod c-acceptor-1 is acceptor 1: position k of an address list is node k.
+            ordinals: Some(StatefulSetOrdinals { start: Some(1) }),
+            // A node that waits for its predecessor could wait for ever when a quorum is down.
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                ..Default::default()
+            }),
+            persistent_volume_claim_retention_policy: Some(
+                StatefulSetPersistentVolumeClaimRetentionPolicy {
+                    when_deleted: Some("Retain".to_owned()),
+                    when_scaled: Some("Retain".to_owned()),
+                },
+            ),
+            revision_history_limit: Some(3),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(names::labels(&cluster.name, Some(role))),
+                    ..Default::default()
+                }),
+                spec: Some(pod(cluster, group)),
+            },
+            volume_claim_templates: Some(vec![claim(group)]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn pod(cluster: &Cluster, group: &Group) -> PodSpec {
+    let role = group.role;
+    PodSpec {
+        containers: vec![container(cluster, group)],
+        image_pull_secrets: some_unless_empty(cluster.image_pull_secrets.clone()),
+        automount_service_account_token: Some(false),
+        // The variables of unrelated Services must not reach a node's environment.
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(TERMINATION_GRACE_S),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        node_selector: Some(group.node_selector.clone()).filter(|labels| !labels.is_empty()),
+        tolerations: some_unless_empty(group.tolerations.clone()),
+        affinity: Some(
+            group
+                .affinity
+                .clone()
+                .unwrap_or_else(|| apart_from_each_other(cluster, role)),
+        ),
+        topology_spread_constraints: some_unless_empty(
+            group
+                .topology_spread_constraints
+                .clone()
+                .unwrap_or_else(|| vec![even_over_zones(cluster, role)]),
+        ),
+        priority_class_name: group.priority_class_name.clone(),
+        ..Default::default()
+    }
+}
+
+fn container(cluster: &Cluster, group: &Group) -> Container {
+    Container {
+        name: names::CONTAINER.to_owned(),
+        image: Some(cluster.image.clone()),
+        image_pull_policy: cluster.image_pull_policy.clone(),
+        command: Some(vec![COMMAND.to_owned()]),
+        env: Some(environment(cluster, group.role)),
+        ports: Some(vec![ContainerPort {
+            name: Some(names::HTTP_PORT.to_owned()),
+            container_port: i32::from(DEFAULT_PORT),
+            protocol: Some("TCP".to_owned()),
+            ..Default::default()
+        }]),
+        // Replaying a long log takes its time: 5 minutes before the kubelet gives up.
+        startup_probe: Some(Probe {
+            failure_threshold: Some(300),
+            ..probe("/health", 1)
+        }),
+        liveness_probe: Some(Probe {
+            failure_threshold: Some(3),
+            ..probe("/health", 10)
+        }),
+        readiness_probe: Some(Probe {
+            failure_threshold: Some(2),
+            ..probe("/ready", 2)
+        }),
+        resources: Some(group.resources.clone()),
+        volume_mounts: Some(vec![VolumeMount {
+            name: names::DATA_VOLUME.to_owned(),
+            mount_path: DEFAULT_DATA_DIR.to_owned(),
+            ..Default::default()
+        }]),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// One list for all pods of a role: `NODE_ID` is the pod's ordinal, the rest is the same for each.
+fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
+    let any_node = NodeId::first(1).next().expect("there is a node 1");
+    let mut config = Config {
+        debug: cluster.debug,
+        use_cluster_store: cluster.group(Role::Store).is_some(),
+        heartbeat_interval: cluster.heartbeat_interval,
+        election_timeout: cluster.election_timeout,
+        ..Config::new(role, any_node)
+    };
+    for peers in peers(role) {
+        let addresses = cluster.addresses(*peers, DEFAULT_PORT);
+        match peers {
+            Role::Proposer => config.proposers = addresses,
+            Role::Acceptor => config.acceptors = addresses,
+            Role::Learner => config.learners = addresses,
+            Role::Store => config.stores = addresses,
+        }
+    }
+    config
+        .to_env()
+        .into_iter()
+        .map(|(name, value)| match name {
+            "NODE_ID" => EnvVar {
+                name: name.to_owned(),
+                value_from: Some(EnvVarSource {
+                    field_ref: Some(ObjectFieldSelector {
+                        api_version: Some("v1".to_owned()),
+                        field_path: format!("metadata.labels['{}']", names::POD_INDEX_LABEL),
+                    }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            },
+            _ => EnvVar {
+                name: name.to_owned(),
+                value: Some(value),
+                ..Default::default()
+            },
+        })
+        .collect()
+}
+
+/// Whose addresses a role is given: those it talks to and no more, since a longer list restarts
+/// whoever reads it. An acceptor only answers.
+fn peers(role: Role) -> &'static [Role] {
+    match role {
+        Role::Proposer => &[Role::Proposer, Role::Acceptor, Role::Learner],
+        Role::Acceptor => &[],
+        Role::Learner => &[Role::Proposer, Role::Acceptor, Role::Store],
+        Role::Store => &[Role::Proposer, Role::Learner],
+    }
+}
+
+fn probe(path: &str, period_s: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(names::HTTP_PORT.to_owned()),
+            ..Default::default()
+        }),
+        period_seconds: Some(period_s),
+        timeout_seconds: Some(2),
+        ..Default::default()
+    }
+}
+
+fn claim(group: &Group) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(names::DATA_VOLUME.to_owned()),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(group.access_modes.clone()),
+            storage_class_name: group.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), group.storage_size.clone())].into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// One lost host should cost a role one node. Preferred, not required: a small Kubernetes cluster
+/// must still be able to run all of them.
+fn apart_from_each_other(cluster: &Cluster, role: Role) -> Affinity {
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![
+                WeightedPodAffinityTerm {
+                    weight: 100,
+                    pod_affinity_term: PodAffinityTerm {
+                        label_selector: Some(label_selector(cluster, role)),
+                        topology_key: "kubernetes.io/hostname".to_owned(),
+                        ..Default::default()
+                    },
+                },
+            ]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn even_over_zones(cluster: &Cluster, role: Role) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "topology.kubernetes.io/zone".to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(label_selector(cluster, role)),
+        ..Default::default()
+    }
+}
+
+fn some_unless_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+    Some(list).filter(|list| !list.is_empty())
+}

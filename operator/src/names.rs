@@ -1,0 +1,85 @@
+//! What everything is called: functions of the cluster's name and the role.
+
+use std::collections::BTreeMap;
+
+use proposer::config::Role;
+use proposer::paxos::ids::NodeId;
+
+/// The API group.
+pub const GROUP: &str = "clustersync.io";
+/// Owns every field that the operator writes (server-side apply), and the controller of events.
+pub const MANAGER: &str = "paxos-operator";
+/// The label that names the cluster.
+pub const CLUSTER_LABEL: &str = "clustersync.io/cluster";
+/// The label that names the role.
+pub const ROLE_LABEL: &str = "clustersync.io/role";
+/// Who made an object; the operator watches only what carries its own value.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Kubernetes writes a pod's ordinal here; ordinals start at 1, so this is the `NODE_ID`.
+pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
+/// A digest of what was applied last: a field that is no longer wanted shows as a difference.
+pub const APPLIED_ANNOTATION: &str = "clustersync.io/applied";
+/// The acceptor count with which a cluster began, on the acceptors' StatefulSet: it is there even
+/// when the PaxosCluster's status was lost, as after a restore from a backup.
+pub const ACCEPTORS_ANNOTATION: &str = "clustersync.io/acceptors";
+/// The port's name in Services and pods.
+pub const HTTP_PORT: &str = "http";
+/// The container's name in every pod.
+pub const CONTAINER: &str = "node";
+/// The volume with the node's state.
+pub const DATA_VOLUME: &str = "data";
+
+/// The longest name of a PaxosCluster. A StatefulSet's name may have 52 characters (its pods carry
+/// it, a dash and a ten-digit revision in a label of 63), of which `-proposer` takes 9.
+pub const CLUSTER_NAME_MAX: usize = 43;
+
+/// The StatefulSet, the headless Service and the PodDisruptionBudget of a role.
+pub fn role(cluster: &str, role: Role) -> String {
+    format!("{cluster}-{role}")
+}
+
+/// The clients' Service of the learners. That of the proposers has the cluster's own name.
+pub fn reader_service(cluster: &str) -> String {
+    format!("{cluster}-reader")
+}
+
+/// A node's `host:port` as its peers reach it.
+pub fn address(cluster: &str, namespace: &str, of: Role, node: NodeId, port: u16) -> String {
+    let service = role(cluster, of);
+    format!("{service}-{node}.{service}.{namespace}.svc:{port}")
+}
+
+/// What tells a role's pods from all others.
+pub fn selector(cluster: &str, role: Role) -> BTreeMap<String, String> {
+    labels_of([(CLUSTER_LABEL, cluster), (ROLE_LABEL, role.name())])
+}
+
+/// The labels of an object; `role` is `None` for what belongs to no role.
+pub fn labels(cluster: &str, role: Option<Role>) -> BTreeMap<String, String> {
+    let mut labels = labels_of([
+        ("app.kubernetes.io/name", "cluster-sync"),
+        ("app.kubernetes.io/instance", cluster),
+        ("app.kubernetes.io/part-of", "cluster-sync"),
+        (MANAGED_BY_LABEL, MANAGER),
+        (CLUSTER_LABEL, cluster),
+    ]);
+    if let Some(role) = role {
+        let role = role.name();
+        labels.extend(labels_of([
+            ("app.kubernetes.io/component", role),
+            (ROLE_LABEL, role),
+        ]));
+    }
+    labels
+}
+
+/// The label selector for everything the operator made for a cluster.
+pub fn made_for(cluster: &str) -> String {
+    format!("{MANAGED_BY_LABEL}={MANAGER},{CLUSTER_LABEL}={cluster}")
+}
+
+fn labels_of<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}

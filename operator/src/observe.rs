@@ -1,0 +1,223 @@
+//! Every read: a cluster's objects as the API server has them, and what its proposers say.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, try_join};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, ListParams};
+use kube::{Client, Resource};
+use proposer::config::{DEFAULT_PORT, Role};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::cluster::{Cluster, Invalid};
+use crate::names;
+
+/// A node that takes longer than this is taken for one that does not answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A `/status` is a few hundred bytes; more than this is not one.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
+
+/// What exists of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Whatever carries the cluster's label, whoever owns it.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// Likewise.
+    pub services: Vec<Service>,
+    /// Likewise.
+    pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// Those proposers that answered.
+    pub proposers: Vec<Answer>,
+}
+
+/// The part of a proposer's `GET /status` that the operator reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Answer {
+    /// Who answers.
+    pub node_id: i32,
+    /// Whether it leads.
+    pub is_leader: bool,
+    /// Who leads, as far as it knows.
+    pub leader_id: Option<i32>,
+    /// The highest term it has seen a leader in.
+    pub term: i64,
+    /// The last instance that it knows to be chosen.
+    pub committed_instance_id: i64,
+}
+
+/// How to ask a node how it is.
+pub trait NodeStatus: Send + Sync {
+    /// `None` when it does not answer, or not in time, or not with a status.
+    fn ask(&self, node: SocketAddr) -> BoxFuture<'static, Option<Answer>>;
+}
+
+/// Asks over HTTP, on a connection of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct OverHttp;
+
+impl NodeStatus for OverHttp {
+    fn ask(&self, node: SocketAddr) -> BoxFuture<'static, Option<Answer>> {
+        async move {
+            match tokio::time::timeout(ANSWER_TIMEOUT, get_status(node)).await {
+                Ok(Ok(answer)) => Some(answer),
+                Ok(Err(error)) => {
+                    tracing::debug!(%node, %error, "the node did not answer");
+                    None
+                }
+                Err(_) => {
+                    tracing::debug!(%node, "the node did not answer in time");
+                    None
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn get_status(node: SocketAddr) -> Result<Answer, Failure> {
+    let stream = tokio::net::TcpStream::connect(node).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = http::Request::get("/status")
+        .header(http::header::HOST, node.to_string())
+        .body(Empty::<hyper::body::Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        if !response.status().is_success() {
+            return Err(Failure::from(response.status().to_string()));
+        }
+        let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES)
+            .collect()
+            .await?;
+        Ok(serde_json::from_slice(&body.to_bytes())?)
+    };
+    // The connection only moves while it is polled; it never ends before the exchange does, unless broken.
+    tokio::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        broken = connection => match broken {
+            Ok(()) => exchange.await,
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+/// Reads everything that belongs to a cluster, then asks its proposers.
+pub async fn observe(
+    client: &Client,
+    nodes: &dyn NodeStatus,
+    cluster: &Cluster,
+) -> kube::Result<Observed> {
+    let made_for = names::made_for(&cluster.name);
+    let proposers = format!("{made_for},{}={}", names::ROLE_LABEL, Role::Proposer);
+    let (stateful_sets, services, disruption_budgets, pods) = try_join!(
+        list::<StatefulSet>(client, cluster, &made_for),
+        list::<Service>(client, cluster, &made_for),
+        list::<PodDisruptionBudget>(client, cluster, &made_for),
+        list::<Pod>(client, cluster, &proposers),
+    )?;
+    let answers = pods.iter().filter_map(address).map(|node| nodes.ask(node));
+    let proposers = join_all(answers).await.into_iter().flatten().collect();
+    Ok(Observed {
+        stateful_sets,
+        services,
+        disruption_budgets,
+        proposers,
+    })
+}
+
+impl Observed {
+    /// Checks the acceptor count against the one with which the acceptors were made: the PaxosCluster's
+    /// status may have been lost, as after a restore from a backup.
+    pub fn check(&self, cluster: &Cluster) -> Result<(), Invalid> {
+        let acceptors = names::role(&cluster.name, Role::Acceptor);
+        let made_with = self
+            .stateful_sets
+            .iter()
+            .find(|set| set.metadata.name.as_ref() == Some(&acceptors))
+            .and_then(|set| {
+                set.metadata
+                    .annotations
+                    .as_ref()?
+                    .get(names::ACCEPTORS_ANNOTATION)
+            });
+        match made_with {
+            Some(count) if *count != cluster.members.count().to_string() => {
+                Err(Invalid::acceptors(count, cluster.members.count()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn list<K>(client: &Client, cluster: &Cluster, selector: &str) -> kube::Result<Vec<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &cluster.namespace);
+    Ok(api
+        .list(&ListParams::default().labels(selector))
+        .await?
+        .items)
+}
+
+fn address(pod: &Pod) -> Option<SocketAddr> {
+    let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    Some(SocketAddr::new(ip, DEFAULT_PORT))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn node_that_says(response: &'static str) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_status_is_read_and_what_is_none_is_no_answer() {
+        let node = node_that_says(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
+             {\"node_id\":2,\"role\":\"proposer\",\"is_leader\":true,\"leader_id\":2,\"term\":7,\
+             \"committed_instance_id\":41,\"uptime\":1.5}",
+        );
+        let answer = Answer {
+            node_id: 2,
+            is_leader: true,
+            leader_id: Some(2),
+            term: 7,
+            committed_instance_id: 41,
+        };
+        assert_eq!(OverHttp.ask(node.await).await, Some(answer));
+        let node = node_that_says("HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;
+        assert_eq!(OverHttp.ask(node).await, None);
+        let node = node_that_says("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnope").await;
+        assert_eq!(OverHttp.ask(node).await, None);
+        let node = node_that_says("garbage\r\n\r\n").await;
+        assert_eq!(OverHttp.ask(node).await, None);
+    }
+}

@@ -1,0 +1,401 @@
+//! The pipeline, and what drives it: every change to a PaxosCluster or to what it owns, and time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{self, Action, Controller};
+use kube::runtime::events::{Event, Recorder};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, Invalid};
+use crate::crd::{PaxosCluster, PaxosClusterStatus};
+use crate::observe::{NodeStatus, observe};
+use crate::status::{self, Before};
+use crate::telemetry::Metrics;
+use crate::{apply, desired, names};
+
+/// What is watched: a PaxosCluster, or one that does not parse, so that one bad object does not hide
+/// all others.
+pub type Guarded = DeserializeGuard<PaxosCluster>;
+
+/// A reconciliation that takes longer is given up and tried again: API calls have no time limit.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How many clusters are reconciled at once.
+const CONCURRENCY: u16 = 10;
+/// When to look again at a cluster at rest: leaders and counters change without an event.
+const RESYNC: Duration = Duration::from_secs(30);
+/// When to look again at a cluster that is not ready.
+const RESYNC_UNREADY: Duration = Duration::from_secs(5);
+/// Counters alone are written this often and no more: a busy log moves all the time.
+const COUNTERS_INTERVAL: Duration = Duration::from_secs(10);
+/// The first and the last delay before a failed reconciliation is tried again; it doubles in between.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Shorter than the idle timeout of common load balancers in front of API servers.
+const WATCH_TIMEOUT_S: u32 = 200;
+
+/// What every reconciliation shares.
+pub struct Context {
+    client: Client,
+    nodes: Box<dyn NodeStatus>,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    memory: Mutex<HashMap<ObjectRef<Guarded>, Memory>>,
+}
+
+/// What is remembered of a cluster between reconciliations. Losing it costs a write or a delay.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    failures: u32,
+    written: Option<Written>,
+}
+
+/// The last status written, so that a cache that lags behind causes no second write.
+#[derive(Clone, Debug)]
+struct Written {
+    at: Instant,
+    /// The version that the cache had then: as long as it has it still, it does not know the write.
+    over: Option<String>,
+    status: PaxosClusterStatus,
+}
+
+/// Why a reconciliation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster's objects could not be read.
+    #[error("observe: {}", apply::in_short(.0))]
+    Observe(#[source] kube::Error),
+    /// They could not be written.
+    #[error(transparent)]
+    Apply(apply::Error),
+    /// The status could not be written.
+    #[error("status: {}", apply::in_short(.0))]
+    Status(#[source] kube::Error),
+    /// It took too long.
+    #[error("gave up after {} s", TIME_LIMIT.as_secs())]
+    TooSlow,
+}
+
+impl Error {
+    /// For metrics: one of a fixed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Error::Observe(_) => "observe",
+            Error::Apply(apply::Error::NotOurs { .. }) => "not_ours",
+            Error::Apply(apply::Error::Api { .. }) => "apply",
+            Error::Status(_) => "status",
+            Error::TooSlow => "too_slow",
+        }
+    }
+
+    /// Whether somebody must do something about it, so that it belongs in the status. Everything else
+    /// passes by itself.
+    fn needs_help(&self) -> bool {
+        match self {
+            Error::Apply(apply::Error::NotOurs { .. }) => true,
+            Error::Apply(apply::Error::Api { source, .. }) | Error::Observe(source) => {
+                matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_invalid())
+            }
+            Error::Status(_) | Error::TooSlow => false,
+        }
+    }
+}
+
+impl Context {
+    /// A context whose writes go through `client`.
+    pub fn new(client: Client, nodes: Box<dyn NodeStatus>, metrics: Arc<Metrics>) -> Context {
+        let recorder = Recorder::new(client.clone(), names::MANAGER.into());
+        Context {
+            client,
+            nodes,
+            recorder,
+            metrics,
+            memory: Mutex::default(),
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, HashMap<ObjectRef<Guarded>, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reconciles until `shutdown` is done; reconciliations under way are finished.
+pub async fn run(
+    context: Arc<Context>,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let client = &context.client;
+    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_S);
+    let ours = config
+        .clone()
+        .labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGER));
+    let controller = Controller::new(Api::<Guarded>::all(client.clone()), config)
+        .owns(Api::<StatefulSet>::all(client.clone()), ours.clone())
+        .owns(Api::<Service>::all(client.clone()), ours.clone())
+        .owns(Api::<PodDisruptionBudget>::all(client.clone()), ours)
+        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(shutdown);
+    let (store, metrics) = (controller.store(), context.metrics.clone());
+    let sync = async move {
+        if store.wait_until_ready().await.is_ok() {
+            metrics.synced();
+        }
+    };
+    let reconciling = controller
+        .run(reconcile, on_error, context.clone())
+        .for_each(|outcome| {
+            note(&context, outcome);
+            std::future::ready(())
+        });
+    futures::join!(sync, reconciling);
+}
+
+type Outcome = Result<(ObjectRef<Guarded>, Action), controller::Error<Error, watcher::Error>>;
+
+fn note(context: &Context, outcome: Outcome) {
+    match outcome {
+        // Logged where it failed.
+        Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
+        Err(controller::Error::ObjectNotFound(gone)) => {
+            context.memory().retain(|known, _| {
+                (&known.name, &known.namespace) != (&gone.name, &gone.namespace)
+            });
+        }
+        Err(controller::Error::QueueError(error)) => {
+            context.metrics.watch_failed();
+            tracing::warn!(%error, "a watch failed and is started again");
+        }
+        Err(controller::Error::RunnerError(error)) => tracing::error!(%error, "controller"),
+    }
+}
+
+/// Makes one cluster what its spec says, tells how it is, and says when to look again.
+pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    if object.meta().deletion_timestamp.is_some() {
+        // What it owns goes with it: there is nothing to do and nothing to wait for.
+        return Ok(Action::await_change());
+    }
+    let started = Instant::now();
+    let outcome = tokio::time::timeout(TIME_LIMIT, pipeline(&object, &context))
+        .await
+        .unwrap_or(Err(Error::TooSlow));
+    let result = match &outcome {
+        Ok(status) if status.is("Stalled") => "invalid",
+        Ok(_) => "ok",
+        Err(_) => "error",
+    };
+    context.metrics.reconciled(result, started.elapsed());
+    match outcome {
+        Ok(status) => {
+            context
+                .memory()
+                .entry(ObjectRef::from_obj(&object))
+                .or_default()
+                .failures = 0;
+            Ok(when_to_look_again(&status))
+        }
+        Err(error) => {
+            tell(&object, &context, &error).await;
+            Err(error)
+        }
+    }
+}
+
+async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterStatus, Error> {
+    let now = Time(Timestamp::now());
+    let current = current_status(object, context).await?;
+    let before = Before {
+        status: &current,
+        generation: object.meta().generation,
+        now: &now,
+    };
+    let refuse = |invalid: Invalid| status::invalid(before, &invalid);
+
+    let parsed = match &object.0 {
+        Ok(object) => Cluster::parse(&with_status(object, &current)),
+        Err(garbage) => Err(Invalid::new("spec", garbage.error.clone())),
+    };
+    let cluster = match parsed {
+        Ok(cluster) => cluster,
+        Err(invalid) => return report(object, context, &current, refuse(invalid)).await,
+    };
+    let observed = observe(&context.client, &*context.nodes, &cluster)
+        .await
+        .map_err(Error::Observe)?;
+    if let Err(invalid) = observed.check(&cluster) {
+        return report(object, context, &current, refuse(invalid)).await;
+    }
+    let desired = desired::desired(&cluster);
+    let applied = apply::apply(
+        &context.client,
+        &context.metrics,
+        &cluster,
+        desired,
+        &observed,
+    )
+    .await;
+    let status = match applied.map_err(Error::Apply) {
+        Ok(applied) => status::status(before, &cluster, &observed, &applied),
+        Err(error) => {
+            if error.needs_help() {
+                let status = status::refused(before, &cluster, &observed, &error.to_string());
+                report(object, context, &current, status).await?;
+            }
+            return Err(error);
+        }
+    };
+    report(object, context, &current, status).await
+}
+
+/// The status as last written by us or as the watch has it, whichever is newer.
+async fn current_status(object: &Guarded, context: &Context) -> Result<PaxosClusterStatus, Error> {
+    let written = context
+        .memory()
+        .get(&ObjectRef::from_obj(object))
+        .and_then(|m| m.written.clone());
+    match (written, &object.0) {
+        (Some(written), _) if written.over == object.resource_version() => Ok(written.status),
+        (_, Ok(object)) => Ok(object.status.clone().unwrap_or_default()),
+        (_, Err(garbage)) => {
+            // The guard keeps the metadata only; the status itself may well parse.
+            let namespace = garbage.metadata.namespace.as_deref().unwrap_or_default();
+            let resource = ApiResource::erase::<PaxosCluster>(&());
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(context.client.clone(), namespace, &resource);
+            let object = api.get(&object.name_any()).await.map_err(Error::Status)?;
+            let status = object.data.get("status").cloned().unwrap_or_default();
+            Ok(serde_json::from_value(status).unwrap_or_default())
+        }
+    }
+}
+
+fn with_status(object: &PaxosCluster, status: &PaxosClusterStatus) -> PaxosCluster {
+    PaxosCluster {
+        status: Some(status.clone()),
+        ..object.clone()
+    }
+}
+
+/// Writes the status if it says anything new, and the events that tell of it.
+async fn report(
+    object: &Guarded,
+    context: &Context,
+    current: &PaxosClusterStatus,
+    status: PaxosClusterStatus,
+) -> Result<PaxosClusterStatus, Error> {
+    let key = ObjectRef::from_obj(object);
+    if *current == status {
+        return Ok(status);
+    }
+    let last = context
+        .memory()
+        .get(&key)
+        .and_then(|memory| memory.written.as_ref().map(|w| w.at));
+    if status::same_but_for_counters(current, &status)
+        && last.is_some_and(|last| last.elapsed() < COUNTERS_INTERVAL)
+    {
+        return Ok(current.clone());
+    }
+
+    let patch = json!({
+        "apiVersion": PaxosCluster::api_version(&()),
+        "kind": PaxosCluster::kind(&()),
+        // Only this very object, not one made since under the same name.
+        "metadata": { "uid": object.uid() },
+        "status": &status,
+    });
+    let namespace = object.namespace().unwrap_or_default();
+    let api: Api<Guarded> = Api::namespaced(context.client.clone(), &namespace);
+    let params = PatchParams::apply(names::MANAGER).force();
+    api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch))
+        .await
+        .map_err(Error::Status)?;
+    context.metrics.wrote(&PaxosCluster::plural(&()), "status");
+    context.memory().entry(key).or_default().written = Some(Written {
+        at: Instant::now(),
+        over: object.resource_version(),
+        status: status.clone(),
+    });
+    for event in status::events(current, &status) {
+        publish(object, context, event).await;
+    }
+    Ok(status)
+}
+
+/// Events are a courtesy: one that is lost changes nothing.
+async fn publish(object: &Guarded, context: &Context, event: Event) {
+    let published = context
+        .recorder
+        .publish(&event, &object.object_ref(&()))
+        .await;
+    match published {
+        Ok(()) => context.metrics.wrote("events", "create"),
+        Err(error) => tracing::warn!(%error, reason = event.reason, "an event was lost"),
+    }
+}
+
+/// Logs and counts a failure, and puts it into the status when somebody must act on it, or when
+/// there is no status yet: without one, tools take the cluster for ready.
+async fn tell(object: &Guarded, context: &Context, error: &Error) {
+    let (namespace, cluster) = (object.namespace().unwrap_or_default(), object.name_any());
+    tracing::warn!(namespace, cluster, %error, "reconcile failed and is tried again");
+    context.metrics.failed(error.reason());
+    let telling = async {
+        let current = current_status(object, context).await?;
+        if !error.needs_help() && !current.conditions.is_empty() {
+            return Ok(());
+        }
+        let now = Time(Timestamp::now());
+        let before = Before {
+            status: &current,
+            generation: object.meta().generation,
+            now: &now,
+        };
+        let status = status::failed(before, &error.to_string());
+        report(object, context, &current, status).await.map(drop)
+    };
+    match tokio::time::timeout(TIME_LIMIT, telling).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(namespace, cluster, %error, "the failure was not reported")
+        }
+        Err(_) => tracing::warn!(namespace, cluster, "the failure was not reported in time"),
+    }
+}
+
+fn when_to_look_again(status: &PaxosClusterStatus) -> Action {
+    if status.is("Stalled") {
+        // Nothing changes until the spec does, and that is an event.
+        Action::await_change()
+    } else if status.is("Ready") {
+        Action::requeue(RESYNC)
+    } else {
+        Action::requeue(RESYNC_UNREADY)
+    }
+}
+
+fn on_error(object: Arc<Guarded>, _: &Error, context: Arc<Context>) -> Action {
+    let mut memory = context.memory();
+    let failures = &mut memory
+        .entry(ObjectRef::from_obj(&object))
+        .or_default()
+        .failures;
+    let delay = BACKOFF
+        .0
+        .saturating_mul(1 << (*failures).min(16))
+        .min(BACKOFF.1);
+    *failures += 1;
+    Action::requeue(delay)
+}

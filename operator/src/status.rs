@@ -1,0 +1,463 @@
+//! What users are told: `PaxosClusterStatus`, by the rules of kstatus, and the events that tell of a
+//! change. Pure.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::runtime::events::{Event, EventType};
+use proposer::config::Role;
+
+use crate::cluster::{Cluster, Group, Invalid};
+use crate::crd::{PaxosClusterStatus, RoleStatus};
+use crate::desired::{Applied, Objects};
+use crate::names;
+use crate::observe::{Answer, Observed};
+
+/// What a status is written from besides what was observed.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// The status that there is.
+    pub status: &'a PaxosClusterStatus,
+    /// The PaxosCluster's `metadata.generation`.
+    pub generation: Option<i64>,
+    /// When a condition that changes does so.
+    pub now: &'a Time,
+}
+
+/// The status of a cluster whose objects are as desired.
+pub fn status(
+    before: Before<'_>,
+    cluster: &Cluster,
+    observed: &Observed,
+    applied: &Objects<Applied>,
+) -> PaxosClusterStatus {
+    let situation = Situation::new(before, cluster, observed, &applied.stateful_sets);
+    situation.tell(before, situation.ready(), situation.progressing())
+}
+
+/// The status of a cluster some of whose objects were refused. What runs is told as it is.
+pub fn refused(
+    before: Before<'_>,
+    cluster: &Cluster,
+    observed: &Observed,
+    message: &str,
+) -> PaxosClusterStatus {
+    let situation = Situation::new(before, cluster, observed, &observed.stateful_sets);
+    let verdict = ("False", APPLY_FAILED, message.to_owned());
+    situation.tell(before, verdict.clone(), verdict)
+}
+
+/// What a condition says: status, reason, message.
+type Verdict = (&'static str, &'static str, String);
+
+/// What the conditions are decided from.
+struct Situation {
+    counts: Vec<(Role, RoleStatus)>,
+    /// Which roles have fewer ready nodes than they should; `None` when no role has.
+    short: Option<String>,
+    /// Which roles have pods to start, replace or stop; `None` when no role has.
+    rolling: Option<String>,
+    available: Verdict,
+    /// Whether this cluster was never whole: nodes that are missing are still expected to come.
+    starting: bool,
+    acceptors: u8,
+    leader: Option<i32>,
+    term: Option<i64>,
+    committed: Option<i64>,
+}
+
+impl Situation {
+    fn new(
+        before: Before<'_>,
+        cluster: &Cluster,
+        observed: &Observed,
+        sets: &[StatefulSet],
+    ) -> Situation {
+        let count = |group: &Group| {
+            let replicas = i32::from(group.replicas);
+            let set = set_of(cluster, group.role, sets);
+            let ready = set.and_then(ready_replicas).unwrap_or(0).min(replicas);
+            let summary = format!("{ready}/{replicas}");
+            (
+                group.role,
+                RoleStatus {
+                    replicas,
+                    ready,
+                    summary,
+                },
+            )
+        };
+        let counts: Vec<_> = cluster.groups.iter().map(count).collect();
+        let short = counts
+            .iter()
+            .filter(|(_, count)| count.ready < count.replicas);
+        let short = short.map(|(role, count)| format!("{} {role}s", count.summary));
+        let done = |role| set_of(cluster, role, sets).is_some_and(is_rolled_out);
+        let rolling = counts.iter().filter(|(role, _)| !done(*role));
+        let rolling = rolling.map(|(role, _)| format!("{role}s"));
+        let answers = &observed.proposers;
+        let leader = leader(answers);
+        let latest = |of: fn(&Answer) -> i64| answers.iter().map(of).max();
+        let mut situation = Situation {
+            short: list(short).map(|roles| format!("ready: {roles}")),
+            rolling: list(rolling).map(|roles| format!("being brought up to date: {roles}")),
+            available: availability(cluster, &counts, answers, leader),
+            counts,
+            starting: false,
+            acceptors: cluster.members.count(),
+            leader,
+            term: latest(|answer| answer.term).or(before.status.term),
+            committed: latest(|answer| answer.committed_instance_id)
+                .or(before.status.committed_instance),
+        };
+        let never_whole = before.status.condition("Degraded").is_none_or(|was| {
+            [STARTING, INVALID_SPEC, APPLY_FAILED].contains(&was.reason.as_str())
+        });
+        situation.starting = never_whole && !situation.is_whole();
+        situation
+    }
+
+    fn tell(&self, before: Before<'_>, ready: Verdict, progressing: Verdict) -> PaxosClusterStatus {
+        let mut conditions = Conditions::new(before);
+        conditions.set("Ready", ready);
+        conditions.set("Available", self.available.clone());
+        conditions.set("Progressing", progressing);
+        conditions.set("Degraded", self.degraded());
+        PaxosClusterStatus {
+            observed_generation: before.generation,
+            acceptors: Some(i32::from(self.acceptors)),
+            proposer: self.count(Role::Proposer),
+            acceptor: self.count(Role::Acceptor),
+            learner: self.count(Role::Learner),
+            store: self.count(Role::Store),
+            leader_id: self.leader,
+            term: self.term,
+            committed_instance: self.committed,
+            conditions: conditions.list,
+        }
+    }
+
+    fn count(&self, role: Role) -> Option<RoleStatus> {
+        count(&self.counts, role).cloned()
+    }
+
+    fn is_available(&self) -> bool {
+        self.available.0 == "True"
+    }
+
+    fn is_whole(&self) -> bool {
+        self.short.is_none() && self.rolling.is_none() && self.is_available()
+    }
+
+    fn ready(&self) -> Verdict {
+        match (&self.short, &self.rolling) {
+            _ if self.starting => {
+                let message = self.short.as_ref().unwrap_or(&self.available.2);
+                ("False", STARTING, message.clone())
+            }
+            _ if !self.is_available() => self.available.clone(),
+            (Some(short), _) => ("False", "NodesNotReady", short.clone()),
+            (None, Some(rolling)) => ("False", "RollingOut", rolling.clone()),
+            (None, None) => {
+                let message = "every node is ready and the cluster commits";
+                ("True", "AllNodesReady", message.to_owned())
+            }
+        }
+    }
+
+    fn progressing(&self) -> Verdict {
+        match &self.rolling {
+            _ if self.starting => ("True", STARTING, "nodes are being started".to_owned()),
+            Some(rolling) => ("True", "RollingOut", rolling.clone()),
+            None => ("False", "UpToDate", "every node is up to date".to_owned()),
+        }
+    }
+
+    fn degraded(&self) -> Verdict {
+        match (&self.short, &self.rolling) {
+            _ if self.starting => ("False", STARTING, "nodes are being started".to_owned()),
+            _ if !self.is_available() => {
+                let (_, reason, message) = &self.available;
+                ("True", reason, message.clone())
+            }
+            // While pods are replaced, some are missing for a moment.
+            (Some(short), None) => ("True", "NodesNotReady", short.clone()),
+            _ => (
+                "False",
+                "AsDesired",
+                "no node is missing unexpectedly".to_owned(),
+            ),
+        }
+    }
+}
+
+/// The status of a spec that makes no sense. What runs goes on as it was; nothing will change until
+/// the spec does.
+pub fn invalid(before: Before<'_>, invalid: &Invalid) -> PaxosClusterStatus {
+    let message = invalid.to_string();
+    let mut conditions = Conditions::new(before);
+    conditions.set("Ready", ("False", INVALID_SPEC, message.clone()));
+    conditions.keep(
+        "Available",
+        ("Unknown", INVALID_SPEC, "nothing was started".to_owned()),
+    );
+    conditions.set("Progressing", ("False", INVALID_SPEC, message.clone()));
+    conditions.keep(
+        "Degraded",
+        ("False", INVALID_SPEC, "nothing was started".to_owned()),
+    );
+    conditions.set("Stalled", ("True", INVALID_SPEC, message));
+    PaxosClusterStatus {
+        observed_generation: before.generation,
+        conditions: conditions.list,
+        ..before.status.clone()
+    }
+}
+
+/// The status of a cluster whose objects could not be read or written. It is tried again.
+pub fn failed(before: Before<'_>, message: &str) -> PaxosClusterStatus {
+    let mut conditions = Conditions::new(before);
+    conditions.set("Ready", ("False", APPLY_FAILED, message.to_owned()));
+    conditions.keep(
+        "Available",
+        ("Unknown", APPLY_FAILED, "not looked at yet".to_owned()),
+    );
+    conditions.set("Progressing", ("False", APPLY_FAILED, message.to_owned()));
+    conditions.keep(
+        "Degraded",
+        ("False", APPLY_FAILED, "not looked at yet".to_owned()),
+    );
+    PaxosClusterStatus {
+        observed_generation: before.generation,
+        conditions: conditions.list,
+        ..before.status.clone()
+    }
+}
+
+/// What happened between two statuses, for `kubectl describe`. Empty when only counters moved.
+pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Event> {
+    let mut events = Vec::new();
+    let became = |kind: &str| {
+        let is = after.condition(kind)?;
+        let was = before.condition(kind).map(|was| (&was.status, &was.reason));
+        (was != Some((&is.status, &is.reason))).then_some((was, is))
+    };
+    if let Some((_, stalled)) = became("Stalled") {
+        events.push(event(EventType::Warning, &stalled.reason, &stalled.message));
+    }
+    if let Some((was, available)) = became("Available")
+        && available.status != "True"
+        && was.is_some_and(|(status, _)| status == "True")
+    {
+        events.push(event(
+            EventType::Warning,
+            &available.reason,
+            &available.message,
+        ));
+    }
+    match became("Ready") {
+        Some((_, ready)) if ready.status == "True" => {
+            events.push(event(EventType::Normal, "Ready", &ready.message));
+        }
+        Some((None, ready)) if ready.reason == STARTING => {
+            events.push(event(
+                EventType::Normal,
+                STARTING,
+                "nodes are being started",
+            ));
+        }
+        // Stalled and Available have said it.
+        Some((Some((was, _)), ready)) if was == "True" && events.is_empty() => {
+            events.push(event(EventType::Warning, "NotReady", &ready.message));
+        }
+        Some((_, ready)) if ready.reason == APPLY_FAILED => {
+            events.push(event(EventType::Warning, APPLY_FAILED, &ready.message));
+        }
+        _ => {}
+    }
+    if let Some(leader) = after.leader_id
+        && before.leader_id != Some(leader)
+    {
+        let term = after.term.unwrap_or_default();
+        let note = format!("proposer {leader} leads in term {term}");
+        events.push(event(EventType::Normal, "LeaderElected", &note));
+    }
+    events
+}
+
+/// Whether two statuses differ in what was measured only: that may be written later.
+pub fn same_but_for_counters(a: &PaxosClusterStatus, b: &PaxosClusterStatus) -> bool {
+    let without = |status: &PaxosClusterStatus| PaxosClusterStatus {
+        committed_instance: None,
+        term: None,
+        leader_id: None,
+        ..status.clone()
+    };
+    without(a) == without(b)
+}
+
+/// The reason of every condition of a spec that makes no sense.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+/// The reason when the API server refused an object.
+pub const APPLY_FAILED: &str = "ApplyFailed";
+/// The reason until everything was ready once.
+pub const STARTING: &str = "Starting";
+
+impl PaxosClusterStatus {
+    /// The condition of that type.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
+    }
+
+    /// Whether that condition is `True`.
+    pub fn is(&self, type_: &str) -> bool {
+        self.condition(type_)
+            .is_some_and(|condition| condition.status == "True")
+    }
+}
+
+/// Whether a write would be committed now.
+fn availability(
+    cluster: &Cluster,
+    counts: &[(Role, RoleStatus)],
+    answers: &[Answer],
+    leader: Option<i32>,
+) -> Verdict {
+    let ready = |role| count(counts, role).map_or(0, |count| count.ready);
+    let (acceptors, quorum) = (ready(Role::Acceptor), cluster.members.quorum());
+    if (acceptors as usize) < quorum {
+        let all = cluster.members.count();
+        let message = format!("{acceptors} of {all} acceptors are ready, {quorum} are needed");
+        return ("False", "QuorumLost", message);
+    }
+    for (role, reason) in [(Role::Proposer, "NoProposer"), (Role::Learner, "NoLearner")] {
+        if ready(role) == 0 {
+            return (
+                "False",
+                reason,
+                format!("no {role} is ready, one is needed"),
+            );
+        }
+    }
+    if answers.is_empty() {
+        let message = "proposers are ready, but none answers the operator's GET /status: does a \
+                       NetworkPolicy forbid it?";
+        return ("Unknown", "NoAnswer", message.to_owned());
+    }
+    match leader {
+        Some(_) => (
+            "True",
+            "Committing",
+            "a leader and a quorum of acceptors are up".to_owned(),
+        ),
+        None => ("False", "NoLeader", "no proposer leads".to_owned()),
+    }
+}
+
+fn count(counts: &[(Role, RoleStatus)], of: Role) -> Option<&RoleStatus> {
+    counts
+        .iter()
+        .find(|(role, _)| *role == of)
+        .map(|(_, count)| count)
+}
+
+fn list(items: impl Iterator<Item = String>) -> Option<String> {
+    let list = items.collect::<Vec<_>>().join(", ");
+    (!list.is_empty()).then_some(list)
+}
+
+/// Who leads in the latest term of which anybody knows: by its own word, or else by the others'.
+fn leader(answers: &[Answer]) -> Option<i32> {
+    let node = |id: i32| (1..=255).contains(&id).then_some(id);
+    let latest = |a: &&Answer| a.term;
+    match answers
+        .iter()
+        .filter(|answer| answer.is_leader)
+        .max_by_key(latest)
+    {
+        Some(leader) => node(leader.node_id),
+        None => {
+            answers
+                .iter()
+                .filter(|answer| answer.leader_id.is_some_and(|id| node(id).is_some()))
+                .max_by_key(latest)?
+                .leader_id
+        }
+    }
+}
+
+fn set_of<'a>(cluster: &Cluster, role: Role, sets: &'a [StatefulSet]) -> Option<&'a StatefulSet> {
+    let name = names::role(&cluster.name, role);
+    sets.iter()
+        .find(|set| set.metadata.name.as_ref() == Some(&name))
+}
+
+fn ready_replicas(set: &StatefulSet) -> Option<i32> {
+    set.status.as_ref()?.ready_replicas
+}
+
+/// Whether all pods exist and have the current template.
+fn is_rolled_out(set: &StatefulSet) -> bool {
+    let wanted = set
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
+    set.status.as_ref().is_some_and(|status| {
+        status.observed_generation >= set.metadata.generation
+            && status.replicas == wanted
+            && status.updated_replicas.unwrap_or(0) >= wanted
+    })
+}
+
+fn event(type_: EventType, reason: &str, note: &str) -> Event {
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        // Events may have 1 kB; a message quotes what the user wrote, which may be long.
+        note: Some(note.chars().take(250).collect()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    }
+}
+
+struct Conditions<'a> {
+    before: Before<'a>,
+    list: Vec<Condition>,
+}
+
+impl<'a> Conditions<'a> {
+    fn new(before: Before<'a>) -> Conditions<'a> {
+        Conditions {
+            before,
+            list: Vec::new(),
+        }
+    }
+
+    fn set(&mut self, type_: &str, (status, reason, message): Verdict) {
+        let since = match self.before.status.condition(type_) {
+            Some(was) if was.status == status => was.last_transition_time.clone(),
+            _ => self.before.now.clone(),
+        };
+        self.list.push(Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: self.before.generation,
+            last_transition_time: since,
+        });
+    }
+
+    /// As it was, or else what is given.
+    fn keep(&mut self, type_: &str, otherwise: Verdict) {
+        match self.before.status.condition(type_) {
+            Some(was) => self.list.push(was.clone()),
+            None => self.set(type_, otherwise),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+use std::marker::PhantomData;
+
+use k8s_openapi::api::apps::v1::StatefulSetStatus;
+use k8s_openapi::jiff::Timestamp;
+
+use super::*;
+use crate::crd::PaxosCluster;
+use crate::desired::desired;
+
+struct World {
+    cluster: Cluster,
+    ready: Vec<(Role, i32)>,
+    rolling: bool,
+    answers: Vec<Answer>,
+    status: PaxosClusterStatus,
+    now: i64,
+}
+
+fn leads(node_id: i32, term: i64, committed: i64) -> Answer {
+    Answer {
+        node_id,
+        is_leader: true,
+        leader_id: Some(node_id),
+        term,
+        committed_instance_id: committed,
+    }
+}
+
+fn follows(node_id: i32, leader: Option<i32>, term: i64) -> Answer {
+    Answer {
+        node_id,
+        is_leader: false,
+        leader_id: leader,
+        term,
+        committed_instance_id: 0,
+    }
+}
+
+impl World {
+    /// 5 proposers, 5 acceptors and 2 learners, of which none is ready.
+    fn new() -> World {
+        let object: PaxosCluster =
+            serde_saphyr::from_str("{metadata: {name: ledger}, spec: {}}").unwrap();
+        World {
+            cluster: Cluster::parse(&object).unwrap(),
+            ready: Vec::new(),
+            rolling: false,
+            answers: Vec::new(),
+            status: PaxosClusterStatus::default(),
+            now: 0,
+        }
+    }
+
+    fn whole() -> World {
+        let mut world = World::new();
+        world.ready = vec![(Role::Proposer, 5), (Role::Acceptor, 5), (Role::Learner, 2)];
+        world.answers = vec![leads(2, 7, 41)];
+        world.look();
+        world
+    }
+
+    fn with(mut self, role: Role, ready: i32) -> World {
+        self.ready.retain(|(r, _)| *r != role);
+        self.ready.push((role, ready));
+        self
+    }
+
+    fn status_at(&self, now: &Time) -> PaxosClusterStatus {
+        let wanted = desired(&self.cluster);
+        let sets = wanted.stateful_sets.into_iter().zip(&self.cluster.groups);
+        let sets = sets.map(|(mut set, group)| {
+            let replicas = i32::from(group.replicas);
+            let ready = self.ready.iter().find(|(role, _)| *role == group.role);
+            set.metadata.generation = Some(1);
+            set.status = Some(StatefulSetStatus {
+                replicas,
+                observed_generation: Some(1),
+                ready_replicas: ready.map(|(_, ready)| *ready),
+                updated_replicas: Some(replicas - i32::from(self.rolling)),
+                ..Default::default()
+            });
+            set
+        });
+        let applied = Objects {
+            stateful_sets: sets.collect(),
+            services: wanted.services,
+            disruption_budgets: wanted.disruption_budgets,
+            state: PhantomData,
+        };
+        let observed = Observed {
+            proposers: self.answers.clone(),
+            ..Default::default()
+        };
+        let before = Before {
+            status: &self.status,
+            generation: Some(3),
+            now,
+        };
+        status(before, &self.cluster, &observed, &applied)
+    }
+
+    /// One more second passes, and the operator looks; what it tells, and the events.
+    fn look(&mut self) -> Vec<String> {
+        self.now += 1;
+        let now = Time(Timestamp::from_second(self.now).unwrap());
+        let status = self.status_at(&now);
+        let told = events(&self.status, &status)
+            .into_iter()
+            .map(|event| event.reason);
+        let told = told.collect();
+        self.status = status;
+        told
+    }
+
+    /// Reasons of the four conditions, with `+` for True, `-` for False and `?` for Unknown.
+    fn says(&self) -> [String; 4] {
+        ["Ready", "Available", "Progressing", "Degraded"].map(|kind| {
+            let condition = self.status.condition(kind).expect(kind);
+            let sign = match condition.status.as_str() {
+                "True" => '+',
+                "False" => '-',
+                _ => '?',
+            };
+            format!("{sign}{}", condition.reason)
+        })
+    }
+}
+
+#[test]
+fn a_new_cluster_starts_and_is_neither_ready_nor_degraded() {
+    let mut world = World::new();
+    assert_eq!(world.look(), ["Starting"]);
+    assert_eq!(
+        world.says(),
+        ["-Starting", "-QuorumLost", "+Starting", "-Starting"]
+    );
+    assert_eq!(world.status.observed_generation, Some(3));
+    assert_eq!(world.status.acceptors, Some(5));
+    assert_eq!(world.status.acceptor.as_ref().unwrap().summary, "0/5");
+    assert_eq!(world.status.store, None);
+}
+
+#[test]
+fn ready_means_every_node_and_a_leader() {
+    let mut world = World::whole();
+    assert_eq!(
+        world.says(),
+        ["+AllNodesReady", "+Committing", "-UpToDate", "-AsDesired"]
+    );
+    assert_eq!(world.status.leader_id, Some(2));
+    assert_eq!(world.status.term, Some(7));
+    assert_eq!(world.status.committed_instance, Some(41));
+
+    world.answers = vec![follows(1, None, 7)];
+    assert_eq!(world.look(), ["NoLeader"]);
+    assert_eq!(
+        world.says(),
+        ["-NoLeader", "-NoLeader", "-UpToDate", "+NoLeader"]
+    );
+    assert_eq!(world.status.leader_id, None);
+}
+
+#[test]
+fn a_lost_node_degrades_and_a_lost_quorum_makes_unavailable() {
+    let mut world = World::whole().with(Role::Acceptor, 3);
+    assert_eq!(world.look(), ["NotReady"]);
+    assert_eq!(
+        world.says(),
+        [
+            "-NodesNotReady",
+            "+Committing",
+            "-UpToDate",
+            "+NodesNotReady"
+        ]
+    );
+    assert_eq!(
+        world.status.condition("Ready").unwrap().message,
+        "ready: 3/5 acceptors"
+    );
+
+    let mut world = world.with(Role::Acceptor, 2);
+    assert_eq!(world.look(), ["QuorumLost"]);
+    assert_eq!(
+        world.says(),
+        ["-QuorumLost", "-QuorumLost", "-UpToDate", "+QuorumLost"]
+    );
+    let message = &world.status.condition("Available").unwrap().message;
+    assert_eq!(message, "2 of 5 acceptors are ready, 3 are needed");
+
+    let mut world = world.with(Role::Acceptor, 5);
+    assert_eq!(world.look(), ["Ready"]);
+}
+
+#[test]
+fn a_dead_cluster_is_never_shown_as_fine_even_while_it_rolls() {
+    let mut world = World::whole().with(Role::Learner, 0);
+    world.rolling = true;
+    world.look();
+    assert_eq!(
+        world.says(),
+        ["-NoLearner", "-NoLearner", "+RollingOut", "+NoLearner"]
+    );
+}
+
+#[test]
+fn a_pod_that_is_missing_while_it_is_replaced_does_not_degrade() {
+    let mut world = World::whole().with(Role::Proposer, 4);
+    world.rolling = true;
+    world.look();
+    assert_eq!(
+        world.says(),
+        ["-NodesNotReady", "+Committing", "+RollingOut", "-AsDesired"]
+    );
+}
+
+#[test]
+fn silent_proposers_make_it_unknown_and_keep_the_last_counters() {
+    let mut world = World::whole();
+    world.answers.clear();
+    world.look();
+    assert_eq!(
+        world.says(),
+        ["?NoAnswer", "?NoAnswer", "-UpToDate", "+NoAnswer"]
+    );
+    assert_eq!(world.status.committed_instance, Some(41));
+}
+
+#[test]
+fn the_latest_term_names_the_leader() {
+    assert_eq!(
+        leader(&[leads(1, 3, 0), leads(4, 5, 0), follows(2, Some(1), 3)]),
+        Some(4)
+    );
+    assert_eq!(
+        leader(&[follows(2, Some(1), 3), follows(3, Some(4), 5)]),
+        Some(4)
+    );
+    assert_eq!(leader(&[follows(2, Some(0), 9), follows(3, None, 9)]), None);
+    assert_eq!(leader(&[]), None);
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let mut world = World::whole();
+    let since = |world: &World| {
+        world
+            .status
+            .condition("Ready")
+            .unwrap()
+            .last_transition_time
+            .0
+    };
+    let first = since(&world);
+    let status = world.status.clone();
+    assert_eq!(world.look(), [""; 0]);
+    assert_eq!(
+        world.status, status,
+        "a look at a cluster at rest says nothing new"
+    );
+    let mut world = world.with(Role::Learner, 1);
+    world.look();
+    assert!(since(&world) > first);
+}
+
+#[test]
+fn an_invalid_spec_stalls_and_leaves_what_runs_as_it_was() {
+    let mut world = World::whole();
+    let now = Time(Timestamp::UNIX_EPOCH);
+    let refused = |status| {
+        let before = Before {
+            status,
+            generation: Some(4),
+            now: &now,
+        };
+        invalid(before, &Invalid::new("spec.learner.replicas", "is 0"))
+    };
+    let status = refused(&world.status);
+    assert!(status.is("Stalled") && status.is("Available") && !status.is("Ready"));
+    assert_eq!(status.observed_generation, Some(4));
+    assert_eq!(
+        status.condition("Ready").unwrap().message,
+        "spec.learner.replicas: is 0"
+    );
+    let told: Vec<_> = events(&world.status, &status)
+        .into_iter()
+        .map(|e| e.reason)
+        .collect();
+    assert_eq!(told, [INVALID_SPEC]);
+    assert_eq!(refused(&status), status);
+
+    world.status = status;
+    world.look();
+    assert_eq!(
+        world.says(),
+        ["+AllNodesReady", "+Committing", "-UpToDate", "-AsDesired"]
+    );
+    assert!(world.status.condition("Stalled").is_none());
+}
+
+#[test]
+fn a_cluster_that_never_was_is_unknown_when_its_spec_is_invalid() {
+    let now = Time(Timestamp::UNIX_EPOCH);
+    let none = PaxosClusterStatus::default();
+    let before = Before {
+        status: &none,
+        generation: Some(1),
+        now: &now,
+    };
+    let status = invalid(before, &Invalid::new("metadata.name", "is long"));
+    assert_eq!(status.condition("Available").unwrap().status, "Unknown");
+
+    let mut world = World::new();
+    world.status = status;
+    world.look();
+    assert_eq!(
+        world.says(),
+        ["-Starting", "-QuorumLost", "+Starting", "-Starting"]
+    );
+}
+
+#[test]
+fn a_message_that_quotes_much_still_fits_an_event() {
+    let none = PaxosClusterStatus::default();
+    let now = Time(Timestamp::UNIX_EPOCH);
+    let before = Before {
+        status: &none,
+        generation: None,
+        now: &now,
+    };
+    let status = invalid(before, &Invalid::new("spec.image", "ä".repeat(2000)));
+    let event = events(&none, &status).remove(0);
+    assert!(event.note.unwrap().len() <= 1024);
+}

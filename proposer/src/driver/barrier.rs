@@ -1,0 +1,111 @@
+//! Linearizable reads away from the leader: before a read is answered, the leader names the slot
+//! that must be applied first, having confirmed with a quorum, after the read arrived, that it
+//! still leads (Ongaro, "Consensus", section 6.4). No clocks, no leases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use crate::config::{Config, Role};
+use crate::driver::learner;
+use crate::link::Link;
+use crate::paxos::codec::{Frame, NodeName};
+use crate::paxos::ids::Slot;
+use crate::paxos::message::Message;
+use crate::peers::{Breakers, Lane, PeerOptions};
+
+/// How long one proposer may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+/// The pause when no proposer leads.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Reads that may wait.
+const QUEUE: usize = 16_384;
+
+/// Makes reads wait for what was written before them. Cheap to clone.
+#[derive(Clone)]
+pub struct Barrier {
+    queue: mpsc::Sender<oneshot::Sender<Slot>>,
+    learner: learner::Handle,
+}
+
+/// No leader confirmed the read, or what it must see did not arrive, in time.
+#[derive(Debug)]
+pub struct TooLate;
+
+impl Barrier {
+    /// Starts the asking. Call within a Tokio runtime.
+    pub fn start(config: &Config, learner: learner::Handle) -> Barrier {
+        let (queue, mut reads) = mpsc::channel::<oneshot::Sender<Slot>>(QUEUE);
+        let me = NodeName {
+            role: config.role,
+            id: config.node_id,
+        };
+        let links = Link::all(config, Role::Proposer, PeerOptions::default());
+        let links: Arc<[Link]> = links.into_iter().flatten().collect();
+        let known = learner.clone();
+        tokio::spawn(async move {
+            let mut waiting = Vec::new();
+            while let Some(first) = reads.recv().await {
+                waiting.push(first);
+                // All that arrived before the question is asked share its answer; what arrives
+                // later must wait for the next one.
+                while let Ok(next) = reads.try_recv() {
+                    waiting.push(next);
+                }
+                loop {
+                    waiting.retain(|read| !read.is_closed());
+                    if waiting.is_empty() {
+                        break;
+                    }
+                    if let Some(slot) = ask(&links, me, &known).await {
+                        for read in waiting.drain(..) {
+                            let _ = read.send(slot);
+                        }
+                        break;
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+        });
+        Barrier { queue, learner }
+    }
+
+    /// Returns when everything acknowledged before the call is applied here.
+    pub async fn wait(&self, within: Duration) -> Result<(), TooLate> {
+        let applied = async {
+            let (read, readable) = oneshot::channel();
+            self.queue.try_send(read).map_err(|_| TooLate)?;
+            let slot = readable.await.map_err(|_| TooLate)?;
+            let mut applied = self.learner.applied();
+            applied
+                .wait_for(|applied| *applied >= slot)
+                .await
+                .map_err(|_| TooLate)?;
+            Ok(())
+        };
+        timeout(within, applied).await.unwrap_or(Err(TooLate))
+    }
+}
+
+/// Asks the likely leader, then the others.
+async fn ask(links: &[Link], me: NodeName, learner: &learner::Handle) -> Option<Slot> {
+    let frame = Frame {
+        from: me,
+        message: Message::ReadIndex,
+    }
+    .encode();
+    let leader = learner.leader();
+    let likely = links.iter().filter(|link| Some(link.node.id) == leader);
+    let others = links.iter().filter(|link| Some(link.node.id) != leader);
+    for link in likely.chain(others) {
+        let answer = link
+            .ask(Lane::Control, frame.clone(), ASK_TIMEOUT, Breakers::Ignore)
+            .await;
+        if let Ok(Message::Readable(Some(slot))) = answer {
+            return Some(slot);
+        }
+    }
+    None
+}

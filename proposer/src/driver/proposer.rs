@@ -1,0 +1,1117 @@
+//! The proposer's loop: elections, batches and votes through the core; clients' requests wait here
+//! until their outcome is known, and move to the next leader when this one is no more.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+use rand::Rng;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, info, warn};
+
+use super::{StartError, end_on_disk_error};
+use crate::config::{Config, Role};
+use crate::link::{Error as LinkError, Link};
+use crate::metrics::Metrics;
+use crate::paxos::codec::{Frame, NodeName};
+use crate::paxos::ids::{Ballot, Members, NodeId, Slot};
+use crate::paxos::machine::{Applied, Outcome};
+use crate::paxos::message::{
+    Forwarded, Heartbeat, Learn, Learned, Message, Reply, Request, Value, Values,
+};
+use crate::paxos::proposer::{Effects, Input, Proposer, Settings, To};
+use crate::peers::{Breakers, Lane, PeerOptions, guard, post};
+use crate::state_file::{self, Opened, State, StateFile};
+use crate::wire::HeartbeatBody;
+
+/// Requests, and bytes of their values, that may wait or be under way; more are answered 503.
+const MAX_REQUESTS: usize = 16_384;
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+/// Slots that may be open at once: given out and not applied by a learner.
+const MAX_OPEN_SLOTS: u64 = 8192;
+/// Events handled before the next look at the time.
+const GROUP: usize = 1024;
+/// Messages of requests to the leader under way at once, and what one carries at most.
+const FORWARDS: usize = 4;
+const FORWARD_VALUES: usize = 1024;
+const FORWARD_BYTES: usize = 1 << 20;
+/// How long a request that asks for no outcome may wait for a leader.
+const ACCEPT_WITHIN: Duration = Duration::from_secs(2);
+/// How long an acceptor or a learner may take over a batch.
+const BULK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a leader that is about to end waits for what is under way, before it hands over.
+const DRAIN: Duration = Duration::from_millis(500);
+/// When the leader's process is gone: how long each proposer waits for the one before it.
+const SUCCESSION_STEP: Duration = Duration::from_millis(40);
+/// How often the state is copied to a checkpoint, if it changed.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What became of one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has a slot; asked for without `wait`.
+    Assigned(Slot),
+    /// It was chosen and applied.
+    Done(Applied),
+    /// It may or may not take effect. The slot that it had, if one was given.
+    Unknown(Option<Slot>),
+    /// No leader took it: it has no effect.
+    NoLeader,
+}
+
+/// Too much waits already.
+#[derive(Debug)]
+pub struct Busy;
+
+/// The running proposer. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    jobs: mpsc::UnboundedSender<NewJob>,
+    events: mpsc::UnboundedSender<Event>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    requests: AtomicUsize,
+    request_bytes: AtomicUsize,
+    view: RwLock<View>,
+    leaving: AtomicBool,
+    /// The number of the next read.
+    reads: AtomicU64,
+}
+
+/// What the proposer shows of itself.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// `following`, `probing`, `preparing` or `leading`.
+    pub phase: &'static str,
+    /// The leader's ballot.
+    pub leader: Option<Ballot>,
+    /// The last slot given out.
+    pub last: Slot,
+    /// Every slot up to here is chosen.
+    pub committed: Slot,
+    /// The last round claimed.
+    pub counter: u64,
+}
+
+struct NewJob {
+    values: Vec<Value>,
+    wait: bool,
+    forwarded: bool,
+    deadline: Instant,
+    answer: oneshot::Sender<Vec<Answer>>,
+    /// Gives back the room that the job takes when it is dropped.
+    room: Room,
+}
+
+/// A share of the bounds on waiting requests.
+struct Room {
+    shared: Arc<Shared>,
+    requests: usize,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shared
+            .requests
+            .fetch_sub(self.requests, Ordering::Relaxed);
+        self.shared
+            .request_bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Handle {
+    /// Has values proposed, here or at the leader. With `wait` the answers are outcomes. A
+    /// `forwarded` job is answered [`Answer::NoLeader`] at once unless this proposer leads.
+    pub async fn submit(
+        &self,
+        values: Vec<Value>,
+        wait: bool,
+        forwarded: bool,
+        within: Duration,
+    ) -> Result<Vec<Answer>, Busy> {
+        let room = self.room(&values)?;
+        let count = values.len();
+        let within = if wait {
+            within
+        } else {
+            within.min(ACCEPT_WITHIN)
+        };
+        let deadline = Instant::now() + within;
+        let (answer, answered) = oneshot::channel();
+        let job = NewJob {
+            values,
+            wait,
+            forwarded,
+            deadline,
+            answer,
+            room,
+        };
+        self.jobs.send(job).map_err(|_| Busy)?;
+        Ok(answered
+            .await
+            .unwrap_or_else(|_| vec![Answer::Unknown(None); count]))
+    }
+
+    fn room(&self, values: &[Value]) -> Result<Room, Busy> {
+        let (requests, bytes) = (values.len(), values.iter().map(Value::len).sum());
+        let shared = self.shared.clone();
+        let waiting = shared.requests.fetch_add(requests, Ordering::Relaxed);
+        let waiting_bytes = shared.request_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let room = Room {
+            shared,
+            requests,
+            bytes,
+        };
+        let full = waiting + requests > MAX_REQUESTS || waiting_bytes + bytes > MAX_REQUEST_BYTES;
+        if full { Err(Busy) } else { Ok(room) }
+    }
+
+    /// The slot that must be applied before a read that starts now may be answered; `None` unless
+    /// this proposer leads.
+    pub async fn read_index(&self) -> Option<Slot> {
+        let (answer, answered) = oneshot::channel();
+        let id = self.shared.reads.fetch_add(1, Ordering::Relaxed);
+        self.events.send(Event::Read(id, answer)).ok()?;
+        answered.await.ok().flatten()
+    }
+
+    /// Another proposer says that it leads.
+    pub fn heartbeat(&self, heartbeat: Heartbeat) {
+        // The loop lives as long as the process.
+        let _ = self.events.send(Event::Heartbeat(heartbeat));
+    }
+
+    /// The leader asks this proposer to succeed it.
+    pub fn take_over(&self) {
+        let _ = self.events.send(Event::TakeOver);
+    }
+
+    /// Hands leadership over, if it has it, and returns when no request waits here any more.
+    pub async fn leave(&self) {
+        let (answer, answered) = oneshot::channel();
+        self.shared.leaving.store(true, Ordering::Relaxed);
+        if self.events.send(Event::Leave(answer)).is_ok() {
+            let _ = answered.await;
+        }
+    }
+
+    /// How it stands.
+    pub fn view(&self) -> View {
+        self.shared
+            .view
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether it is about to end.
+    pub fn is_leaving(&self) -> bool {
+        self.shared.leaving.load(Ordering::Relaxed)
+    }
+}
+
+enum Event {
+    Reply(NodeId, Reply),
+    Learned(Learned),
+    Heartbeat(Heartbeat),
+    /// Another proposer has taken our heartbeat and follows us.
+    Followed(NodeId),
+    TakeOver,
+    Forwarded(Vec<Item>, Result<Message, LinkError>),
+    Read(u64, oneshot::Sender<Option<Slot>>),
+    /// Nothing listens any more where the leader of this ballot was.
+    LeaderGone(Ballot),
+    Leave(oneshot::Sender<()>),
+}
+
+/// One value of a job.
+struct Item {
+    job: u64,
+    index: usize,
+    value: Value,
+    wait: bool,
+}
+
+struct Job {
+    answers: Vec<Option<Answer>>,
+    left: usize,
+    wait: bool,
+    forwarded: bool,
+    /// Whether a leader may have proposed any of it.
+    submitted: bool,
+    deadline: Instant,
+    started: Instant,
+    answer: oneshot::Sender<Vec<Answer>>,
+    _room: Room,
+}
+
+/// Opens the proposer's state and starts the loop.
+pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartError> {
+    let (file, state, opened) = StateFile::open(&config.data_dir, config.node_id)?;
+    match &opened {
+        Opened::Fresh | Opened::Loaded => {}
+        // Safe even so: a claim lies above the promises of a quorum of acceptors, and no value was
+        // ever proposed at a ballot that a quorum had not promised.
+        other => warn!(target: "important", opened = ?other, "the state file could not be read"),
+    }
+    info!(target: "important", counter = state.proposal_counter, ?opened, "proposer's state read");
+    let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
+        return Err(std::io::Error::other("ACCEPTORS is empty").into());
+    };
+    let patience = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis();
+    let settings = Settings {
+        patience_ticks: patience.max(4) as u64,
+        ..Settings::default()
+    };
+    let core = Proposer::new(config.node_id, members, settings, state.proposal_counter);
+    let shared = Arc::new(Shared::default());
+    let (jobs, new_jobs) = mpsc::unbounded_channel();
+    let (events, new_events) = mpsc::unbounded_channel();
+    let handle = Handle {
+        jobs,
+        events: events.clone(),
+        shared: shared.clone(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let config = config.clone();
+    let run = move || {
+        let run = Run::new(&config, core, file, events, shared, metrics);
+        runtime.block_on(run.run(new_events, new_jobs));
+    };
+    std::thread::Builder::new()
+        .name("proposer".into())
+        .spawn(run)?;
+    Ok(handle)
+}
+
+struct Run {
+    me: NodeName,
+    heartbeat_interval: Duration,
+    election_timeout: Duration,
+    core: Proposer,
+    quorum: usize,
+    file: Arc<Mutex<Keeper>>,
+    saved: State,
+    checkpointed: (State, Instant),
+    events: mpsc::UnboundedSender<Event>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    acceptors: Vec<Link>,
+    learners: Vec<Link>,
+    proposers: Vec<Link>,
+    election_at: Instant,
+    /// When to elect although a leader may be alive: its process is gone.
+    succession_at: Option<Instant>,
+    heard_at: Instant,
+    followed_at: BTreeMap<NodeId, Instant>,
+    next_job: u64,
+    jobs: BTreeMap<u64, Job>,
+    /// Values that no leader has yet.
+    queue: VecDeque<Item>,
+    /// Values that this leader has proposed, until their outcomes are known.
+    proposed: BTreeMap<Slot, Item>,
+    forwards: usize,
+    /// Not before: the leader has just refused something.
+    forward_at: Instant,
+    reads: BTreeMap<u64, oneshot::Sender<Option<Slot>>>,
+    leaving: Option<Leaving>,
+}
+
+/// The state file. A save that waited while a ballot was claimed does not take the claim back.
+struct Keeper {
+    file: StateFile,
+    claimed: u64,
+}
+
+impl Keeper {
+    fn claim(&mut self, state: State) -> Result<(), state_file::Error> {
+        self.claimed = self.claimed.max(state.proposal_counter);
+        self.file.claim(&State {
+            proposal_counter: self.claimed,
+            ..state
+        })
+    }
+
+    fn save(&mut self, state: State) -> Result<(), state_file::Error> {
+        let proposal_counter = self.claimed.max(state.proposal_counter);
+        self.file.save(&State {
+            proposal_counter,
+            ..state
+        })
+    }
+}
+
+struct Leaving {
+    drain_until: Instant,
+    answers: Vec<oneshot::Sender<()>>,
+}
+
+impl Run {
+    fn new(
+        config: &Config,
+        core: Proposer,
+        file: StateFile,
+        events: mpsc::UnboundedSender<Event>,
+        shared: Arc<Shared>,
+        metrics: Arc<Metrics>,
+    ) -> Run {
+        let now = Instant::now();
+        let links = |role, options| {
+            Link::all(config, role, options)
+                .into_iter()
+                .flatten()
+                .collect()
+        };
+        let acceptors: Vec<Link> = links(Role::Acceptor, PeerOptions::default());
+        let saved = State {
+            proposal_counter: core.counter(),
+            ..State::default()
+        };
+        let mut run = Run {
+            me: NodeName {
+                role: Role::Proposer,
+                id: config.node_id,
+            },
+            heartbeat_interval: config.heartbeat_interval,
+            election_timeout: config.election_timeout,
+            core,
+            quorum: acceptors.len() / 2 + 1,
+            file: Arc::new(Mutex::new(Keeper {
+                file,
+                claimed: saved.proposal_counter,
+            })),
+            saved,
+            checkpointed: (saved, now),
+            events,
+            shared,
+            metrics,
+            acceptors,
+            learners: links(Role::Learner, PeerOptions::default()),
+            proposers: links(Role::Proposer, PeerOptions::default()),
+            election_at: now,
+            succession_at: None,
+            heard_at: now,
+            followed_at: BTreeMap::new(),
+            next_job: 0,
+            jobs: BTreeMap::new(),
+            queue: VecDeque::new(),
+            proposed: BTreeMap::new(),
+            forwards: 0,
+            forward_at: now,
+            reads: BTreeMap::new(),
+            leaving: None,
+        };
+        run.restart_election_timer();
+        run
+    }
+
+    async fn run(
+        mut self,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        mut jobs: mpsc::UnboundedReceiver<NewJob>,
+    ) {
+        let mut ticks = interval(self.heartbeat_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let succession = self.succession_at.unwrap_or(self.election_at);
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => self.tick(),
+                () = sleep_until(succession.min(self.election_at)), if !self.core.is_leading() => {
+                    self.elect();
+                }
+                Some(event) = events.recv() => {
+                    self.event(event);
+                    for _ in 1..GROUP {
+                        let Ok(event) = events.try_recv() else { break };
+                        self.event(event);
+                    }
+                }
+                Some(job) = jobs.recv() => {
+                    self.job(job);
+                    for _ in 1..GROUP {
+                        let Ok(job) = jobs.try_recv() else { break };
+                        self.job(job);
+                    }
+                }
+            }
+            self.pump();
+            self.show();
+        }
+    }
+
+    fn elect(&mut self) {
+        if self.leaving.is_some() {
+            self.restart_election_timer();
+        } else if self
+            .succession_at
+            .take()
+            .is_some_and(|at| at <= Instant::now())
+        {
+            self.step(Input::TakeOver);
+        } else {
+            self.step(Input::ElectionTimeout);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.step(Input::Tick);
+        let now = Instant::now();
+        self.watch_leader(now);
+        self.expire(now);
+        self.save(now);
+        self.leave(now);
+        let leader = self.core.leader();
+        self.metrics.is_leader.set(self.core.is_leading().into());
+        self.metrics.has_leader.set(leader.is_some().into());
+        self.metrics
+            .term
+            .set(leader.map_or(0, Ballot::counter) as i64);
+        self.metrics.last_slot.set(self.core.last().0 as i64);
+        self.metrics
+            .committed_slot
+            .set(self.core.committed_seen().0 as i64);
+        self.metrics
+            .pending
+            .set(self.shared.requests.load(Ordering::Relaxed) as i64);
+    }
+
+    /// A leader whose process is gone shows at once, without waiting for the timeout: nothing
+    /// listens at its address. Then the proposers stand for election one after the other.
+    fn watch_leader(&mut self, now: Instant) {
+        let Some(ballot) = self.core.leader().filter(|_| !self.core.is_leading()) else {
+            return;
+        };
+        if now - self.heard_at < 2 * self.heartbeat_interval || self.succession_at.is_some() {
+            return;
+        }
+        let leader = self
+            .proposers
+            .iter()
+            .find(|link| ballot.node() == Some(link.node.id));
+        let Some(peer) = leader.map(|link| link.peer.clone()) else {
+            return;
+        };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            if peer.refused().await {
+                let _ = events.send(Event::LeaderGone(ballot));
+            }
+        });
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Reply(from, reply) => {
+                self.step(Input::Reply { from, reply });
+            }
+            Event::Learned(learned) => self.learned(learned),
+            Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
+            Event::Followed(node) => drop(self.followed_at.insert(node, Instant::now())),
+            Event::TakeOver if self.leaving.is_some() => {}
+            Event::TakeOver => {
+                info!(target: "important", "the leader asks this proposer to succeed it");
+                self.step(Input::TakeOver);
+            }
+            Event::Forwarded(items, answer) => self.forwarded(items, answer),
+            Event::Read(id, answer) => {
+                self.reads.insert(id, answer);
+                self.step(Input::Read(id));
+            }
+            Event::LeaderGone(ballot) => {
+                let silent = Instant::now() - self.heard_at >= 2 * self.heartbeat_interval;
+                if silent && self.core.leader() == Some(ballot) && self.succession_at.is_none() {
+                    let before = |link: &&Link| {
+                        link.node.id < self.me.id && ballot.node() != Some(link.node.id)
+                    };
+                    let rank = self.proposers.iter().filter(before).count() as u32;
+                    self.succession_at = Some(Instant::now() + rank * SUCCESSION_STEP);
+                }
+            }
+            Event::Leave(answer) => {
+                let drain_until = Instant::now() + DRAIN;
+                let leaving = Leaving {
+                    drain_until,
+                    answers: Vec::new(),
+                };
+                self.leaving.get_or_insert(leaving).answers.push(answer);
+                self.leave(Instant::now());
+            }
+        }
+    }
+
+    fn heartbeat(&mut self, heartbeat: Heartbeat) {
+        let leader = heartbeat.ballot.node();
+        if let Some(link) = self
+            .proposers
+            .iter()
+            .find(|link| Some(link.node.id) == leader)
+        {
+            link.peer.heard();
+        }
+        self.step(Input::Heartbeat(heartbeat));
+        if self.core.leader() == Some(heartbeat.ballot) {
+            self.heard_at = Instant::now();
+            self.succession_at = None;
+        }
+    }
+
+    /// Lets the core take an input, makes its claim durable and acts.
+    fn step(&mut self, input: Input) -> Option<Slot> {
+        let output = self.core.step(input);
+        let state = self.state();
+        let effects = output
+            .persist(|_| {
+                self.saved = state;
+                self.checkpointed = (state, Instant::now());
+                self.file
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .claim(state)
+            })
+            .unwrap_or_else(|error| end_on_disk_error(&error));
+        self.act(effects)
+    }
+
+    fn act(&mut self, effects: Effects) -> Option<Slot> {
+        let Effects {
+            acceptors,
+            learners,
+            heartbeat,
+            restart_election_timer,
+            assigned,
+            readable,
+            unreadable,
+            leader_changed,
+        } = effects;
+        for (to, request) in acceptors {
+            self.ask_acceptors(&to, request);
+        }
+        for learn in learners {
+            self.tell_learners(learn);
+        }
+        if let Some(heartbeat) = heartbeat {
+            self.send_heartbeat(heartbeat);
+        }
+        if restart_election_timer {
+            self.restart_election_timer();
+        }
+        for (read, slot) in readable {
+            self.answer_read(read, Some(slot));
+        }
+        for read in unreadable {
+            self.answer_read(read, None);
+        }
+        if leader_changed {
+            self.leader_changed();
+        }
+        assigned
+    }
+
+    fn leader_changed(&mut self) {
+        let leader = self.core.leader();
+        if let Some(ballot) = leader {
+            self.metrics.leader_changes.inc();
+            self.heard_at = Instant::now();
+            info!(
+                target: "important",
+                leader = ballot.node().map(NodeId::number),
+                term = ballot.counter(),
+                leading = self.core.is_leading(),
+                "a leader"
+            );
+        } else {
+            info!(target: "important", phase = self.core.phase(), "no leader");
+        }
+        self.succession_at = None;
+        self.forward_at = Instant::now();
+        if !self.core.is_leading() {
+            // The next leader is asked again. The session table sees to it that what this one got
+            // chosen after all has its effect once.
+            let proposed = std::mem::take(&mut self.proposed);
+            for item in proposed.into_values().rev() {
+                match self.jobs.get(&item.job).is_some_and(|job| job.forwarded) {
+                    true => self.settle(item.job, item.index, Answer::Unknown(None)),
+                    false => self.queue.push_front(item),
+                }
+            }
+        }
+    }
+
+    fn ask_acceptors(&self, to: &To, request: Request) {
+        let bulk = matches!(request, Request::Accept { .. });
+        if let (To::All, Request::Accept { values, .. }) = (to, &request) {
+            self.metrics.batch_size.observe(values.len() as f64);
+        }
+        let (lane, timeout, breakers) = match bulk {
+            true => {
+                let peers = self.acceptors.iter().map(|link| &link.peer);
+                (Lane::Bulk, BULK_TIMEOUT, guard(peers, self.quorum))
+            }
+            // One small message at a time: it is what finds out that an acceptor is back.
+            false => (Lane::Control, self.election_timeout, Breakers::Ignore),
+        };
+        let frame = self.frame(Message::Request(request));
+        for link in &self.acceptors {
+            if matches!(to, To::One(acceptor) if *acceptor != link.node.id) {
+                continue;
+            }
+            let (link, frame, events) = (link.clone(), frame.clone(), self.events.clone());
+            tokio::spawn(async move {
+                match link.ask(lane, frame, timeout, breakers).await {
+                    Ok(Message::Reply(reply)) => {
+                        if !bulk {
+                            link.peer.heard();
+                        }
+                        let _ = events.send(Event::Reply(link.node.id, reply));
+                    }
+                    Ok(_) => warn!(acceptor = %link.node, "an answer that is none"),
+                    Err(error) => debug!(acceptor = %link.node, %error, "no answer"),
+                }
+            });
+        }
+    }
+
+    fn tell_learners(&self, learn: Learn) {
+        let lane = if learn.values.is_empty() {
+            Lane::Control
+        } else {
+            Lane::Bulk
+        };
+        let frame = self.frame(Message::Learn(learn));
+        for link in self.learners.iter().cloned() {
+            let (frame, events) = (frame.clone(), self.events.clone());
+            tokio::spawn(async move {
+                match link.ask(lane, frame, BULK_TIMEOUT, Breakers::Ignore).await {
+                    Ok(Message::Learned(learned)) => {
+                        let _ = events.send(Event::Learned(learned));
+                    }
+                    Ok(_) => warn!(learner = %link.node, "an answer that is none"),
+                    Err(error) => debug!(learner = %link.node, %error, "no answer"),
+                }
+            });
+        }
+    }
+
+    fn send_heartbeat(&self, heartbeat: Heartbeat) {
+        let body = HeartbeatBody::from(heartbeat);
+        // Four numbers: there is nothing in it that could fail.
+        let body = Bytes::from(serde_json::to_vec(&body).unwrap_or_default());
+        for link in self.proposers.iter().cloned() {
+            let (body, events, timeout) =
+                (body.clone(), self.events.clone(), self.election_timeout);
+            tokio::spawn(async move {
+                const PATH: PathAndQuery = PathAndQuery::from_static("/leader-heartbeat");
+                const JSON: HeaderValue = HeaderValue::from_static("application/json");
+                let request = post(PATH, JSON, body);
+                let call = link
+                    .peer
+                    .call(Lane::Control, request, timeout, Breakers::Ignore);
+                if call.await.is_ok_and(|answer| answer.status().is_success()) {
+                    let _ = events.send(Event::Followed(link.node.id));
+                }
+            });
+        }
+    }
+
+    fn frame(&self, message: Message) -> Bytes {
+        Frame {
+            from: self.me,
+            message,
+        }
+        .encode()
+    }
+
+    fn answer_read(&mut self, read: u64, slot: Option<Slot>) {
+        if let Some(answer) = self.reads.remove(&read) {
+            let _ = answer.send(slot);
+        }
+    }
+
+    fn restart_election_timer(&mut self) {
+        let random = rand::rng().random_range(0.0..1.0);
+        self.election_at = Instant::now() + self.election_timeout.mul_f64(1.0 + random);
+    }
+
+    // --- clients' requests ---
+
+    fn job(&mut self, new: NewJob) {
+        let NewJob {
+            values,
+            wait,
+            forwarded,
+            deadline,
+            answer,
+            room,
+        } = new;
+        let count = values.len();
+        if count == 0 || (forwarded && !self.core.is_leading()) {
+            let _ = answer.send(vec![Answer::NoLeader; count]);
+            return;
+        }
+        let id = self.next_job;
+        self.next_job += 1;
+        let items = values.into_iter().enumerate();
+        self.queue.extend(items.map(|(index, value)| Item {
+            job: id,
+            index,
+            value,
+            wait,
+        }));
+        let job = Job {
+            answers: vec![None; count],
+            left: count,
+            wait,
+            forwarded,
+            submitted: false,
+            deadline,
+            started: Instant::now(),
+            answer,
+            _room: room,
+        };
+        self.jobs.insert(id, job);
+    }
+
+    /// Passes what waits on to the leader: to the core when that is here.
+    fn pump(&mut self) {
+        if self.queue.is_empty() {
+            return;
+        }
+        if self.core.is_leading() {
+            if self.leaving.is_none() {
+                self.propose();
+            }
+        } else if let Some(leader) = self.core.leader().and_then(Ballot::node)
+            && Instant::now() >= self.forward_at
+        {
+            while !self.queue.is_empty() && self.forwards < FORWARDS {
+                self.forward(leader);
+            }
+        }
+    }
+
+    fn propose(&mut self) {
+        let room = MAX_OPEN_SLOTS.saturating_sub(self.core.open_slots());
+        let count = self
+            .queue
+            .len()
+            .min(usize::try_from(room).unwrap_or(usize::MAX));
+        if count == 0 {
+            return;
+        }
+        let mut items: Vec<Item> = self.queue.drain(..count).collect();
+        items.retain(|item| self.mark_submitted(item));
+        let values = items.iter().map(|item| item.value.clone()).collect();
+        let Some(first) = self.step(Input::Propose(values)) else {
+            return;
+        };
+        for (i, item) in items.into_iter().enumerate() {
+            let slot = first.plus(i as u64);
+            if item.wait {
+                self.proposed.insert(slot, item);
+            } else {
+                self.settle(item.job, item.index, Answer::Assigned(slot));
+            }
+        }
+    }
+
+    fn forward(&mut self, leader: NodeId) {
+        let Some(link) = self
+            .proposers
+            .iter()
+            .find(|link| link.node.id == leader)
+            .cloned()
+        else {
+            return;
+        };
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        while let Some(item) = self.queue.front() {
+            let differs = items
+                .first()
+                .is_some_and(|first: &Item| first.wait != item.wait);
+            let full = items.len() == FORWARD_VALUES || bytes + item.value.len() > FORWARD_BYTES;
+            if differs || (full && !items.is_empty()) {
+                break;
+            }
+            bytes += item.value.len();
+            let Some(item) = self.queue.pop_front() else {
+                break;
+            };
+            if self.mark_submitted(&item) {
+                items.push(item);
+            }
+        }
+        if items.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let deadlines = items.iter().filter_map(|item| self.jobs.get(&item.job));
+        let latest = deadlines.map(|job| job.deadline).max().unwrap_or(now);
+        let left = latest
+            .saturating_duration_since(now)
+            .max(Duration::from_millis(1));
+        let wait_ms = if items[0].wait {
+            left.as_millis().clamp(1, 60_000) as u32
+        } else {
+            0
+        };
+        let values: Values = items.iter().map(|item| item.value.clone()).collect();
+        let frame = self.frame(Message::Forward { wait_ms, values });
+        self.forwards += 1;
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let answer = link.ask(Lane::Bulk, frame, left, Breakers::Ignore).await;
+            let _ = events.send(Event::Forwarded(items, answer));
+        });
+    }
+
+    fn forwarded(&mut self, items: Vec<Item>, answer: Result<Message, LinkError>) {
+        self.forwards -= 1;
+        match answer {
+            Ok(Message::Forwarded(Forwarded::Assigned { first })) => {
+                for (i, item) in items.into_iter().enumerate() {
+                    let slot = first.plus(i as u64);
+                    self.settle(item.job, item.index, Answer::Assigned(slot));
+                }
+            }
+            Ok(Message::Forwarded(Forwarded::Outcomes { outcomes, .. }))
+                if outcomes.len() == items.len() =>
+            {
+                let mut open = Vec::new();
+                for (item, outcome) in items.into_iter().zip(outcomes) {
+                    match outcome {
+                        Some(applied) => self.settle(item.job, item.index, Answer::Done(applied)),
+                        None => open.push(item),
+                    }
+                }
+                self.requeue(open);
+            }
+            Ok(_) => self.requeue(items),
+            Err(error) => {
+                debug!(%error, "the leader gave no answer");
+                self.requeue(items);
+            }
+        }
+    }
+
+    /// Back to the head of the queue, in order. While the leader is the same, the next try comes
+    /// after a pause.
+    fn requeue(&mut self, items: Vec<Item>) {
+        if !items.is_empty() {
+            self.forward_at = Instant::now() + self.heartbeat_interval / 2;
+        }
+        for item in items.into_iter().rev() {
+            if self.jobs.contains_key(&item.job) {
+                self.queue.push_front(item);
+            }
+        }
+    }
+
+    fn learned(&mut self, learned: Learned) {
+        for (i, outcome) in learned.outcomes.into_iter().enumerate() {
+            let Some(applied) = outcome else { continue };
+            if let Some(item) = self.proposed.remove(&learned.first.plus(i as u64)) {
+                self.settle(item.job, item.index, Answer::Done(applied));
+            }
+        }
+        // An answer with outcomes may get lost: what somebody waits for counts as applied only when
+        // its outcome is here, and is told again until then.
+        let settled = self
+            .proposed
+            .first_key_value()
+            .map(|(slot, _)| slot.previous());
+        let applied = settled.map_or(learned.applied, |settled| settled.min(learned.applied));
+        self.step(Input::Learned(applied));
+    }
+
+    /// Notes that a leader may propose the item; `false` when nobody waits for it any more.
+    fn mark_submitted(&mut self, item: &Item) -> bool {
+        let Some(job) = self.jobs.get_mut(&item.job) else {
+            return false;
+        };
+        job.submitted = true;
+        true
+    }
+
+    fn settle(&mut self, id: u64, index: usize, answer: Answer) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let Some(place @ None) = job.answers.get_mut(index) else {
+            return;
+        };
+        *place = Some(answer);
+        job.left -= 1;
+        if job.left == 0 {
+            self.finish(id);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let late = self.jobs.iter().filter(|(_, job)| job.deadline <= now);
+        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.finish(id);
+        }
+    }
+
+    fn finish(&mut self, id: u64) {
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
+        let open = if job.submitted {
+            Answer::Unknown(None)
+        } else {
+            Answer::NoLeader
+        };
+        let answers = job
+            .answers
+            .into_iter()
+            .map(|a| a.unwrap_or_else(|| open.clone()));
+        let answers: Vec<Answer> = answers.collect();
+        // Those that a follower sends on are counted there.
+        if !job.forwarded {
+            for answer in &answers {
+                self.metrics
+                    .proposals
+                    .with_label_values(&[outcome_label(answer)])
+                    .inc();
+            }
+            if job.wait {
+                self.metrics
+                    .commit_duration
+                    .observe(job.started.elapsed().as_secs_f64());
+            }
+        }
+        // The client may be gone.
+        let _ = job.answer.send(answers);
+    }
+
+    // --- the state on disk, and the end ---
+
+    fn state(&self) -> State {
+        let leader = self.core.leader();
+        State {
+            proposal_counter: self.core.counter(),
+            last_instance_id: self.core.last().0,
+            current_leader: leader.and_then(Ballot::node),
+            current_term: leader.map_or(0, Ballot::counter),
+        }
+    }
+
+    /// Saves a new leader soon and everything now and then, off the loop: only claims must wait for
+    /// the disk.
+    fn save(&mut self, now: Instant) {
+        let state = self.state();
+        let new_leader = state.current_leader != self.saved.current_leader
+            || state.current_term != self.saved.current_term;
+        let checkpoint =
+            state != self.checkpointed.0 && now - self.checkpointed.1 >= CHECKPOINT_INTERVAL;
+        if !(new_leader || checkpoint) {
+            return;
+        }
+        self.saved = state;
+        if checkpoint {
+            self.checkpointed = (state, now);
+        }
+        let file = self.file.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            let saved = if checkpoint {
+                file.claim(state)
+            } else {
+                file.save(state)
+            };
+            if let Err(error) = saved {
+                end_on_disk_error(&error);
+            }
+        });
+    }
+
+    fn leave(&mut self, now: Instant) {
+        let Some(drain_until) = self.leaving.as_ref().map(|l| l.drain_until) else {
+            return;
+        };
+        let drained = self.proposed.is_empty() && self.core.open_slots() == 0;
+        if self.core.is_leading() && (drained || now >= drain_until) {
+            let successor = self.successor(now);
+            self.step(Input::StepDown);
+            if let Some(link) = successor {
+                info!(target: "important", successor = %link.node, "handing leadership over");
+                let frame = self.frame(Message::TakeOver);
+                let timeout = self.election_timeout;
+                tokio::spawn(async move {
+                    if let Err(error) = link
+                        .ask(Lane::Control, frame, timeout, Breakers::Ignore)
+                        .await
+                    {
+                        warn!(successor = %link.node, %error, "no answer to the hand-over");
+                    }
+                });
+            }
+        }
+        let alone = self.proposers.is_empty() && now >= drain_until;
+        if !self.core.is_leading() && (self.jobs.is_empty() || alone) {
+            for answer in self
+                .leaving
+                .iter_mut()
+                .flat_map(|leaving| leaving.answers.drain(..))
+            {
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    /// A proposer that follows us and answered a heartbeat just now.
+    fn successor(&self, now: Instant) -> Option<Link> {
+        let fresh = |node: &NodeId| {
+            self.followed_at
+                .get(node)
+                .is_some_and(|at| now - *at < 3 * self.heartbeat_interval)
+        };
+        self.proposers
+            .iter()
+            .find(|link| fresh(&link.node.id))
+            .cloned()
+    }
+
+    fn show(&self) {
+        let mut view = self
+            .shared
+            .view
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *view = View {
+            phase: self.core.phase(),
+            leader: self.core.leader(),
+            last: self.core.last(),
+            committed: self.core.committed_seen(),
+            counter: self.core.counter(),
+        };
+    }
+}
+
+fn outcome_label(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Assigned(_) => "accepted",
+        Answer::Done(applied) => match applied.outcome {
+            Outcome::NotCommitted { .. } => "not_committed",
+            Outcome::Reused => "reused",
+            _ => "committed",
+        },
+        Answer::Unknown(_) => "unknown",
+        Answer::NoLeader => "no_leader",
+    }
+}

@@ -1,0 +1,218 @@
+//! What every role answers: health, readiness, status, logs and metrics. The roles' own routes are
+//! in the modules below.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Value as Json_, json};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::paxos::codec::{Frame, NodeName};
+use crate::paxos::message::Message;
+use crate::problem::{BodyLimits, Params, Problem, finish};
+
+pub mod acceptor;
+pub mod learner;
+pub mod proposer;
+
+/// What the routes of every role share.
+#[derive(Clone)]
+pub struct Node {
+    /// Who this is.
+    pub name: NodeName,
+    /// Since when.
+    pub started: Instant,
+    /// `DEBUG`.
+    pub debug: bool,
+    /// The newest log entries.
+    pub logs: Logs,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Node {
+    /// For this configuration, started now.
+    pub fn new(config: &Config, logs: Logs, metrics: Arc<Metrics>) -> Node {
+        let name = NodeName {
+            role: config.role,
+            id: config.node_id,
+        };
+        Node {
+            name,
+            started: Instant::now(),
+            debug: config.debug,
+            logs,
+            metrics,
+        }
+    }
+}
+
+/// What a role adds to the common routes.
+pub trait RoleState: Clone + Send + Sync + 'static {
+    /// The part that every role has.
+    fn node(&self) -> &Node;
+    /// The role's fields of `/status`, beside `node_id`, `role` and `uptime`.
+    fn status(&self) -> Json_;
+    /// Why it cannot serve now, if it cannot.
+    fn not_ready(&self) -> Option<String>;
+}
+
+/// The common routes and `routes`, with limits, errors and metrics around them.
+pub fn router<S: RoleState>(routes: Router<S>, state: S) -> Router {
+    let routes = routes
+        .route("/status", get(status::<S>))
+        .route("/health", get(health::<S>))
+        .route("/ready", get(ready::<S>))
+        .route("/logs", get(logs::<S>))
+        .route("/logs/important", get(important_logs::<S>))
+        .route("/metrics", get(metrics::<S>));
+    finish(routes)
+        .layer(middleware::from_fn_with_state(state.clone(), measure::<S>))
+        .with_state(state)
+}
+
+async fn status<S: RoleState>(State(state): State<S>) -> Json<Json_> {
+    let node = state.node();
+    let mut status = json!({
+        "node_id": node.name.id.number(),
+        "role": node.name.role.name(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime": node.started.elapsed().as_secs(),
+        "ready": state.not_ready().is_none(),
+    });
+    if let (Json_::Object(all), Json_::Object(own)) = (&mut status, state.status()) {
+        all.extend(own);
+    }
+    Json(status)
+}
+
+async fn health<S: RoleState>(State(state): State<S>) -> Json<Json_> {
+    let node = state.node();
+    Json(json!({
+        "status": "healthy",
+        "node_id": node.name.id.number(),
+        "role": node.name.role.name(),
+        "uptime": node.started.elapsed().as_secs(),
+    }))
+}
+
+async fn ready<S: RoleState>(State(state): State<S>) -> Result<Json<Json_>, Problem> {
+    match state.not_ready() {
+        None => Ok(Json(json!({"status": "ready"}))),
+        Some(why) => Err(Problem::unavailable(why, Duration::from_secs(1))),
+    }
+}
+
+#[derive(Deserialize)]
+struct LogsQuery {
+    #[serde(default = "default_limit")]
+    limit: usize,
+}
+
+fn default_limit() -> usize {
+    100
+}
+
+impl LogsQuery {
+    fn limit(&self) -> Result<usize, Problem> {
+        match self.limit {
+            1..=1000 => Ok(self.limit),
+            _ => Err(Problem::bad_request("limit", "must be from 1 to 1000")),
+        }
+    }
+}
+
+async fn logs<S: RoleState>(
+    State(state): State<S>,
+    Params(query): Params<LogsQuery>,
+) -> Result<Json<Json_>, Problem> {
+    let limit = query.limit()?;
+    if !state.node().debug {
+        return Err(Problem::forbidden(
+            "detailed logs are off: start the node with DEBUG=true",
+        ));
+    }
+    Ok(Json(json!({"logs": state.node().logs.recent(limit)})))
+}
+
+async fn important_logs<S: RoleState>(
+    State(state): State<S>,
+    Params(query): Params<LogsQuery>,
+) -> Result<Json<Json_>, Problem> {
+    let limit = query.limit()?;
+    Ok(Json(json!({"logs": state.node().logs.important(limit)})))
+}
+
+async fn metrics<S: RoleState>(State(state): State<S>) -> Response {
+    let content_type = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (content_type, state.node().metrics.text()).into_response()
+}
+
+async fn measure<S: RoleState>(State(state): State<S>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    // The route's pattern, not the path: labels must have few values.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("unknown", |route| route.as_str());
+    let method = match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST") => known,
+        _ => "other",
+    };
+    state
+        .node()
+        .metrics
+        .http
+        .with_label_values(&[method, route, response.status().as_str()])
+        .observe(started.elapsed().as_secs_f64());
+    response
+}
+
+/// Bounds of the cluster's own messages.
+pub(crate) fn frame_limits() -> axum::Extension<BodyLimits> {
+    let max_bytes = crate::link::MAX_FRAME_BYTES;
+    BodyLimits {
+        max_bytes,
+        read_timeout: Duration::from_secs(10),
+    }
+    .layer()
+}
+
+/// The frame in a body.
+pub(crate) fn decode(body: Bytes) -> Result<Frame, Problem> {
+    Frame::decode(body).map_err(|error| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("{error}: this path is for the cluster's nodes"),
+        )
+    })
+}
+
+/// A frame as an answer.
+pub(crate) fn answer(from: NodeName, message: Message) -> Response {
+    let content_type: HeaderValue = crate::link::CONTENT_TYPE;
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        Frame { from, message }.encode(),
+    )
+        .into_response()
+}
+
+/// An answer in JSON that was rendered already.
+pub(crate) fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

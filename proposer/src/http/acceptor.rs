@@ -1,0 +1,220 @@
+//! The acceptor's routes: the readable form of one instance, and the cluster's own.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value as Json_, json};
+
+use super::{Node, RoleState, answer, decode, frame_limits, router};
+use crate::driver::acceptor::Handle;
+use crate::link;
+use crate::paxos::ids::{Ballot, NodeId, Slot};
+use crate::paxos::message::{Message, Reply, Request, Value, Values};
+use crate::problem::{Body, Problem, Raw};
+use crate::wire::{CommandView, ProposeBody};
+
+#[derive(Clone)]
+struct Acceptor {
+    node: Node,
+    handle: Handle,
+}
+
+/// All of the acceptor's routes.
+pub fn routes(node: Node, handle: Handle) -> Router {
+    let path = link::path(node.name);
+    let own = Router::new()
+        .route(&path, post(message))
+        .layer(frame_limits());
+    let readable = Router::new()
+        .route("/prepare", post(prepare))
+        .route("/accept", post(accept));
+    router(readable.merge(own), Acceptor { node, handle })
+}
+
+impl RoleState for Acceptor {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn status(&self) -> Json_ {
+        let promised = self.handle.promised();
+        json!({
+            "is_leader": false,
+            "leader_id": promised.and_then(Ballot::node).map(NodeId::number),
+            "term": promised.map_or(0, Ballot::counter),
+            "proposal_counter": promised.map_or(0, Ballot::counter),
+            "highest_promised": promised.map_or(0, Ballot::number),
+            "last_instance_id": self.handle.last_voted().0,
+            "committed_instance_id": self.handle.committed().0,
+            "state": "voting",
+        })
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        None
+    }
+}
+
+fn busy() -> Problem {
+    Problem::unavailable(
+        "too many requests wait for the disk: send it again",
+        Duration::from_secs(1),
+    )
+}
+
+async fn message(State(state): State<Acceptor>, Raw(body): Raw) -> Result<Response, Problem> {
+    let Message::Request(request) = decode(body)?.message else {
+        return Err(Problem::bad_request(
+            "message",
+            "is none that an acceptor takes",
+        ));
+    };
+    let reply = state.handle.ask(request).await.map_err(|_| busy())?;
+    Ok(answer(state.node.name, Message::Reply(reply)))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PrepareBody {
+    proposal_number: u64,
+    instance_id: u64,
+    proposer_id: u8,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AcceptBody {
+    proposal_number: u64,
+    instance_id: u64,
+    proposer_id: u8,
+    value: Box<RawValue>,
+}
+
+/// The ballot and the slot that a readable request names.
+fn parse(
+    state: &Acceptor,
+    number: u64,
+    instance: u64,
+    proposer: u8,
+) -> Result<(Ballot, Slot), Problem> {
+    let ballot = Ballot::from_number(number).ok_or_else(|| {
+        Problem::bad_request(
+            "proposalNumber",
+            "must be counter * 256 + proposerId, both at least 1",
+        )
+    })?;
+    if ballot.node() != NodeId::new(proposer) {
+        return Err(Problem::bad_request(
+            "proposerId",
+            "must be proposalNumber modulo 256: a proposal number belongs to one proposer",
+        ));
+    }
+    if ballot.is_poison_after(state.handle.promised().unwrap_or_default()) {
+        return Err(Problem::bad_request(
+            "proposalNumber",
+            "is more than 2^32 rounds above what is promised: take the next round",
+        ));
+    }
+    if instance > u64::MAX - (1 << 32) {
+        return Err(Problem::bad_request(
+            "instanceId",
+            "is past the end of the log",
+        ));
+    }
+    Ok((ballot, Slot(instance)))
+}
+
+/// One promise covers every instance, so this deposes a leader of a lower ballot, as any prepare
+/// does; it shows the vote of the instance asked for.
+async fn prepare(
+    State(state): State<Acceptor>,
+    Body(body): Body<PrepareBody>,
+) -> Result<Json<Json_>, Problem> {
+    let (ballot, slot) = parse(
+        &state,
+        body.proposal_number,
+        body.instance_id,
+        body.proposer_id,
+    )?;
+    let request = Request::Prepare { ballot, from: slot };
+    Ok(Json(
+        match state.handle.ask(request).await.map_err(|_| busy())? {
+            Reply::Promise { votes, .. } => match votes.iter().find(|vote| vote.slot == slot) {
+                Some(vote) => json!({
+                    "type": "PROMISE",
+                    "accepted": true,
+                    "highestAccepted": vote.ballot.number(),
+                    "acceptedValue": accepted_value(&vote.value),
+                }),
+                None => json!({"type": "PROMISE", "accepted": true, "highestAccepted": -1}),
+            },
+            reply => refusal("NOT_PROMISE", &reply),
+        },
+    ))
+}
+
+async fn accept(
+    State(state): State<Acceptor>,
+    Body(body): Body<AcceptBody>,
+) -> Result<Json<Json_>, Problem> {
+    let (ballot, slot) = parse(
+        &state,
+        body.proposal_number,
+        body.instance_id,
+        body.proposer_id,
+    )?;
+    if slot == Slot::ZERO {
+        return Err(Problem::bad_request(
+            "instanceId",
+            "0 stands for the election and holds no value: values start at 1",
+        ));
+    }
+    let value = parse_value(&body.value)?;
+    let values: Values = [value].into();
+    let request = Request::Accept {
+        ballot,
+        first: slot,
+        values,
+        committed: Slot::ZERO,
+    };
+    Ok(Json(
+        match state.handle.ask(request).await.map_err(|_| busy())? {
+            Reply::Accepted { .. } => json!({
+                "type": "ACCEPTED",
+                "accepted": true,
+                "instanceId": slot.0,
+                "proposalNumber": ballot.number(),
+            }),
+            reply => refusal("NOT_ACCEPTED", &reply),
+        },
+    ))
+}
+
+fn refusal(kind: &str, reply: &Reply) -> Json_ {
+    let promised = match reply {
+        Reply::Nack { promised, .. } => promised.number(),
+        _ => 0,
+    };
+    json!({"type": kind, "accepted": false, "highestPromised": promised})
+}
+
+/// A request as for `/propose`, or `null` for the no-op.
+fn parse_value(json: &RawValue) -> Result<Value, Problem> {
+    if json.get() == "null" {
+        return Ok(Value::NOOP);
+    }
+    let body: ProposeBody<'_> = serde_json::from_str(json.get())
+        .map_err(|error| Problem::bad_request("value", error.to_string()))?;
+    body.to_value()
+        .map_err(|bad| Problem::bad_request(&format!("value.{}", bad.field), bad.expected))
+}
+
+fn accepted_value(value: &Value) -> Option<CommandView<'_>> {
+    (!value.is_noop()).then(|| CommandView::of(value))
+}

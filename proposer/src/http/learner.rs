@@ -1,0 +1,339 @@
+//! The learner's routes: reads, the log, and the cluster's own.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use futures::stream;
+use http::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH};
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value as Json_, json};
+use tokio::sync::watch;
+
+use super::{Node, RoleState, answer, decode, frame_limits, json_bytes, router};
+use crate::driver::barrier::Barrier;
+use crate::driver::learner::{Busy, Handle};
+use crate::link;
+use crate::paxos::codec::Entry;
+use crate::paxos::ids::{NodeId, Slot};
+use crate::paxos::message::Message;
+use crate::problem::{Body, Params, PathParams, Problem, Raw};
+use crate::wire::{EntryView, ResourceView};
+
+/// Bytes of entries read at once for a stream: what one slow follower may hold in memory.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How long a linearizable read may wait for a leader and for what it must see.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+struct Learner {
+    node: Node,
+    handle: Handle,
+    barrier: Barrier,
+    /// Becomes true when the process is about to end: streams end then, too.
+    ending: watch::Receiver<bool>,
+}
+
+/// All of the learner's routes.
+pub fn routes(
+    node: Node,
+    handle: Handle,
+    barrier: Barrier,
+    ending: watch::Receiver<bool>,
+) -> Router {
+    let path = link::path(node.name);
+    let own = Router::new()
+        .route(&path, post(message))
+        .layer(frame_limits());
+    let clients = Router::new()
+        .route("/learn", post(learn))
+        .route("/instance/{id}", get(instance))
+        .route("/instances", get(instances))
+        .route("/log", get(log))
+        .route("/resource/{*id}", get(resource));
+    router(
+        clients.merge(own),
+        Learner {
+            node,
+            handle,
+            barrier,
+            ending,
+        },
+    )
+}
+
+impl RoleState for Learner {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn status(&self) -> Json_ {
+        let applied = *self.handle.applied().borrow();
+        let halted = self.handle.halted();
+        let (resources, sessions) = {
+            let state = self.handle.state();
+            (
+                state.machine.resource_count(),
+                state.machine.session_count(),
+            )
+        };
+        json!({
+            "is_leader": false,
+            "leader_id": self.handle.leader().map(NodeId::number),
+            "last_instance_id": applied.0,
+            "committed_instance_id": self.handle.committed().0,
+            "applied_instance_id": applied.0,
+            "durable_instance_id": self.handle.durable().0,
+            "resources": resources,
+            "sessions": sessions,
+            "state": match (&halted, self.handle.is_caught_up()) {
+                (Some(_), _) => "halted",
+                (None, true) => "learning",
+                (None, false) => "catching-up",
+            },
+            "halted": halted,
+        })
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        match (self.handle.halted(), self.handle.is_caught_up()) {
+            (Some(why), _) => Some(format!("applying has stopped: {why}")),
+            (None, false) => Some("still catching up with the leader".to_owned()),
+            (None, true) => None,
+        }
+    }
+}
+
+fn busy(_: Busy) -> Problem {
+    Problem::unavailable(
+        "this learner has too much to do: try again",
+        Duration::from_secs(1),
+    )
+}
+
+async fn message(State(state): State<Learner>, Raw(body): Raw) -> Result<Response, Problem> {
+    let frame = decode(body)?;
+    let Message::Learn(learn) = frame.message else {
+        return Err(Problem::bad_request(
+            "message",
+            "is none that a learner takes",
+        ));
+    };
+    let learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
+    Ok(answer(state.node.name, Message::Learned(learned)))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LearnBody {
+    instance_id: u64,
+    #[serde(default)]
+    value: Option<Box<RawValue>>,
+}
+
+/// The readable form. It never changes what this learner knows: only acceptors say what is chosen,
+/// and this learner asks them itself. So the answer tells whether the instance is learned yet.
+async fn learn(
+    State(state): State<Learner>,
+    Body(body): Body<LearnBody>,
+) -> Result<Response, Problem> {
+    let slot = slot("instanceId", body.instance_id)?;
+    let _ = body.value;
+    if slot > *state.handle.applied().borrow() {
+        let pending = json!({"status": "pending", "instanceId": slot.0});
+        return Ok((StatusCode::ACCEPTED, Json(pending)).into_response());
+    }
+    let entries = state.handle.entries(slot, 1).await.map_err(busy)?;
+    let entry = entries
+        .first()
+        .filter(|entry| entry.slot == slot)
+        .ok_or_else(|| absent(slot))?;
+    Ok(Json(json!({
+        "status": "learned",
+        "instanceId": slot.0,
+        "entry": EntryView::of(entry),
+    }))
+    .into_response())
+}
+
+fn slot(field: &str, number: u64) -> Result<Slot, Problem> {
+    match number {
+        0 => Err(Problem::bad_request(
+            field,
+            "must be at least 1: 0 stands for the election",
+        )),
+        number if number > u64::MAX - (1 << 32) => {
+            Err(Problem::bad_request(field, "is past the end of the log"))
+        }
+        number => Ok(Slot(number)),
+    }
+}
+
+fn absent(slot: Slot) -> Problem {
+    Problem::not_found(format!("instance {slot} is not learned here (yet)"))
+}
+
+async fn instance(
+    State(state): State<Learner>,
+    PathParams(id): PathParams<u64>,
+) -> Result<Response, Problem> {
+    let slot = slot("id", id)?;
+    let entries = state.handle.entries(slot, 1).await.map_err(busy)?;
+    let entry = entries
+        .first()
+        .filter(|entry| entry.slot == slot)
+        .ok_or_else(|| absent(slot))?;
+    Ok(Json(EntryView::of(entry)).into_response())
+}
+
+#[derive(Deserialize)]
+struct InstancesQuery {
+    #[serde(default = "first")]
+    from: u64,
+    #[serde(default = "hundred")]
+    limit: usize,
+}
+
+fn first() -> u64 {
+    1
+}
+
+fn hundred() -> usize {
+    100
+}
+
+async fn instances(
+    State(state): State<Learner>,
+    Params(query): Params<InstancesQuery>,
+) -> Result<Response, Problem> {
+    let from = slot("from", query.from)?;
+    if !(1..=1000).contains(&query.limit) {
+        return Err(Problem::bad_request("limit", "must be from 1 to 1000"));
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    while entries.len() < query.limit {
+        let next = from.plus(entries.len() as u64);
+        let more = state
+            .handle
+            .entries(next, CHUNK_BYTES)
+            .await
+            .map_err(busy)?;
+        if more.is_empty() {
+            break;
+        }
+        entries.extend(more);
+    }
+    entries.truncate(query.limit);
+    let views: Vec<EntryView<'_>> = entries.iter().map(EntryView::of).collect();
+    Ok(Json(json!({"instances": views, "next": from.0 + views.len() as u64})).into_response())
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    #[serde(default = "first")]
+    from: u64,
+    #[serde(default = "yes")]
+    follow: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Entries from `from` on, one JSON object a line. The reader sets the pace: the next chunk is read
+/// when the one before it is sent.
+async fn log(
+    State(state): State<Learner>,
+    Params(query): Params<LogQuery>,
+) -> Result<Response, Problem> {
+    let from = slot("from", query.from)?;
+    let applied = state.handle.applied();
+    let start = (state, applied, from);
+    let lines = stream::unfold(start, move |(state, mut applied, next)| async move {
+        loop {
+            let entries = state.handle.entries(next, CHUNK_BYTES).await.ok()?;
+            if let Some(last) = entries.last() {
+                let next = last.slot.next();
+                return Some((
+                    Ok::<_, Infallible>(render(&entries)),
+                    (state, applied, next),
+                ));
+            }
+            if !query.follow {
+                return None;
+            }
+            let mut ending = state.ending.clone();
+            tokio::select! {
+                more = applied.wait_for(|applied| *applied >= next) => drop(more.ok()?),
+                _ = ending.wait_for(|ending| *ending) => return None,
+            }
+        }
+    });
+    let content_type = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(CONTENT_TYPE, content_type)], HttpBody::from_stream(lines)).into_response())
+}
+
+fn render(entries: &[Entry]) -> Bytes {
+    let mut lines = Vec::new();
+    for entry in entries {
+        // Numbers, texts and JSON that was parsed before: nothing in it can fail.
+        if serde_json::to_writer(&mut lines, &EntryView::of(entry)).is_ok() {
+            lines.push(b'\n');
+        }
+    }
+    lines.into()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Consistency {
+    #[default]
+    Linearizable,
+    Local,
+}
+
+#[derive(Deserialize)]
+struct ResourceQuery {
+    #[serde(default)]
+    consistency: Consistency,
+}
+
+async fn resource(
+    State(state): State<Learner>,
+    PathParams(name): PathParams<String>,
+    Params(query): Params<ResourceQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if let Some(why) = state.handle.halted() {
+        let detail = format!("this learner has stopped applying: {why}; ask another one");
+        return Err(Problem::unavailable(detail, Duration::from_secs(30)));
+    }
+    if matches!(query.consistency, Consistency::Linearizable) {
+        state.barrier.wait(READ_WITHIN).await.map_err(|_| {
+            Problem::unavailable(
+                "no leader confirmed the read in time: try again, or read what this node has \
+                 with consistency=local",
+                Duration::from_secs(1),
+            )
+        })?;
+    }
+    let found = state.handle.state().machine.resource(&name).cloned();
+    let found =
+        found.ok_or_else(|| Problem::not_found(format!("there is no resource {name:?}")))?;
+    let etag = format!("\"{}\"", found.version);
+    let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"\""));
+    if headers.get(IF_NONE_MATCH) == Some(&etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+    }
+    let body = serde_json::to_vec(&ResourceView::of(&name, &found)).unwrap_or_default();
+    let mut response = json_bytes(StatusCode::OK, body);
+    response.headers_mut().insert(ETAG, etag);
+    Ok(response)
+}

@@ -1,0 +1,297 @@
+//! The proposer's routes: clients' requests, heartbeats and the cluster's own.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value as Json_, json};
+
+use super::{Node, RoleState, answer, decode, frame_limits, json_bytes, router};
+use crate::driver::proposer::{Answer, Handle};
+use crate::link;
+use crate::paxos::ids::{Ballot, NodeId};
+use crate::paxos::machine::Outcome;
+use crate::paxos::message::{Forwarded, Message, Value};
+use crate::problem::{Body, Params, Problem, Raw, explain};
+use crate::wire::{
+    HeartbeatBody, NO_LEADER_DETAIL, OutcomeView, ProposeBody, REUSED_DETAIL, UNKNOWN_DETAIL,
+};
+
+/// Requests in one batch.
+const MAX_BATCH: usize = 1024;
+/// The bounds of `timeoutMs`.
+const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=60_000;
+
+#[derive(Clone)]
+struct Proposer {
+    node: Node,
+    handle: Handle,
+}
+
+/// All of the proposer's routes.
+pub fn routes(node: Node, handle: Handle) -> Router {
+    let path = link::path(node.name);
+    let own = Router::new()
+        .route(&path, post(message))
+        .layer(frame_limits());
+    let clients = Router::new()
+        .route("/propose", post(propose))
+        .route("/propose/batch", post(propose_batch))
+        .route("/leader-status", get(leader_status))
+        .route("/leader-heartbeat", post(leader_heartbeat));
+    router(clients.merge(own), Proposer { node, handle })
+}
+
+impl RoleState for Proposer {
+    fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn status(&self) -> Json_ {
+        let view = self.handle.view();
+        let leader = view.leader.and_then(Ballot::node);
+        json!({
+            "is_leader": leader == Some(self.node.name.id),
+            "leader_id": leader.map(NodeId::number),
+            "term": view.leader.map_or(0, Ballot::counter),
+            "last_instance_id": view.last.0,
+            "committed_instance_id": view.committed.0,
+            "proposal_counter": view.counter,
+            "state": if self.handle.is_leaving() { "leaving" } else { view.phase },
+        })
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        if self.handle.is_leaving() {
+            return Some("this proposer is about to end".to_owned());
+        }
+        let leaderless = self.handle.view().leader.is_none();
+        leaderless.then(|| "no leader is known: fewer acceptors than a quorum answer?".to_owned())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProposeQuery {
+    #[serde(default)]
+    wait: bool,
+    #[serde(default = "default_timeout")]
+    timeout_ms: u64,
+}
+
+fn default_timeout() -> u64 {
+    5000
+}
+
+impl ProposeQuery {
+    fn within(&self) -> Result<Duration, Problem> {
+        match TIMEOUT_MS.contains(&self.timeout_ms) {
+            true => Ok(Duration::from_millis(self.timeout_ms)),
+            false => Err(Problem::bad_request("timeoutMs", "must be from 1 to 60000")),
+        }
+    }
+}
+
+fn busy() -> Problem {
+    Problem::unavailable(
+        "too many requests wait already, and this one has no effect: send it again",
+        Duration::from_secs(1),
+    )
+}
+
+fn no_leader() -> Problem {
+    Problem::unavailable(NO_LEADER_DETAIL, Duration::from_secs(1))
+}
+
+async fn propose(
+    State(state): State<Proposer>,
+    Params(query): Params<ProposeQuery>,
+    Raw(body): Raw,
+) -> Result<Response, Problem> {
+    let within = query.within()?;
+    let value = parse(&body)?;
+    let answers = state
+        .handle
+        .submit(vec![value], query.wait, false, within)
+        .await;
+    match answers.map_err(|_| busy())?.pop() {
+        Some(Answer::Assigned(slot)) => {
+            let accepted = accepted(slot.0);
+            Ok(render(StatusCode::ACCEPTED, &accepted))
+        }
+        Some(Answer::Done(applied)) if applied.outcome == Outcome::Reused => {
+            Err(Problem::conflict(REUSED_DETAIL))
+        }
+        Some(Answer::Done(applied)) => Ok(render(StatusCode::OK, &OutcomeView::of(&applied))),
+        Some(Answer::NoLeader) => Err(no_leader()),
+        Some(Answer::Unknown(_)) | None => {
+            let unknown = OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL));
+            Ok(render(StatusCode::GATEWAY_TIMEOUT, &unknown))
+        }
+    }
+}
+
+async fn propose_batch(
+    State(state): State<Proposer>,
+    Params(query): Params<ProposeQuery>,
+    Raw(body): Raw,
+) -> Result<Response, Problem> {
+    let within = query.within()?;
+    let values = parse_batch(&body)?;
+    if values.is_empty() {
+        return Ok(Json(Vec::<()>::new()).into_response());
+    }
+    let answers = state.handle.submit(values, query.wait, false, within).await;
+    let answers = answers.map_err(|_| busy())?;
+    if answers.iter().all(|answer| *answer == Answer::NoLeader) {
+        return Err(no_leader());
+    }
+    let views: Vec<OutcomeView<'_>> = answers
+        .iter()
+        .map(|answer| match answer {
+            Answer::Assigned(slot) => accepted(slot.0),
+            Answer::Done(applied) => OutcomeView::of(applied),
+            Answer::Unknown(_) => OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL)),
+            Answer::NoLeader => OutcomeView::bare("NO_LEADER", Some(NO_LEADER_DETAIL)),
+        })
+        .collect();
+    let unknown = answers
+        .iter()
+        .all(|answer| matches!(answer, Answer::Unknown(_)));
+    let status = match (query.wait, unknown) {
+        (_, true) => StatusCode::GATEWAY_TIMEOUT,
+        (true, false) => StatusCode::OK,
+        (false, false) => StatusCode::ACCEPTED,
+    };
+    Ok(render(status, &views))
+}
+
+fn accepted<'a>(instance: u64) -> OutcomeView<'a> {
+    OutcomeView {
+        instance_id: Some(instance),
+        ..OutcomeView::bare("accepted", None)
+    }
+}
+
+fn render<T: serde::Serialize + ?Sized>(status: StatusCode, body: &T) -> Response {
+    // Numbers, fixed texts and JSON that was parsed before: nothing in it can fail.
+    json_bytes(status, serde_json::to_vec(body).unwrap_or_default())
+}
+
+/// The value that a request's body says. Only an error is worth a second pass, for its place.
+fn parse(body: &Bytes) -> Result<Value, Problem> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let detail = "the body must be one request, an object: send a list to /propose/batch";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    let request: ProposeBody<'_> =
+        serde_json::from_slice(body).map_err(|error| explain::<ProposeBody<'_>>(body, &error))?;
+    request
+        .to_value()
+        .map_err(|bad| Problem::bad_request(bad.field, bad.expected))
+}
+
+fn parse_batch(body: &Bytes) -> Result<Vec<Value>, Problem> {
+    let requests: Vec<ProposeBody<'_>> = serde_json::from_slice(body)
+        .map_err(|error| explain::<Vec<ProposeBody<'_>>>(body, &error))?;
+    if requests.len() > MAX_BATCH {
+        let detail = format!(
+            "has {} requests, and may have {MAX_BATCH}: split it",
+            requests.len()
+        );
+        return Err(Problem::bad_request("batch", detail));
+    }
+    let values = requests.iter().enumerate().map(|(i, request)| {
+        request
+            .to_value()
+            .map_err(|bad| Problem::bad_request(&format!("[{i}].{}", bad.field), bad.expected))
+    });
+    values.collect()
+}
+
+async fn leader_status(State(state): State<Proposer>) -> Result<Json<Json_>, Problem> {
+    let view = state.handle.view();
+    let Some(ballot) = view.leader.filter(|b| b.node() == Some(state.node.name.id)) else {
+        let detail = match view.leader.and_then(Ballot::node) {
+            Some(leader) => format!("proposer {leader} leads, not this one: ask it"),
+            None => "this proposer does not lead, and knows no leader".to_owned(),
+        };
+        return Err(Problem::forbidden(detail));
+    };
+    Ok(Json(json!({
+        "leaderId": state.node.name.id.number(),
+        "term": ballot.counter(),
+        "proposalNumber": ballot.number(),
+        "lastInstanceId": view.last.0,
+        "committedInstanceId": view.committed.0,
+        "uptime": state.node.started.elapsed().as_secs(),
+    })))
+}
+
+async fn leader_heartbeat(
+    State(state): State<Proposer>,
+    Body(body): Body<HeartbeatBody>,
+) -> Result<Json<Json_>, Problem> {
+    let heartbeat = body
+        .to_heartbeat()
+        .map_err(|bad| Problem::bad_request(bad.field, bad.expected))?;
+    let current = state.handle.view().leader;
+    state.handle.heartbeat(heartbeat);
+    let ignored = current.is_some_and(|leader| heartbeat.ballot < leader);
+    Ok(Json(json!({
+        "status": "acknowledged",
+        "ignored": ignored,
+        "nodeId": state.node.name.id.number(),
+        "term": current.map_or(0, Ballot::counter).max(if ignored { 0 } else { body.term }),
+    })))
+}
+
+async fn message(State(state): State<Proposer>, Raw(body): Raw) -> Result<Response, Problem> {
+    let reply = match decode(body)?.message {
+        Message::Forward { wait_ms, values } => {
+            Message::Forwarded(forward(&state, wait_ms, values.to_vec()).await)
+        }
+        Message::TakeOver => {
+            state.handle.take_over();
+            Message::Done
+        }
+        Message::ReadIndex => Message::Readable(state.handle.read_index().await),
+        _ => {
+            return Err(Problem::bad_request(
+                "message",
+                "is none that a proposer takes",
+            ));
+        }
+    };
+    Ok(answer(state.node.name, reply))
+}
+
+async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarded {
+    let wait = wait_ms > 0;
+    // A little less than the asker waits, so that what is known reaches it.
+    let within = Duration::from_millis(u64::from(wait_ms).max(1000) * 9 / 10);
+    let Ok(answers) = state.handle.submit(values, wait, true, within).await else {
+        return Forwarded::Busy;
+    };
+    match answers.first() {
+        Some(Answer::Assigned(first)) => Forwarded::Assigned { first: *first },
+        Some(Answer::NoLeader) if answers.iter().all(|a| *a == Answer::NoLeader) => {
+            Forwarded::NotLeader
+        }
+        _ => {
+            let outcomes = answers.into_iter().map(|answer| match answer {
+                Answer::Done(applied) => Some(applied),
+                _ => None,
+            });
+            Forwarded::Outcomes {
+                first: Default::default(),
+                outcomes: outcomes.collect(),
+            }
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The JSON that clients and the readable forms of the protocol speak. The one place for the names
+//! of its fields.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::paxos::codec::Entry;
+use crate::paxos::command::{Command, MAX_ID_BYTES, MAX_RESOURCE_BYTES, Operation};
+use crate::paxos::ids::{Ballot, NodeId, Slot};
+use crate::paxos::machine::{Applied, Outcome, Resource};
+use crate::paxos::message::{Heartbeat, Value};
+
+/// A client's request, as in `POST /propose`. Unknown fields are ignored.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    expecting = "an object with clientId, timestamp, operation, resource and data"
+)]
+pub struct ProposeBody<'a> {
+    /// Who asks.
+    #[serde(borrow)]
+    pub client_id: Cow<'a, str>,
+    /// Milliseconds since 1970 by the client's clock.
+    #[serde(deserialize_with = "milliseconds")]
+    pub timestamp: u64,
+    /// `WRITE`, `DELETE` or `READ`.
+    #[serde(borrow)]
+    pub operation: Cow<'a, str>,
+    /// On what.
+    #[serde(borrow)]
+    pub resource: Cow<'a, str>,
+    /// Any JSON; needed by WRITE alone.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub data: Option<&'a RawValue>,
+    /// Names the request among the client's own.
+    #[serde(borrow, default)]
+    pub request_id: Option<Cow<'a, str>>,
+    /// Compare and set.
+    #[serde(default)]
+    pub if_version: Option<u64>,
+}
+
+/// `null` is data like any other JSON, and not the same as no data.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(d: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(d).map(Some)
+}
+
+/// A whole number, or one with a fraction, as clients with floating-point clocks send.
+fn milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    struct Milliseconds;
+    impl Visitor<'_> for Milliseconds {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("milliseconds since 1970, a number of at least 0")
+        }
+
+        fn visit_u64<E: de::Error>(self, v: u64) -> Result<u64, E> {
+            Ok(v)
+        }
+
+        fn visit_i64<E: de::Error>(self, v: i64) -> Result<u64, E> {
+            u64::try_from(v).map_err(|_| E::invalid_value(de::Unexpected::Signed(v), &self))
+        }
+
+        fn visit_f64<E: de::Error>(self, v: f64) -> Result<u64, E> {
+            // 2^53: past it a float no longer tells milliseconds apart.
+            let fits = (0.0..9_007_199_254_740_992.0).contains(&v);
+            fits.then_some(v as u64)
+                .ok_or(E::invalid_value(de::Unexpected::Float(v), &self))
+        }
+    }
+    d.deserialize_any(Milliseconds)
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadField {
+    /// Its name.
+    pub field: &'static str,
+    /// What it may be.
+    pub expected: String,
+}
+
+impl ProposeBody<'_> {
+    /// The value that says this.
+    pub fn to_value(&self) -> Result<Value, BadField> {
+        let bad = |field, expected: &str| {
+            Err(BadField {
+                field,
+                expected: expected.to_owned(),
+            })
+        };
+        let Some(operation) = Operation::parse(&self.operation) else {
+            return bad("operation", "must be WRITE, DELETE or READ");
+        };
+        if self.client_id.is_empty() || self.client_id.len() > MAX_ID_BYTES {
+            return bad("clientId", "must have 1 to 256 bytes");
+        }
+        if self.resource.is_empty() || self.resource.len() > MAX_RESOURCE_BYTES {
+            return bad("resource", "must have 1 to 1024 bytes");
+        }
+        if self
+            .request_id
+            .as_ref()
+            .is_some_and(|id| id.is_empty() || id.len() > MAX_ID_BYTES)
+        {
+            return bad("requestId", "must have 1 to 256 bytes, or be left out");
+        }
+        let data = match (operation, self.data) {
+            (Operation::Write, Some(data)) => data.get().as_bytes(),
+            (Operation::Write, None) => return bad("data", "is needed by WRITE: any JSON"),
+            (Operation::Delete | Operation::Read, _) => b"",
+        };
+        if operation == Operation::Read && self.if_version.is_some() {
+            return bad("ifVersion", "makes no sense for READ: leave it out");
+        }
+        let command = Command {
+            operation,
+            timestamp: self.timestamp,
+            if_version: self.if_version,
+            client_id: &self.client_id,
+            request_id: self.request_id.as_deref(),
+            resource: &self.resource,
+            data,
+        };
+        Ok(command.encode())
+    }
+}
+
+/// A chosen request, as in `/log` and in `acceptedValue`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandView<'a> {
+    /// `NOOP` for a filled hole.
+    pub operation: &'static str,
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<&'a str>,
+    /// Which of the client's requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+    /// By the client's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
+    /// On what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<&'a str>,
+    /// As it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+    /// Compare and set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_version: Option<u64>,
+}
+
+impl<'a> CommandView<'a> {
+    /// What a value says; `UNREADABLE` for one that a newer version wrote.
+    pub fn of(value: &'a Value) -> CommandView<'a> {
+        let nothing = CommandView {
+            operation: "NOOP",
+            client_id: None,
+            request_id: None,
+            timestamp: None,
+            resource: None,
+            data: None,
+            if_version: None,
+        };
+        match Command::decode(value) {
+            Ok(None) => nothing,
+            Err(_) => CommandView {
+                operation: "UNREADABLE",
+                ..nothing
+            },
+            Ok(Some(command)) => CommandView {
+                operation: command.operation.name(),
+                client_id: Some(command.client_id),
+                request_id: command.request_id,
+                timestamp: Some(command.timestamp),
+                resource: Some(command.resource),
+                data: raw(command.data),
+                if_version: command.if_version,
+            },
+        }
+    }
+}
+
+/// Data as JSON. It was JSON when it came in.
+fn raw(data: &[u8]) -> Option<&RawValue> {
+    serde_json::from_slice(data).ok()
+}
+
+/// A line of `/log`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryView<'a> {
+    /// Where.
+    pub instance_id: u64,
+    /// `COMMITTED`, `NOT_COMMITTED`, `DUPLICATE`, `CONFLICT`, `READ` or `NOOP`.
+    pub status: &'static str,
+    /// The resource's version after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Where the request took effect, if not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate_of: Option<u64>,
+    /// What was chosen.
+    #[serde(flatten)]
+    pub command: CommandView<'a>,
+}
+
+impl<'a> EntryView<'a> {
+    /// An applied entry, readable.
+    pub fn of(entry: &'a Entry) -> EntryView<'a> {
+        let duplicate = entry.applied.slot != entry.slot;
+        let status = match &entry.applied.outcome {
+            _ if duplicate => "DUPLICATE",
+            Outcome::Noop => "NOOP",
+            Outcome::Committed { .. } => "COMMITTED",
+            Outcome::NotCommitted { .. } => "NOT_COMMITTED",
+            Outcome::Reused => "CONFLICT",
+            Outcome::Read(_) => "READ",
+        };
+        let version = match entry.applied.outcome {
+            Outcome::Committed { version } | Outcome::NotCommitted { version } => Some(version),
+            _ => None,
+        };
+        EntryView {
+            instance_id: entry.slot.0,
+            status,
+            version,
+            duplicate_of: duplicate.then_some(entry.applied.slot.0),
+            command: CommandView::of(&entry.value),
+        }
+    }
+}
+
+/// `GET /resource/{id}`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceView<'a> {
+    /// Its name.
+    pub resource: &'a str,
+    /// As it was written.
+    pub data: Option<&'a RawValue>,
+    /// 1 after the write that made it, one more with every write since.
+    pub version: u64,
+    /// The instance of the last write.
+    pub instance_id: u64,
+    /// By the clock of the client that wrote it.
+    pub timestamp: u64,
+    /// Who wrote it.
+    pub client_id: &'a str,
+}
+
+impl<'a> ResourceView<'a> {
+    /// A resource under its name.
+    pub fn of(name: &'a str, resource: &'a Resource) -> ResourceView<'a> {
+        ResourceView {
+            resource: name,
+            data: raw(&resource.data),
+            version: resource.version,
+            instance_id: resource.slot.0,
+            timestamp: resource.timestamp,
+            client_id: &resource.client_id,
+        }
+    }
+}
+
+/// The answer to one request of `POST /propose`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutcomeView<'a> {
+    /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `UNKNOWN`, `CONFLICT` or `NO_LEADER`.
+    pub status: &'static str,
+    /// Where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<u64>,
+    /// The resource's version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// What READ found; `null` for nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<Option<&'a RawValue>>,
+    /// What to do, where that is not plain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'static str>,
+}
+
+/// What a client should do about an unknown outcome.
+pub const UNKNOWN_DETAIL: &str =
+    "the outcome was not known in time: send the same request again, it takes effect at most once";
+/// What a client should do about a reused `requestId`.
+pub const REUSED_DETAIL: &str =
+    "requestId was used before with another body: use a new requestId for a new request";
+/// What a client should do when there is no leader.
+pub const NO_LEADER_DETAIL: &str =
+    "no leader is known, and the request has no effect: send it again after Retry-After seconds";
+
+impl<'a> OutcomeView<'a> {
+    /// With nothing but a status.
+    pub fn bare(status: &'static str, detail: Option<&'static str>) -> OutcomeView<'a> {
+        OutcomeView {
+            status,
+            instance_id: None,
+            version: None,
+            data: None,
+            detail,
+        }
+    }
+
+    /// What applying a request gave.
+    pub fn of(applied: &'a Applied) -> OutcomeView<'a> {
+        let instance_id = Some(applied.slot.0);
+        let (status, version, data, detail) = match &applied.outcome {
+            Outcome::Committed { version } => ("COMMITTED", Some(*version), None, None),
+            Outcome::NotCommitted { version } => ("NOT_COMMITTED", Some(*version), None, None),
+            Outcome::Reused => ("CONFLICT", None, None, Some(REUSED_DETAIL)),
+            Outcome::Read(None) => ("COMMITTED", Some(0), Some(None), None),
+            Outcome::Read(Some(found)) => (
+                "COMMITTED",
+                Some(found.version),
+                Some(raw(&found.data)),
+                None,
+            ),
+            Outcome::Noop => ("COMMITTED", None, None, None),
+        };
+        OutcomeView {
+            status,
+            instance_id,
+            version,
+            data,
+            detail,
+        }
+    }
+}
+
+/// `POST /leader-heartbeat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    expecting = "an object with leaderId, term and lastInstanceId"
+)]
+pub struct HeartbeatBody {
+    /// The leader.
+    pub leader_id: u8,
+    /// Its term.
+    pub term: u64,
+    /// The last instance it has given out.
+    pub last_instance_id: u64,
+    /// Every instance up to here is chosen.
+    #[serde(default)]
+    pub committed_instance_id: u64,
+}
+
+impl From<Heartbeat> for HeartbeatBody {
+    fn from(heartbeat: Heartbeat) -> HeartbeatBody {
+        HeartbeatBody {
+            leader_id: heartbeat.ballot.node().map_or(0, NodeId::number),
+            term: heartbeat.ballot.counter(),
+            last_instance_id: heartbeat.last.0,
+            committed_instance_id: heartbeat.committed.0,
+        }
+    }
+}
+
+impl HeartbeatBody {
+    /// The heartbeat, if leader and term can be.
+    pub fn to_heartbeat(self) -> Result<Heartbeat, BadField> {
+        let bad = |field, expected: &str| BadField {
+            field,
+            expected: expected.to_owned(),
+        };
+        let leader =
+            NodeId::new(self.leader_id).ok_or_else(|| bad("leaderId", "must be 1 to 255"))?;
+        let ballot = Ballot::new(self.term, leader)
+            .ok_or_else(|| bad("term", "must be from 1 to 72057594037927935"))?;
+        let (last, committed) = (
+            Slot(self.last_instance_id),
+            Slot(self.committed_instance_id),
+        );
+        Ok(Heartbeat {
+            ballot,
+            last,
+            committed,
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! PaxosClusters in, objects out: `golden/NAME.in.yaml` becomes `golden/NAME.out.yaml`, as do the
+//! samples. `UPDATE=1` writes what it becomes now; the difference is then for review.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kube::CustomResourceExt;
+use operator::crd::PaxosCluster;
+use operator::desired::to_document;
+use operator::render;
+use proposer::config::{Config, Role};
+use proposer::paxos::ids::Members;
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the repository")
+        .to_owned()
+}
+
+fn parse(path: &Path) -> PaxosCluster {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn assert_golden(path: &Path, actual: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path, actual).expect("the golden file can be written");
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        expected == actual,
+        "{} is not what it becomes now; UPDATE=1 rewrites it",
+        path.display()
+    );
+}
+
+#[test]
+fn fixtures_and_samples_become_what_they_became() {
+    let golden = root().join("tests/golden");
+    let mut inputs: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for (folder, suffix) in [
+        (golden.clone(), ".in.yaml"),
+        (root().join("crds/samples"), ".yaml"),
+    ] {
+        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            let file = entry.file_name().into_string().expect("a name in UTF-8");
+            if let Some(name) = file.strip_suffix(suffix) {
+                inputs.insert(name.to_owned(), entry.path());
+            }
+        }
+    }
+    assert!(inputs.len() >= 4, "{inputs:?}");
+    for (name, path) in inputs {
+        let objects = render(&parse(&path)).expect(&name);
+        assert_golden(&golden.join(format!("{name}.out.yaml")), &objects.to_yaml());
+    }
+}
+
+#[test]
+fn the_crd_file_is_what_the_operator_prints() {
+    assert_golden(
+        &root().join("crds/paxosclusters.yaml"),
+        &to_document(&PaxosCluster::crd()),
+    );
+    let size = to_document(&PaxosCluster::crd()).len();
+    assert!(size < 64 * 1024, "the CRD has {size} bytes");
+}
+
+/// Every pod's environment as the kubelet would fill it in.
+fn environments(object: &PaxosCluster) -> Vec<(String, BTreeMap<String, String>)> {
+    let sets = render(object).expect("the fixture is valid").stateful_sets;
+    let mut environments = Vec::new();
+    for set in sets {
+        let spec = set.spec.expect("a spec");
+        let first = spec
+            .ordinals
+            .and_then(|ordinals| ordinals.start)
+            .expect("a start");
+        let container = spec.template.spec.expect("a pod").containers.remove(0);
+        for ordinal in first..first + spec.replicas.expect("replicas") {
+            let env = container.env.iter().flatten().map(|var| {
+                let value = var.value.clone().unwrap_or_else(|| {
+                    let source = var
+                        .value_from
+                        .as_ref()
+                        .and_then(|from| from.field_ref.as_ref());
+                    let path = &source.expect("a value or a field").field_path;
+                    assert_eq!(path, "metadata.labels['apps.kubernetes.io/pod-index']");
+                    ordinal.to_string()
+                });
+                (var.name.clone(), value)
+            });
+            let name = set.metadata.name.as_deref().expect("a name");
+            environments.push((format!("{name}-{ordinal}"), env.collect()));
+        }
+    }
+    environments
+}
+
+#[test]
+fn every_pod_reads_back_the_configuration_that_was_meant_for_it() {
+    let object = parse(&root().join("tests/golden/ledger.in.yaml"));
+    let environments = environments(&object);
+    assert_eq!(environments.len(), 3 + 3 + 2 + 4);
+    for (pod, env) in environments {
+        let config = Config::from_env(|name| env.get(name).cloned()).expect(&pod);
+        assert_eq!(pod, format!("ledger-{}-{}", config.role, config.node_id));
+        assert!(config.debug && config.use_cluster_store, "{pod}");
+        assert_eq!(config.heartbeat_interval.as_millis(), 100, "{pod}");
+        if config.role != Role::Acceptor {
+            let third = "ledger-proposer-3.ledger-proposer.shop.svc:8080";
+            assert_eq!(config.proposers[2], third, "position k is node k");
+        }
+        if config.role == Role::Learner {
+            assert_eq!(config.stores.len(), 4, "{pod}");
+        }
+    }
+}
+
+#[test]
+fn evictions_leave_a_quorum_of_any_number_of_acceptors() {
+    for acceptors in 1..=255_u8 {
+        let spec = format!(
+            "{{metadata: {{name: ledger}}, spec: {{acceptor: {{replicas: {acceptors}}}}}}}"
+        );
+        let object: PaxosCluster = serde_saphyr::from_str(&spec).unwrap();
+        let budgets = render(&object).unwrap().disruption_budgets;
+        let budget = &budgets[1];
+        assert_eq!(budget.metadata.name.as_deref(), Some("ledger-acceptor"));
+        let spec = serde_json::to_value(budget.spec.as_ref().unwrap()).unwrap();
+        let evicted = spec["maxUnavailable"].as_u64().unwrap() as usize;
+        let members = Members::new(acceptors).unwrap();
+        match members.tolerates() {
+            // No eviction keeps a quorum; forbidding all would block every drain for ever.
+            0 => assert_eq!(evicted, 1),
+            tolerated => assert_eq!(evicted, tolerated),
+        }
+        assert_eq!(spec["unhealthyPodEvictionPolicy"], "AlwaysAllow");
+    }
+}
+
+#[test]
+fn pods_satisfy_the_restricted_pod_security_standard() {
+    for sample in ["crds/samples/full.yaml", "tests/golden/ledger.in.yaml"] {
+        for set in render(&parse(&root().join(sample))).unwrap().stateful_sets {
+            let set: Value = serde_json::to_value(set).unwrap();
+            let pod = &set["spec"]["template"]["spec"];
+            assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+            assert!(pod["securityContext"]["runAsUser"].as_i64() > Some(10_000));
+            assert_eq!(
+                pod["securityContext"]["seccompProfile"]["type"],
+                "RuntimeDefault"
+            );
+            assert_eq!(pod["automountServiceAccountToken"], false);
+            assert_eq!(pod["volumes"], Value::Null, "only the claimed volume");
+            for container in pod["containers"].as_array().unwrap() {
+                let context = &container["securityContext"];
+                assert_eq!(context["allowPrivilegeEscalation"], false);
+                assert_eq!(context["readOnlyRootFilesystem"], true);
+                assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+            }
+        }
+    }
+}
+
+#[test]
+fn names_at_the_limit_fit_every_label_and_host_name() {
+    let name = "l".repeat(operator::names::CLUSTER_NAME_MAX);
+    let spec = format!(
+        "{{metadata: {{name: {name}}}, spec: {{acceptor: {{replicas: 255}}, \
+         store: {{enabled: true, replicas: 255}}}}}}"
+    );
+    let objects = render(&serde_saphyr::from_str(&spec).unwrap()).unwrap();
+    for set in &objects.stateful_sets {
+        let set = set.metadata.name.as_deref().unwrap();
+        assert!(format!("{set}-255").len() <= 63, "the pod's host name");
+        assert!(
+            format!("{set}-0123456789").len() <= 63,
+            "the revision's label"
+        );
+    }
+    for service in &objects.services {
+        assert!(service.metadata.name.as_deref().unwrap().len() <= 63);
+    }
+}

@@ -1,0 +1,780 @@
+//! The operator against an API server in memory: what it makes, when it writes, and how it comes
+//! through everything that goes wrong.
+
+use std::collections::BTreeSet;
+
+use kube::core::cel::Validator;
+use operator::crd::PaxosCluster;
+use serde_json::{Value, json};
+use tests::kube::scenarios::{NAMESPACE, World, every_permission};
+use tests::kube::{ApiServer, Fault};
+
+#[tokio::test]
+async fn a_cluster_becomes_all_its_objects_and_owns_them() {
+    let world = World::whole("ledger", json!({})).await;
+    let roles = ["proposer", "acceptor", "learner"];
+    let of_roles = |plural: &str| roles.map(|role| format!("{plural}/ledger-{role}"));
+    let mut expected =
+        BTreeSet::from(["services/ledger", "services/ledger-reader"].map(String::from));
+    for plural in ["statefulsets", "services", "poddisruptionbudgets"] {
+        expected.extend(of_roles(plural));
+    }
+    assert_eq!(world.children("ledger"), expected);
+    let set = world
+        .server
+        .object("statefulsets", NAMESPACE, "ledger-acceptor")
+        .unwrap();
+    let owner = &set["metadata"]["ownerReferences"][0];
+    assert_eq!(
+        (&owner["controller"], &owner["blockOwnerDeletion"]),
+        (&json!(true), &json!(true))
+    );
+
+    // Deleting it leaves nothing behind.
+    world.server.delete("paxosclusters", NAMESPACE, "ledger");
+    for plural in ["statefulsets", "services", "poddisruptionbudgets", "pods"] {
+        assert_eq!(world.server.objects(plural), [Value::Null; 0], "{plural}");
+    }
+}
+
+#[tokio::test]
+async fn the_status_tells_who_leads_and_what_is_ready() {
+    let world = World::whole("ledger", json!({})).await;
+    let status = world.status("ledger");
+    assert_eq!(status["observedGeneration"], 1);
+    assert_eq!(status["acceptors"], 5);
+    assert_eq!(status["proposer"]["summary"], "5/5");
+    assert_eq!(status["learner"]["summary"], "2/2");
+    assert_eq!(
+        (
+            &status["leaderId"],
+            &status["term"],
+            &status["committedInstance"]
+        ),
+        (&json!(2), &json!(1), &json!(10))
+    );
+    assert_eq!(world.condition("ledger", "Ready").0, "True");
+    assert_eq!(world.events(), ["Starting", "Ready", "LeaderElected"]);
+}
+
+#[tokio::test]
+async fn reconciling_twice_writes_nothing_the_second_time() {
+    // Amounts that the API server rewrites, and fields that it defaults.
+    let spec = json!({
+        "proposer": { "resources": { "requests": { "cpu": "1000m" }, "limits": { "cpu": 2 } } },
+        "store": { "enabled": true },
+    });
+    let world = World::whole("ledger", spec).await;
+    world.take_writes();
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.take_writes(), []);
+
+    // Nor does an operator that was restarted or upgraded.
+    let restarted = World::with(world.server.clone(), world.nodes.clone());
+    restarted.reconcile("ledger").await.unwrap();
+    assert_eq!(restarted.take_writes(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_at_rest_writes_nothing() {
+    let mut world = World::whole("ledger", json!({})).await;
+    world.start();
+    world.pass(60).await;
+    world.take_writes();
+    world.pass(600).await;
+    let calls = world.server.take_calls();
+    assert!(calls.iter().any(|call| call.resource == "pods"), "it looks");
+    assert_eq!(
+        calls
+            .into_iter()
+            .filter(|call| call.is_write())
+            .collect::<Vec<_>>(),
+        []
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_log_moves_the_status_now_and_then_only() {
+    let mut world = World::whole("ledger", json!({})).await;
+    world.start();
+    world.pass(60).await;
+    world.take_writes();
+    for second in 0..300 {
+        world.nodes.say(2, 1, 1000 + second);
+        world.pass(1).await;
+    }
+    let writes = world.take_writes();
+    assert!(
+        writes
+            .iter()
+            .all(|call| call.resource == "paxosclusters/status"),
+        "{writes:?}"
+    );
+    assert!(
+        (5..=30).contains(&writes.len()),
+        "{} writes in 300 s",
+        writes.len()
+    );
+    assert!(world.status("ledger")["committedInstance"].as_i64() > Some(1200));
+}
+
+#[tokio::test]
+async fn a_deleted_child_comes_back() {
+    let world = World::whole("ledger", json!({})).await;
+    let before = world.children("ledger");
+    for child in &before {
+        let (plural, name) = child.split_once('/').unwrap();
+        world.server.delete(plural, NAMESPACE, name);
+        assert_ne!(world.children("ledger"), before);
+        world.reconcile("ledger").await.unwrap();
+        assert_eq!(world.children("ledger"), before, "{child}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_controller_notices_a_deleted_child_by_itself() {
+    let mut world = World::whole("ledger", json!({})).await;
+    world.start();
+    world.pass(5).await;
+    world.server.delete("services", NAMESPACE, "ledger-reader");
+    // Well before it would look again anyway.
+    world.pass(5).await;
+    assert!(
+        world
+            .server
+            .object("services", NAMESPACE, "ledger-reader")
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn what_others_change_is_undone_and_what_others_add_is_left() {
+    let world = World::whole("ledger", json!({})).await;
+    let edit = |plural: &str, name: &str, patch| world.server.edit(plural, NAMESPACE, name, patch);
+    edit(
+        "statefulsets",
+        "ledger-acceptor",
+        json!({ "spec": { "replicas": 1 } }),
+    );
+    edit(
+        "services",
+        "ledger",
+        json!({ "spec": { "selector": { "clustersync.io/role": null } } }),
+    );
+    edit(
+        "services",
+        "ledger-reader",
+        json!({ "metadata": { "labels": { "mine": "yes" } } }),
+    );
+    edit(
+        "poddisruptionbudgets",
+        "ledger-acceptor",
+        json!({ "metadata": { "labels": { "app.kubernetes.io/managed-by": "me" } } }),
+    );
+    world.reconcile("ledger").await.unwrap();
+    let object = |plural: &str, name: &str| world.server.object(plural, NAMESPACE, name).unwrap();
+    assert_eq!(
+        object("statefulsets", "ledger-acceptor")["spec"]["replicas"],
+        5
+    );
+    assert_eq!(
+        object("services", "ledger")["spec"]["selector"]["clustersync.io/role"],
+        "proposer"
+    );
+    assert_eq!(
+        object("services", "ledger-reader")["metadata"]["labels"]["mine"],
+        "yes"
+    );
+    let budget = object("poddisruptionbudgets", "ledger-acceptor");
+    assert_eq!(
+        budget["metadata"]["labels"]["app.kubernetes.io/managed-by"],
+        "paxos-operator"
+    );
+    world.take_writes();
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.take_writes(), []);
+}
+
+#[tokio::test]
+async fn a_field_that_is_no_longer_wanted_goes() {
+    let spec =
+        json!({ "learner": { "nodeSelector": { "disk": "fast" }, "priorityClassName": "high" } });
+    let world = World::whole("ledger", spec).await;
+    let pod = || {
+        let set = world
+            .server
+            .object("statefulsets", NAMESPACE, "ledger-learner")
+            .unwrap();
+        set["spec"]["template"]["spec"].clone()
+    };
+    assert_eq!(pod()["nodeSelector"]["disk"], "fast");
+    world.edit_spec("ledger", json!({ "learner": null }));
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(
+        (&pod()["nodeSelector"], &pod()["priorityClassName"]),
+        (&Value::Null, &Value::Null)
+    );
+    // Only this role's pods change.
+    let touched = world
+        .take_writes()
+        .into_iter()
+        .filter(|call| call.resource == "statefulsets");
+    let touched: Vec<_> = touched.map(|call| call.name).collect();
+    assert_eq!(touched.last().unwrap(), "ledger-learner");
+}
+
+#[tokio::test]
+async fn scaling_learners_leaves_the_acceptors_alone() {
+    let world = World::whole("ledger", json!({})).await;
+    world.take_writes();
+    world.edit_spec("ledger", json!({ "learner": { "replicas": 4 } }));
+    world.reconcile("ledger").await.unwrap();
+    let touched: BTreeSet<_> = world
+        .take_writes()
+        .into_iter()
+        .map(|call| call.name)
+        .collect();
+    assert!(touched.contains("ledger-learner") && !touched.contains("ledger-acceptor"));
+    assert_eq!(world.condition("ledger", "Progressing").1, "RollingOut");
+    world.server.run_pods(|_| false);
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.status("ledger")["learner"]["summary"], "4/4");
+    assert_eq!(world.condition("ledger", "Ready").0, "True");
+}
+
+#[tokio::test]
+async fn stores_that_are_switched_off_are_deleted_and_nothing_else() {
+    let world = World::whole("ledger", json!({ "store": { "enabled": true } })).await;
+    assert!(
+        world
+            .children("ledger")
+            .contains("statefulsets/ledger-store")
+    );
+    assert_eq!(world.status("ledger")["store"]["summary"], "3/3");
+    // Somebody else's object with our labels is not ours to delete.
+    world.server.create(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "mine", "namespace": NAMESPACE, "labels": {
+            "app.kubernetes.io/managed-by": "paxos-operator", "clustersync.io/cluster": "ledger",
+        }},
+        "spec": {},
+    }));
+    world.edit_spec("ledger", json!({ "store": null }));
+    world.reconcile("ledger").await.unwrap();
+    assert!(
+        world
+            .children("ledger")
+            .iter()
+            .all(|child| !child.ends_with("-store"))
+    );
+    assert!(world.server.object("services", NAMESPACE, "mine").is_some());
+    assert_eq!(world.status("ledger")["store"], Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invalid_spec_says_which_field_and_why_and_does_not_loop() {
+    let mut world = World::new();
+    world.create("ledger", json!({ "proposer": { "replicas": 300 } }));
+    world.start();
+    world.pass(600).await;
+    assert_eq!(
+        world.condition("ledger", "Ready"),
+        ("False".into(), "InvalidSpec".into())
+    );
+    assert_eq!(
+        world.condition("ledger", "Stalled"),
+        ("True".into(), "InvalidSpec".into())
+    );
+    let message = world.status("ledger")["conditions"][0]["message"].clone();
+    assert_eq!(
+        message,
+        "spec.proposer.replicas: is 300, must be from 1 to 255"
+    );
+    assert_eq!(world.children("ledger"), BTreeSet::new());
+    assert_eq!(world.events(), ["InvalidSpec"]);
+    let writes = world.take_writes();
+    assert_eq!(writes.len(), 2, "one status and one event: {writes:?}");
+
+    world.edit_spec("ledger", json!({ "proposer": { "replicas": 3 } }));
+    world.pass(5).await;
+    assert_eq!(
+        world.condition("ledger", "Stalled").0,
+        "",
+        "gone once the spec is right"
+    );
+    assert!(!world.children("ledger").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_no_paxos_cluster_hides_no_other_and_is_reported_once() {
+    let mut world = World::new();
+    world.create("garbage", json!({ "acceptor": "five", "proposer": [] }));
+    world.create("ledger", json!({}));
+    world.start();
+    world.pass(600).await;
+    assert_eq!(world.condition("garbage", "Stalled").0, "True");
+    assert!(!world.children("ledger").is_empty());
+    let writes = world.take_writes();
+    let of_garbage = writes.iter().filter(|call| call.name == "garbage");
+    assert_eq!(of_garbage.count(), 1, "{writes:?}");
+
+    // An operator that was restarted does not repeat it.
+    world.stop();
+    let mut restarted = World::with(world.server.clone(), world.nodes.clone());
+    restarted.start();
+    restarted.pass(600).await;
+    assert_eq!(restarted.take_writes(), []);
+}
+
+#[tokio::test]
+async fn another_acceptor_count_is_refused_and_nothing_is_touched() {
+    let world = World::whole("ledger", json!({ "acceptor": { "replicas": 3 } })).await;
+    world.take_writes();
+    world.edit_spec("ledger", json!({ "acceptor": { "replicas": 5 } }));
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(
+        world.condition("ledger", "Stalled"),
+        ("True".into(), "InvalidSpec".into())
+    );
+    assert_eq!(
+        world.condition("ledger", "Available").0,
+        "True",
+        "it goes on as it was"
+    );
+    let set = world
+        .server
+        .object("statefulsets", NAMESPACE, "ledger-acceptor")
+        .unwrap();
+    assert_eq!(set["spec"]["replicas"], 3);
+
+    // Even when the status was lost, as after a restore from a backup.
+    let restored = World::with(world.server.clone(), world.nodes.clone());
+    restored
+        .server
+        .edit_status("paxosclusters", NAMESPACE, "ledger", Value::Null);
+    restored.reconcile("ledger").await.unwrap();
+    assert_eq!(restored.condition("ledger", "Stalled").0, "True");
+    let set = restored
+        .server
+        .object("statefulsets", NAMESPACE, "ledger-acceptor")
+        .unwrap();
+    assert_eq!(set["spec"]["replicas"], 3);
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_never_taken_over() {
+    let world = World::new();
+    world.server.create(json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "ledger", "namespace": NAMESPACE },
+        "spec": { "selector": { "app": "books" } },
+    }));
+    world.create("ledger", json!({}));
+    let error = world.reconcile("ledger").await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("Service ledger exists and does not belong"),
+        "{error}"
+    );
+    assert_eq!(
+        world.condition("ledger", "Ready"),
+        ("False".into(), "ApplyFailed".into())
+    );
+    let service = world
+        .server
+        .object("services", NAMESPACE, "ledger")
+        .unwrap();
+    assert_eq!(service["spec"]["selector"], json!({ "app": "books" }));
+    // Said once.
+    world.take_writes();
+    world.reconcile("ledger").await.unwrap_err();
+    assert_eq!(world.take_writes(), []);
+    // And gone with the cause.
+    world.server.delete("services", NAMESPACE, "ledger");
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(
+        world.condition("ledger", "Ready"),
+        ("False".into(), "Starting".into())
+    );
+}
+
+#[tokio::test]
+async fn a_change_that_kubernetes_refuses_is_reported_and_holds_up_nothing_else() {
+    let world = World::whole("ledger", json!({ "store": { "enabled": true } })).await;
+    let spec = json!({ "learner": { "storage": { "size": "9Gi" } }, "store": null });
+    world.edit_spec("ledger", spec);
+    world.reconcile("ledger").await.unwrap_err();
+    assert_eq!(
+        world.condition("ledger", "Ready"),
+        ("False".into(), "ApplyFailed".into())
+    );
+    assert_eq!(world.condition("ledger", "Available").0, "True");
+    assert!(world.events().contains(&"NotReady".to_owned()));
+    assert!(
+        world
+            .children("ledger")
+            .contains("statefulsets/ledger-learner")
+    );
+    assert!(
+        !world
+            .children("ledger")
+            .contains("statefulsets/ledger-store")
+    );
+
+    // It is said once, and what goes on meanwhile is still told.
+    world.take_writes();
+    world.reconcile("ledger").await.unwrap_err();
+    let told = world.take_writes().into_iter();
+    assert_eq!(
+        told.filter(|call| call.resource != "statefulsets").count(),
+        0
+    );
+    world
+        .server
+        .run_pods(|pod| pod.starts_with("ledger-acceptor"));
+    world.reconcile("ledger").await.unwrap_err();
+    assert_eq!(
+        world.condition("ledger", "Available"),
+        ("False".into(), "QuorumLost".into())
+    );
+    assert_eq!(world.status("ledger")["acceptor"]["summary"], "0/5");
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_being_deleted_is_left_alone() {
+    let world = World::whole("ledger", json!({})).await;
+    let held = json!({ "metadata": { "finalizers": ["example.com/hold"] } });
+    world
+        .server
+        .edit("paxosclusters", NAMESPACE, "ledger", held);
+    world.server.delete("paxosclusters", NAMESPACE, "ledger");
+    world.server.delete("services", NAMESPACE, "ledger");
+    world.take_writes();
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.take_writes(), []);
+    let released = json!({ "metadata": { "finalizers": null } });
+    world
+        .server
+        .edit("paxosclusters", NAMESPACE, "ledger", released);
+    assert!(
+        world
+            .server
+            .object("paxosclusters", NAMESPACE, "ledger")
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn a_lost_quorum_shows_and_so_does_its_return() {
+    let world = World::whole("ledger", json!({})).await;
+    let down = |pod: &str| {
+        [
+            "ledger-acceptor-1",
+            "ledger-acceptor-3",
+            "ledger-acceptor-4",
+        ]
+        .contains(&pod)
+    };
+    world.server.run_pods(down);
+    world.reconcile("ledger").await.unwrap();
+    for kind in ["Ready", "Available"] {
+        assert_eq!(
+            world.condition("ledger", kind),
+            ("False".into(), "QuorumLost".into())
+        );
+    }
+    assert_eq!(world.condition("ledger", "Degraded").0, "True");
+    world.server.run_pods(|_| false);
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.condition("ledger", "Ready").0, "True");
+    // The same event again is counted, not repeated.
+    assert_eq!(
+        world.events(),
+        ["Starting", "Ready", "LeaderElected", "QuorumLost"]
+    );
+    let events = world.server.objects("events");
+    let ready = events
+        .iter()
+        .find(|event| event["reason"] == "Ready")
+        .unwrap();
+    assert_eq!(ready["series"]["count"], 2);
+}
+
+/// How a call that changes something may fail; one that looks is not lost on its way back.
+const FAULTS: [Fault; 5] = [
+    Fault::LoseAnswer(500),
+    Fault::Refuse(409),
+    Fault::Refuse(429),
+    Fault::Refuse(500),
+    Fault::Reset,
+];
+
+/// Lives through creation and a change of scale, until all is as it should be.
+async fn live(world: &mut World) {
+    world.start();
+    world.create("ledger", json!({ "store": { "enabled": true } }));
+    world.pass(10).await;
+    world.server.run_pods(|_| false);
+    world.nodes.say(2, 1, 10);
+    world.pass(10).await;
+    world.edit_spec(
+        "ledger",
+        json!({ "learner": { "replicas": 3 }, "store": null }),
+    );
+    world.pass(40).await;
+    world.server.run_pods(|_| false);
+    world.pass(40).await;
+}
+
+/// The state to end in: what is owned, how it is specified, what is said of it.
+fn end(server: &ApiServer, world: &World) -> Vec<Value> {
+    let mut end: Vec<Value> = ["statefulsets", "services", "poddisruptionbudgets"]
+        .into_iter()
+        .flat_map(|plural| server.objects(plural))
+        .map(|object| json!([object["metadata"]["name"], object["spec"]]))
+        .collect();
+    let conditions = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];
+    end.push(json!(
+        conditions.map(|kind| world.condition("ledger", kind))
+    ));
+    end
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_at_any_call_changes_nothing_about_the_end() {
+    let mut undisturbed = World::new();
+    live(&mut undisturbed).await;
+    let expected = end(&undisturbed.server, &undisturbed);
+    assert_eq!(undisturbed.condition("ledger", "Ready").0, "True");
+    let calls = undisturbed.server.calls();
+    let count = |verb: &str, resource: &str| {
+        calls
+            .iter()
+            .filter(|call| call.verb == verb && call.resource == resource)
+            .count()
+    };
+    let kinds: BTreeSet<_> = calls
+        .iter()
+        .map(|call| (call.verb.clone(), call.resource.clone()))
+        .collect();
+    let mut lives = 0;
+    for (verb, resource) in &kinds {
+        // Every write, but of the reads, which are the same again and again, the first three.
+        let (calls, faults) = match verb.as_str() {
+            "get" | "list" | "watch" => (3, &FAULTS[3..]),
+            _ => (usize::MAX, &FAULTS[..]),
+        };
+        for nth in 1..=count(verb, resource).min(calls) {
+            for &fault in faults {
+                let mut world = World::new();
+                world.server.fail(verb, resource, nth, fault);
+                live(&mut world).await;
+                lives += 1;
+                assert!(
+                    !world.server.has_unmet_faults(),
+                    "{verb} {resource} {nth} was reached"
+                );
+                let reached = end(&world.server, &world);
+                assert_eq!(
+                    reached, expected,
+                    "{fault:?} at {verb} {resource} number {nth}"
+                );
+            }
+        }
+    }
+    assert!(lives > 150, "only {lives} faults were tried");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_killed_after_any_write_is_taken_over_by_the_next() {
+    let mut undisturbed = World::new();
+    live(&mut undisturbed).await;
+    let expected = end(&undisturbed.server, &undisturbed);
+    let writes = undisturbed.take_writes().len();
+    assert!(writes > 20, "only {writes} writes");
+    for write in 0..writes {
+        let mut first = World::new();
+        // Nothing that it does after this write reaches the server.
+        first.server.cut_off_after_writes(write);
+        live(&mut first).await;
+        first.stop();
+        first.server.reconnect();
+
+        let mut second = World::with(first.server.clone(), first.nodes.clone());
+        second.start();
+        second.pass(60).await;
+        second.server.run_pods(|_| false);
+        second.pass(60).await;
+        assert_eq!(
+            end(&second.server, &second),
+            expected,
+            "killed after write {write}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_watches_and_forgotten_history_lose_no_change() {
+    let mut world = World::whole("ledger", json!({})).await;
+    world.start();
+    world.pass(10).await;
+    for (learners, forget) in [(3, false), (4, true), (5, false), (6, true)] {
+        if forget {
+            world.server.compact();
+        } else {
+            world.server.drop_watches();
+        }
+        world.edit_spec("ledger", json!({ "learner": { "replicas": learners } }));
+        // Long enough for the watch's back-off, too short for the half-minute's look to hide a loss.
+        world.pass(25).await;
+        let set = world
+            .server
+            .object("statefulsets", NAMESPACE, "ledger-learner")
+            .unwrap();
+        assert_eq!(
+            set["spec"]["replicas"], learners,
+            "history forgotten: {forget}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_out_for_minutes_is_waited_for() {
+    let mut world = World::new();
+    world.create("ledger", json!({}));
+    for _ in 0..40 {
+        world.server.fail("list", "statefulsets", 1, Fault::Reset);
+        world
+            .server
+            .fail("patch", "services", 1, Fault::Refuse(503));
+    }
+    world.start();
+    world.pass(3600).await;
+    assert!(!world.children("ledger").is_empty());
+    assert!(!world.server.has_unmet_faults(), "every fault was met");
+    let text = world.metrics.text();
+    assert!(
+        text.contains("paxos_operator_reconciliations_total{result=\"error\"}"),
+        "{text}"
+    );
+    assert!(
+        text.contains("paxos_operator_reconcile_errors_total{reason=\"apply\"}"),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_permissions_used_are_these_and_no_others() {
+    let expected = [
+        ("", "pods", "list"),
+        ("", "services", "create"),
+        ("", "services", "delete"),
+        ("", "services", "get"),
+        ("", "services", "list"),
+        ("", "services", "patch"),
+        ("", "services", "watch"),
+        ("apps", "statefulsets", "create"),
+        ("apps", "statefulsets", "delete"),
+        ("apps", "statefulsets", "get"),
+        ("apps", "statefulsets", "list"),
+        ("apps", "statefulsets", "patch"),
+        ("apps", "statefulsets", "watch"),
+        ("clustersync.io", "paxosclusters", "get"),
+        ("clustersync.io", "paxosclusters", "list"),
+        ("clustersync.io", "paxosclusters", "watch"),
+        ("clustersync.io", "paxosclusters/status", "patch"),
+        ("events.k8s.io", "events", "create"),
+        ("events.k8s.io", "events", "patch"),
+        ("policy", "poddisruptionbudgets", "create"),
+        ("policy", "poddisruptionbudgets", "delete"),
+        ("policy", "poddisruptionbudgets", "get"),
+        ("policy", "poddisruptionbudgets", "list"),
+        ("policy", "poddisruptionbudgets", "patch"),
+        ("policy", "poddisruptionbudgets", "watch"),
+    ];
+    let used = every_permission().await;
+    let used: Vec<_> = used
+        .iter()
+        .map(|(g, r, v)| (g.as_str(), r.as_str(), v.as_str()))
+        .collect();
+    assert_eq!(used, expected);
+}
+
+/// What the API server would say to a change of spec, by the CRD's own rules.
+fn rules(name: &str, old: Option<Value>, new: Value) -> Result<(), String> {
+    let crd = serde_json::to_value(<PaxosCluster as kube::CustomResourceExt>::crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let object = |spec: Value| json!({ "metadata": { "name": name }, "spec": spec });
+    Validator::new()
+        .validate(schema, &object(new), old.map(object).as_ref())
+        .map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn the_crds_own_rules_refuse_what_parse_refuses() {
+    let five = json!({ "acceptor": { "replicas": 5 } });
+    let three = json!({ "acceptor": { "replicas": 3 } });
+    assert_eq!(rules("ledger", None, three.clone()), Ok(()));
+    assert_eq!(
+        rules("ledger", Some(json!({})), five.clone()),
+        Ok(()),
+        "5 is the default"
+    );
+    assert_eq!(
+        rules("ledger", Some(five.clone()), json!({ "acceptor": {} })),
+        Ok(())
+    );
+    for (old, new) in [
+        (three.clone(), five),
+        (json!({}), three.clone()),
+        (three, json!({})),
+    ] {
+        let refusal = rules("ledger", Some(old), new).unwrap_err();
+        assert!(
+            refusal.contains("acceptor.replicas cannot change"),
+            "{refusal}"
+        );
+    }
+
+    let timing = |heartbeat, timeout| {
+        rules(
+            "ledger",
+            None,
+            json!({ "heartbeatIntervalMs": heartbeat, "electionTimeoutMs": timeout }),
+        )
+    };
+    assert_eq!(timing(100, 400), Ok(()));
+    assert!(timing(101, 400).is_err());
+    assert!(rules("ledger", None, json!({ "heartbeatIntervalMs": 101 })).is_err());
+    assert!(rules("ledger", None, json!({ "electionTimeoutMs": 199 })).is_err());
+
+    assert_eq!(rules(&"l".repeat(43), None, json!({})), Ok(()));
+    for name in [&"l".repeat(44), "a.b", "9lives", "a-"] {
+        assert!(rules(name, None, json!({})).is_err(), "{name}");
+    }
+
+    let sized = |size: &str| json!({ "learner": { "storage": { "size": size } } });
+    assert_eq!(rules("ledger", Some(sized("1Gi")), sized("1Gi")), Ok(()));
+    assert!(rules("ledger", Some(sized("1Gi")), sized("2Gi")).is_err());
+}
+
+#[test]
+fn every_field_is_explained() {
+    let crd = serde_json::to_value(<PaxosCluster as kube::CustomResourceExt>::crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let mut silent = Vec::new();
+    for part in ["spec", "status"] {
+        unexplained(&schema[part], part, &mut silent);
+    }
+    assert_eq!(silent, [""; 0]);
+}
+
+fn unexplained(schema: &Value, path: &str, silent: &mut Vec<String>) {
+    if schema["description"].as_str().is_none_or(str::is_empty) {
+        silent.push(path.to_owned());
+    }
+    for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+        unexplained(schema, &format!("{path}.{field}"), silent);
+    }
+}

@@ -1,0 +1,201 @@
+//! An API server in memory, as the service behind a [`kube::Client`]: list, watch (bookmarks, resource
+//! versions, 410), server-side apply, merge patch, `/status`, generations, conflicts, finalizers and
+//! owner references. It remembers every call, fails on demand, and can play the StatefulSet
+//! controller. What it does not know, it refuses loudly.
+
+mod fields;
+mod http;
+mod nodes;
+mod route;
+pub mod scenarios;
+mod store;
+mod workloads;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde_json::Value;
+
+pub use nodes::Nodes;
+use store::Store;
+
+/// One API server. Clones are the same server.
+#[derive(Clone, Default)]
+pub struct ApiServer {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    store: Store,
+    calls: Vec<Call>,
+    faults: Vec<Planned>,
+    /// How many writes still get through; `None`: all.
+    writes_left: Option<usize>,
+}
+
+/// A permission as RBAC has it: API group, resource (with `/subresource`), verb.
+pub type Permission = (String, String, String);
+
+/// A request that the server was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// `get`, `list`, `watch`, `create`, `patch` or `delete`.
+    pub verb: String,
+    /// The API group; empty for core.
+    pub group: String,
+    /// The plural, with `/status` for that subresource.
+    pub resource: String,
+    /// The object; empty for lists, watches and creations.
+    pub name: String,
+    /// Whether the object did not exist and the patch made it: RBAC asks for `create` as well.
+    pub created: bool,
+}
+
+/// How a call goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// It is refused with this status and not done.
+    Refuse(u16),
+    /// It is done, but the answer is this status.
+    LoseAnswer(u16),
+    /// The connection breaks before it is done.
+    Reset,
+}
+
+struct Planned {
+    verb: String,
+    resource: String,
+    /// How many matching calls go through before.
+    after: usize,
+    fault: Fault,
+}
+
+impl ApiServer {
+    /// A server without objects.
+    pub fn new() -> ApiServer {
+        ApiServer::default()
+    }
+
+    /// A client of this server.
+    pub fn client(&self) -> kube::Client {
+        kube::Client::new(http::Service(self.clone()), "default")
+    }
+
+    /// Makes the `nth` (from 1) next call of that verb and resource fail, once.
+    pub fn fail(&self, verb: &str, resource: &str, nth: usize, fault: Fault) {
+        assert!(nth > 0, "calls are counted from 1");
+        let (verb, resource) = (verb.to_owned(), resource.to_owned());
+        self.state().faults.push(Planned {
+            verb,
+            resource,
+            after: nth - 1,
+            fault,
+        });
+    }
+
+    /// Whether faults are planned that no call has met.
+    pub fn has_unmet_faults(&self) -> bool {
+        !self.state().faults.is_empty()
+    }
+
+    /// Lets so many writes of clients through; after them no call reaches the server, as if the process
+    /// that makes them were gone.
+    pub fn cut_off_after_writes(&self, writes: usize) {
+        self.state().writes_left = Some(writes);
+    }
+
+    /// Lets all calls through again.
+    pub fn reconnect(&self) {
+        self.state().writes_left = None;
+    }
+
+    /// Ends every watch, as a restarting server does.
+    pub fn drop_watches(&self) {
+        self.state().store.drop_watches();
+    }
+
+    /// Forgets all history and ends every watch: going on from an old version is 410 Gone.
+    pub fn compact(&self) {
+        self.state().store.compact();
+    }
+
+    /// All calls so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    /// The calls since the last time, oldest first.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.state().calls)
+    }
+
+    /// What all calls so far needed of RBAC.
+    pub fn used(&self) -> BTreeSet<Permission> {
+        let state = self.state();
+        let permission =
+            |call: &Call, verb: &str| (call.group.clone(), call.resource.clone(), verb.to_owned());
+        let mut used: BTreeSet<_> = state
+            .calls
+            .iter()
+            .map(|call| permission(call, &call.verb))
+            .collect();
+        let created = state.calls.iter().filter(|call| call.created);
+        used.extend(created.map(|call| permission(call, "create")));
+        used
+    }
+
+    /// An object as it is stored; `None` when there is none. `kind` is the plural.
+    pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.state().store.get(kind, namespace, name).cloned()
+    }
+
+    /// Every object of a kind, by namespace and name.
+    pub fn objects(&self, kind: &str) -> Vec<Value> {
+        self.state().store.all(kind).cloned().collect()
+    }
+
+    /// Makes an object, as another client would.
+    pub fn create(&self, object: Value) {
+        self.state()
+            .store
+            .create(object)
+            .expect("the fixture can be made");
+    }
+
+    /// Changes an object as another client would: a merge patch by `kubectl`.
+    pub fn edit(&self, kind: &str, namespace: &str, name: &str, patch: Value) {
+        self.state()
+            .store
+            .merge(kind, namespace, name, &patch, false)
+            .expect("the object can be edited");
+    }
+
+    /// Changes an object's status, as another controller would.
+    pub fn edit_status(&self, kind: &str, namespace: &str, name: &str, status: Value) {
+        let patch = serde_json::json!({ "status": status });
+        self.state()
+            .store
+            .merge(kind, namespace, name, &patch, true)
+            .expect("the status can be edited");
+    }
+
+    /// Deletes an object and what it owns, as another client would.
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        self.state()
+            .store
+            .delete(kind, namespace, name, None)
+            .expect("the object can be deleted");
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics inside the server")
+    }
+}
+
+impl Call {
+    /// Whether it changes something.
+    pub fn is_write(&self) -> bool {
+        !["get", "list", "watch"].contains(&self.verb.as_str())
+    }
+}

@@ -1,0 +1,53 @@
+//! Proposers that answer without existing.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use operator::observe::{Answer, NodeStatus};
+
+/// What all proposers say. The one at an address that ends in k is proposer k.
+#[derive(Clone, Default)]
+pub struct Nodes(Arc<Mutex<Option<Says>>>);
+
+#[derive(Clone, Copy)]
+struct Says {
+    leader: i32,
+    term: i64,
+    committed: i64,
+}
+
+impl Nodes {
+    /// From now on, this is how things are.
+    pub fn say(&self, leader: i32, term: i64, committed: i64) {
+        *self.0.lock().expect("no panic inside") = Some(Says {
+            leader,
+            term,
+            committed,
+        });
+    }
+
+    /// From now on, none answers; as at first.
+    pub fn fall_silent(&self) {
+        *self.0.lock().expect("no panic inside") = None;
+    }
+}
+
+impl NodeStatus for Nodes {
+    fn ask(&self, node: SocketAddr) -> BoxFuture<'static, Option<Answer>> {
+        let SocketAddr::V4(address) = node else {
+            panic!("{node} is no address of these pods")
+        };
+        let node_id = i32::from(address.ip().octets()[3]);
+        let says = *self.0.lock().expect("no panic inside");
+        ready(says.map(|says| Answer {
+            node_id,
+            is_leader: node_id == says.leader,
+            leader_id: Some(says.leader),
+            term: says.term,
+            committed_instance_id: says.committed,
+        }))
+        .boxed()
+    }
+}

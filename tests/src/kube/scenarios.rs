@@ -1,0 +1,219 @@
+//! The operator against the in-memory API server, with pods and proposers that only seem to be.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use operator::reconcile::{Context, Error, Guarded, reconcile, run};
+use operator::telemetry::Metrics;
+use serde_json::{Value, json};
+
+use super::{ApiServer, Call, Nodes, Permission};
+
+/// Where all fixtures live.
+pub const NAMESPACE: &str = "shop";
+
+/// An operator, what it talks to, and what it counted.
+pub struct World {
+    /// The API server.
+    pub server: ApiServer,
+    /// The proposers.
+    pub nodes: Nodes,
+    /// The operator's metrics.
+    pub metrics: Arc<Metrics>,
+    context: Arc<Context>,
+    running: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Default for World {
+    fn default() -> World {
+        World::new()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl World {
+    /// A world without objects.
+    pub fn new() -> World {
+        World::with(ApiServer::new(), Nodes::default())
+    }
+
+    /// An operator that was just started in a world that goes on: it remembers nothing.
+    pub fn with(server: ApiServer, nodes: Nodes) -> World {
+        let metrics = Arc::new(Metrics::default());
+        let nodes_of_context = Box::new(nodes.clone());
+        let context = Arc::new(Context::new(
+            server.client(),
+            nodes_of_context,
+            metrics.clone(),
+        ));
+        World {
+            server,
+            nodes,
+            metrics,
+            context,
+            running: None,
+        }
+    }
+
+    /// Makes a PaxosCluster.
+    pub fn create(&self, name: &str, spec: Value) {
+        self.server.create(json!({
+            "apiVersion": "clustersync.io/v1alpha1",
+            "kind": "PaxosCluster",
+            "metadata": { "name": name, "namespace": NAMESPACE },
+            "spec": spec,
+        }));
+    }
+
+    /// Changes a PaxosCluster's spec.
+    pub fn edit_spec(&self, name: &str, spec: Value) {
+        self.server
+            .edit("paxosclusters", NAMESPACE, name, json!({ "spec": spec }));
+    }
+
+    /// Reconciles a PaxosCluster once, as a controller whose cache is current would.
+    pub async fn reconcile(&self, name: &str) -> Result<(), Error> {
+        let object = self.server.object("paxosclusters", NAMESPACE, name);
+        let object = object.expect("the PaxosCluster exists");
+        let object: Guarded = serde_json::from_value(object).expect("it has metadata");
+        reconcile(Arc::new(object), self.context.clone())
+            .await
+            .map(drop)
+    }
+
+    /// A PaxosCluster with all nodes up and proposer 2 leading, at rest.
+    pub async fn whole(name: &str, spec: Value) -> World {
+        let world = World::new();
+        world.create(name, spec);
+        world.reconcile(name).await.expect("no fault is planned");
+        world.server.run_pods(|_| false);
+        world.nodes.say(2, 1, 10);
+        world.reconcile(name).await.expect("no fault is planned");
+        world
+    }
+
+    /// Starts the whole controller.
+    pub fn start(&mut self) {
+        self.running = Some(tokio::spawn(run(
+            self.context.clone(),
+            std::future::pending(),
+        )));
+    }
+
+    /// Stops it, in the middle of whatever it does.
+    pub fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abort();
+        }
+    }
+
+    /// Lets time pass; in a test with paused time this takes none.
+    pub async fn pass(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// The status of a PaxosCluster.
+    pub fn status(&self, name: &str) -> Value {
+        let object = self.server.object("paxosclusters", NAMESPACE, name);
+        object.expect("the PaxosCluster exists")["status"].take()
+    }
+
+    /// A condition: its status and its reason.
+    pub fn condition(&self, name: &str, kind: &str) -> (String, String) {
+        let status = self.status(name);
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let condition = conditions
+            .into_iter()
+            .find(|condition| condition["type"] == kind);
+        let condition = condition.unwrap_or_default();
+        let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        (text("status"), text("reason"))
+    }
+
+    /// The calls since the last time that change something.
+    pub fn take_writes(&self) -> Vec<Call> {
+        self.server
+            .take_calls()
+            .into_iter()
+            .filter(Call::is_write)
+            .collect()
+    }
+
+    /// The reasons of all events so far.
+    pub fn events(&self) -> Vec<String> {
+        let mut events = self.server.objects("events");
+        events.sort_by_key(|event| event["eventTime"].to_string());
+        let reason = |event: &Value| event["reason"].as_str().unwrap_or_default().to_owned();
+        events.iter().map(reason).collect()
+    }
+
+    /// Everything that a PaxosCluster owns, as `plural/name`.
+    pub fn children(&self, name: &str) -> BTreeSet<String> {
+        ["statefulsets", "services", "poddisruptionbudgets"]
+            .into_iter()
+            .flat_map(|plural| {
+                let owned = self
+                    .server
+                    .objects(plural)
+                    .into_iter()
+                    .filter(|object| object["metadata"]["ownerReferences"][0]["name"] == name);
+                let path = move |object: Value| {
+                    format!(
+                        "{plural}/{}",
+                        object["metadata"]["name"].as_str().unwrap_or("?")
+                    )
+                };
+                owned.map(path).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+/// Runs the controller through everything that it does and returns what it needed of RBAC: the
+/// chart's roles must grant this, and nothing else. Wants a runtime with paused time.
+pub async fn every_permission() -> BTreeSet<Permission> {
+    let mut world = World::new();
+    world.start();
+    world.create("ledger", json!({ "store": { "enabled": true } }));
+    world.pass(5).await;
+    world.server.run_pods(|_| false);
+    world.nodes.say(2, 1, 10);
+    world.pass(60).await;
+    assert_eq!(
+        world.condition("ledger", "Ready").0,
+        "True",
+        "the cluster starts"
+    );
+
+    // Leaders come and go: the second time, the same event is patched.
+    for leader in [3, 4, 5] {
+        world.nodes.say(leader, i64::from(leader), 20);
+        world.pass(60).await;
+    }
+    // The stores are no longer wanted: they are deleted.
+    world.edit_spec("ledger", json!({ "store": { "enabled": false } }));
+    world.pass(60).await;
+    assert!(
+        world
+            .server
+            .object("statefulsets", NAMESPACE, "ledger-store")
+            .is_none()
+    );
+    // Specs that make no sense, and one that is none.
+    world.edit_spec("ledger", json!({ "learner": { "replicas": 0 } }));
+    world.pass(60).await;
+    assert_eq!(
+        world.condition("ledger", "Stalled").0,
+        "True",
+        "an invalid spec stalls"
+    );
+    world.edit_spec("ledger", json!({ "learner": "many" }));
+    world.pass(60).await;
+    world.server.used()
+}
