@@ -149,6 +149,26 @@ fn impossible_slots_and_absurd_ballots_are_refused() {
 }
 
 #[test]
+fn a_vote_far_beyond_the_log_is_refused_unless_the_leader_says_how_long_the_log_is() {
+    let mut acceptor = Acceptor::new();
+    assert!(is_refused(
+        &mut acceptor,
+        accept(ballot(1, 1), MAX_AHEAD + 1, &["a"])
+    ));
+    let behind = Request::Accept {
+        ballot: ballot(1, 1),
+        first: Slot(5 * MAX_AHEAD),
+        values: values(&["a"]),
+        committed: Slot(5 * MAX_AHEAD - 1),
+    };
+    assert!(!is_refused(&mut acceptor, behind));
+    assert!(!is_refused(
+        &mut acceptor,
+        accept(ballot(1, 1), 6 * MAX_AHEAD, &["b"])
+    ));
+}
+
+#[test]
 fn a_promise_tells_the_newest_vote_of_every_slot_from_the_one_asked_for() {
     let mut acceptor = Acceptor::new();
     handle(&mut acceptor, accept(ballot(1, 1), 1, &["a", "b", "c"]));
