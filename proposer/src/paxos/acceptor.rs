@@ -49,6 +49,10 @@ impl Default for AnswerLimits {
     }
 }
 
+/// How far beyond what is known of the log a vote may lie. Leaders stay far below it; without it, one
+/// stray vote would make every later leader fill an endless hole.
+const MAX_AHEAD: u64 = 1 << 20;
+
 /// How many [`Acceptor::tick`]s a leader is taken to live after its last sign of life.
 const LEADER_TICKS: u8 = 2;
 
@@ -201,7 +205,9 @@ impl Acceptor {
     ) -> Output<Record, Reply> {
         let count = values.len() as u64;
         let last = first.0.checked_add(count);
-        if self.refuses(ballot) || first == Slot::ZERO || last.is_none() {
+        let known = committed.max(self.committed).max(self.last_voted());
+        let is_far = first.0 > known.0.saturating_add(MAX_AHEAD);
+        if self.refuses(ballot) || first == Slot::ZERO || last.is_none() || is_far {
             return self.nack(ballot);
         }
         let mut known = 0;
@@ -281,3 +287,6 @@ impl Acceptor {
 fn answer(reply: Reply) -> Output<Record, Reply> {
     Output::new(Vec::new(), reply)
 }
+
+#[cfg(test)]
+mod tests;

@@ -220,3 +220,6 @@ impl Learner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -362,13 +362,17 @@ impl Proposer {
                 self.accepted(from, ballot, first, count, effects);
             }
             Reply::Renewed { ballot, round } => self.renewed(from, ballot, round, effects),
-            Reply::Nack { ballot, .. } => {
+            Reply::Nack { ballot, promised } => {
                 let mine = match &self.phase {
                     Phase::Preparing { ballot, .. } => Some(*ballot),
                     Phase::Leading(leading) => Some(leading.ballot),
                     _ => None,
                 };
-                if mine == Some(ballot) {
+                // An acceptor that refuses for another reason than a higher promise, or whose promise
+                // no proposer of ours can have asked for, is one lost acceptor, not a rival.
+                let rival = promised >= ballot && !promised.is_poison_after(ballot);
+                if mine == Some(ballot) && rival {
+                    self.counter = self.counter.max(promised.counter());
                     // Following nobody until a heartbeat comes, for at least an election timeout:
                     // answering a higher ballot with a still higher one would be a duel.
                     self.follow(None, effects);
@@ -401,12 +405,10 @@ impl Proposer {
         if willing < quorum {
             return;
         }
-        let promised = probed
-            .values()
-            .map(|p| p.promised.counter())
-            .max()
-            .unwrap_or(0);
-        let counter = self.counter.max(promised).saturating_add(1);
+        let promised = probed.values().map(|p| p.promised);
+        let Some(counter) = next_round(self.counter, promised, quorum) else {
+            return;
+        };
         let Some(ballot) = Ballot::new(counter, self.me) else {
             return;
         };
@@ -660,8 +662,11 @@ impl Proposer {
             return;
         }
         let confirmed = confirmed_round(&leading.renewed, self.members);
-        while let Some((read, _)) = leading.reads.pop_front_if(|(_, round)| *round <= confirmed) {
-            effects.readable.push((read, self.committed));
+        while let Some((read, round)) = leading.reads.front()
+            && *round <= confirmed
+        {
+            effects.readable.push((*read, self.committed));
+            leading.reads.pop_front();
         }
         let idle = confirmed >= leading.round;
         if idle && !leading.reads.is_empty() {
@@ -781,6 +786,22 @@ impl Proposer {
     }
 }
 
+/// A round above `used` and above as many of the promises as can be, which a quorum still takes.
+/// `None` if there is none yet: one acceptor with an absurd promise must not lead the round out of
+/// the others' reach.
+fn next_round(used: u64, promised: impl Iterator<Item = Ballot>, quorum: usize) -> Option<u64> {
+    let mut rounds: Vec<u64> = promised.map(Ballot::counter).collect();
+    rounds.sort_unstable_by(|a, b| b.cmp(a));
+    let taken = |next: &u64| {
+        let takes = |round: &&u64| **round < *next && *next - **round <= Ballot::MAX_JUMP;
+        rounds.iter().filter(takes).count() >= quorum
+    };
+    let mut above = rounds
+        .iter()
+        .map(|round| used.max(*round).saturating_add(1));
+    above.find(taken)
+}
+
 fn complete_ids(promises: &BTreeMap<NodeId, Promise>) -> impl Iterator<Item = NodeId> {
     promises
         .iter()
@@ -794,3 +815,6 @@ fn confirmed_round(renewed: &BTreeMap<NodeId, u64>, members: Members) -> u64 {
     rounds.sort_unstable_by(|a, b| b.cmp(a));
     rounds.get(members.quorum() - 1).copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+use super::*;
+use crate::paxos::ids::NodeId;
+
+fn ballot(round: u64, id: u8) -> Ballot {
+    Ballot::new(round, NodeId::new(id).unwrap()).unwrap()
+}
+
+fn values(texts: &[&'static str]) -> Values {
+    texts.iter().map(|text| Value((*text).into())).collect()
+}
+
+fn prepare(ballot: Ballot, from: u64) -> Request {
+    Request::Prepare {
+        ballot,
+        from: Slot(from),
+    }
+}
+
+fn accept(ballot: Ballot, first: u64, texts: &[&'static str]) -> Request {
+    Request::Accept {
+        ballot,
+        first: Slot(first),
+        values: values(texts),
+        committed: Slot::ZERO,
+    }
+}
+
+fn renew(ballot: Ballot) -> Request {
+    Request::Renew {
+        ballot,
+        round: 1,
+        committed: Slot::ZERO,
+    }
+}
+
+fn handle(acceptor: &mut Acceptor, request: Request) -> (Vec<Record>, Reply) {
+    let mut records = Vec::new();
+    let reply = acceptor.handle(request).persist(|written| {
+        records.extend_from_slice(written);
+        Ok::<_, ()>(())
+    });
+    (records, reply.unwrap())
+}
+
+fn is_refused(acceptor: &mut Acceptor, request: Request) -> bool {
+    let before = acceptor.clone();
+    let (records, reply) = handle(acceptor, request);
+    let refused = matches!(reply, Reply::Nack { promised, .. } if promised == before.promised());
+    if refused {
+        assert_eq!(
+            (&*acceptor, records),
+            (&before, vec![]),
+            "a refusal changes nothing"
+        );
+    }
+    refused
+}
+
+/// The slots told, and where to go on.
+fn page(acceptor: &mut Acceptor, request: Request) -> (Vec<u64>, Option<u64>) {
+    match handle(acceptor, request).1 {
+        Reply::Promise { votes, rest, .. } => (
+            votes.iter().map(|vote| vote.slot.0).collect(),
+            rest.map(|slot| slot.0),
+        ),
+        Reply::Fetched { votes, to, .. } => {
+            (votes.iter().map(|vote| vote.slot.0).collect(), Some(to.0))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn whatever_lies_below_the_promise_is_refused_and_whatever_does_not_is_taken() {
+    for (at, refused) in [
+        (ballot(4, 9), true),
+        (ballot(5, 1), true),
+        (ballot(5, 2), false),
+        (ballot(5, 3), false),
+        (ballot(6, 1), false),
+        (Ballot::NONE, true),
+    ] {
+        for request in [prepare(at, 1), accept(at, 1, &["a"]), renew(at)] {
+            let mut acceptor = Acceptor::new();
+            let (records, _) = handle(&mut acceptor, prepare(ballot(5, 2), 1));
+            assert_eq!(
+                records,
+                [Record::Promised {
+                    ballot: ballot(5, 2)
+                }]
+            );
+            assert_eq!(
+                is_refused(&mut acceptor, request.clone()),
+                refused,
+                "{request:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_vote_is_a_promise_not_to_vote_lower() {
+    let mut acceptor = Acceptor::new();
+    handle(&mut acceptor, accept(ballot(3, 1), 1, &["a"]));
+    assert_eq!(acceptor.promised(), ballot(3, 1));
+    assert!(is_refused(&mut acceptor, accept(ballot(2, 1), 7, &["b"])));
+    handle(&mut acceptor, renew(ballot(4, 1)));
+    assert!(is_refused(&mut acceptor, accept(ballot(3, 1), 2, &["b"])));
+}
+
+#[test]
+fn a_second_value_at_the_same_ballot_is_refused_and_the_same_one_is_told_again() {
+    let mut acceptor = Acceptor::new();
+    let first = handle(&mut acceptor, accept(ballot(3, 1), 1, &["a", "b"]));
+    assert_eq!(first.0.len(), 1);
+    assert!(is_refused(
+        &mut acceptor,
+        accept(ballot(3, 1), 2, &["c", "d"])
+    ));
+    let again = handle(&mut acceptor, accept(ballot(3, 1), 1, &["a", "b"]));
+    assert_eq!(again, (vec![], first.1));
+    // Partly known, and the same where it is known: one more vote.
+    assert_eq!(
+        handle(&mut acceptor, accept(ballot(3, 1), 2, &["b", "c"]))
+            .0
+            .len(),
+        1
+    );
+    let (at, value) = acceptor.vote(Slot(3)).unwrap();
+    assert_eq!((at, &value.0[..]), (ballot(3, 1), &b"c"[..]));
+}
+
+#[test]
+fn impossible_slots_and_absurd_ballots_are_refused() {
+    let mut acceptor = Acceptor::new();
+    assert!(is_refused(&mut acceptor, accept(ballot(1, 1), 0, &["a"])));
+    assert!(is_refused(
+        &mut acceptor,
+        accept(ballot(1, 1), u64::MAX, &["a"])
+    ));
+    assert!(is_refused(
+        &mut acceptor,
+        prepare(ballot(Ballot::MAX_JUMP + 1, 1), 1)
+    ));
+    assert!(!is_refused(
+        &mut acceptor,
+        prepare(ballot(Ballot::MAX_JUMP, 1), 1)
+    ));
+}
+
+#[test]
+fn a_vote_far_beyond_the_log_is_refused_unless_the_leader_says_how_long_the_log_is() {
+    let mut acceptor = Acceptor::new();
+    assert!(is_refused(
+        &mut acceptor,
+        accept(ballot(1, 1), MAX_AHEAD + 1, &["a"])
+    ));
+    let behind = Request::Accept {
+        ballot: ballot(1, 1),
+        first: Slot(5 * MAX_AHEAD),
+        values: values(&["a"]),
+        committed: Slot(5 * MAX_AHEAD - 1),
+    };
+    assert!(!is_refused(&mut acceptor, behind));
+    assert!(!is_refused(
+        &mut acceptor,
+        accept(ballot(1, 1), 6 * MAX_AHEAD, &["b"])
+    ));
+}
+
+#[test]
+fn a_promise_tells_the_newest_vote_of_every_slot_from_the_one_asked_for() {
+    let mut acceptor = Acceptor::new();
+    handle(&mut acceptor, accept(ballot(1, 1), 1, &["a", "b", "c"]));
+    handle(&mut acceptor, accept(ballot(2, 2), 2, &["B"]));
+    let Reply::Promise {
+        votes, rest: None, ..
+    } = handle(&mut acceptor, prepare(ballot(3, 1), 2)).1
+    else {
+        panic!()
+    };
+    let votes: Vec<_> = votes
+        .iter()
+        .map(|v| (v.slot.0, v.ballot, &v.value.0[..]))
+        .collect();
+    assert_eq!(
+        votes,
+        [(2, ballot(2, 2), &b"B"[..]), (3, ballot(1, 1), &b"c"[..])]
+    );
+}
+
+#[test]
+fn long_answers_come_in_pages_that_leave_nothing_out() {
+    let mut acceptor = Acceptor::with_answers(AnswerLimits {
+        bytes: 10,
+        votes: 3,
+    });
+    let eleven = "eleven byte";
+    handle(
+        &mut acceptor,
+        accept(ballot(1, 1), 1, &["a", "b", "c", "d", eleven, "e"]),
+    );
+    let at = ballot(2, 1);
+    assert_eq!(
+        page(&mut acceptor, prepare(at, 1)),
+        (vec![1, 2, 3], Some(4))
+    );
+    assert_eq!(page(&mut acceptor, prepare(at, 4)), (vec![4], Some(5)));
+    assert_eq!(
+        page(&mut acceptor, prepare(at, 5)),
+        (vec![5], Some(6)),
+        "a large value goes alone"
+    );
+    assert_eq!(page(&mut acceptor, prepare(at, 6)), (vec![6], None));
+    assert_eq!(page(&mut acceptor, prepare(at, 7)), (vec![], None));
+    let fetch = |from, to| Request::Fetch {
+        from: Slot(from),
+        to: Slot(to),
+    };
+    assert_eq!(page(&mut acceptor, fetch(1, 2)), (vec![1, 2], Some(2)));
+    assert_eq!(page(&mut acceptor, fetch(2, 9)), (vec![2, 3, 4], Some(4)));
+    assert_eq!(page(&mut acceptor, fetch(6, 9)), (vec![6], Some(9)));
+    assert_eq!(page(&mut acceptor, fetch(9, 6)), (vec![], Some(6)));
+}
+
+#[test]
+fn replaying_its_records_makes_the_same_acceptor() {
+    let mut acceptor = Acceptor::new();
+    let mut log = Vec::new();
+    for request in [
+        prepare(ballot(1, 1), 1),
+        accept(ballot(1, 1), 1, &["a", "b"]),
+        accept(ballot(1, 1), 1, &["a", "b"]),
+        prepare(ballot(2, 2), 1),
+        accept(ballot(1, 1), 3, &["c"]),
+        accept(ballot(2, 2), 2, &["B", "C"]),
+        renew(ballot(5, 3)),
+    ] {
+        log.extend(handle(&mut acceptor, request).0);
+    }
+    let mut again = Acceptor::new();
+    log.iter().for_each(|record| again.remember(record));
+    again.leader_ticks = acceptor.leader_ticks;
+    assert_eq!(again, acceptor);
+    assert_eq!(log.len(), 5);
+}
+
+#[test]
+fn a_leader_counts_as_alive_for_two_ticks_after_its_last_word() {
+    let alive = |acceptor: &mut Acceptor| match handle(acceptor, Request::Probe).1 {
+        Reply::Probed { leader_alive, .. } => leader_alive,
+        other => panic!("{other:?}"),
+    };
+    for request in [
+        prepare(ballot(1, 1), 1),
+        accept(ballot(1, 1), 1, &["a"]),
+        renew(ballot(1, 1)),
+    ] {
+        let mut acceptor = Acceptor::new();
+        assert!(!alive(&mut acceptor));
+        handle(&mut acceptor, request);
+        acceptor.tick();
+        assert!(alive(&mut acceptor));
+        acceptor.tick();
+        assert!(!alive(&mut acceptor));
+        handle(&mut acceptor, renew(Ballot::NONE));
+        assert!(!alive(&mut acceptor), "whom it refuses is no leader");
+    }
+}
