@@ -63,6 +63,8 @@ pub enum Input {
     },
     /// A learner has applied every slot up to here.
     Learned(Slot),
+    /// A quorum of learners has every slot up to here on disk.
+    Durable(Slot),
     /// Another proposer says that it leads.
     Heartbeat(Heartbeat),
     /// No heartbeat came for an election timeout.
@@ -123,6 +125,8 @@ pub struct Proposer {
     counter: u64,
     /// Every slot up to here is chosen, from the word of acceptors or by our own count of votes.
     committed: Slot,
+    /// Every slot up to here is on the disks of a quorum of learners.
+    trim: Slot,
     phase: Phase,
 }
 
@@ -200,6 +204,7 @@ impl Proposer {
             settings,
             counter: claimed,
             committed: Slot::ZERO,
+            trim: Slot::ZERO,
             phase: Phase::Following(None),
         }
     }
@@ -216,6 +221,7 @@ impl Proposer {
             }
             Input::Reply { .. } => {}
             Input::Learned(applied) => self.learned(applied),
+            Input::Durable(slot) => self.trim = self.trim.max(slot),
             Input::Heartbeat(heartbeat) => self.heartbeat(heartbeat, &mut effects),
             Input::ElectionTimeout if self.is_leading() => {}
             Input::ElectionTimeout => self.probe(false, &mut effects),
@@ -378,7 +384,7 @@ impl Proposer {
                     self.follow(None, effects);
                 }
             }
-            Reply::Fetched { .. } => {}
+            Reply::Fetched { .. } | Reply::Truncated { .. } => {}
         }
     }
 
@@ -685,6 +691,7 @@ impl Proposer {
             ballot,
             round,
             committed: self.committed,
+            trim: self.trim,
         };
         effects.acceptors.push((To::All, renew));
     }

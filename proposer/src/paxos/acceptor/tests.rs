@@ -30,6 +30,7 @@ fn renew(ballot: Ballot) -> Request {
         ballot,
         round: 1,
         committed: Slot::ZERO,
+        trim: Slot::ZERO,
     }
 }
 
@@ -266,4 +267,94 @@ fn a_leader_counts_as_alive_for_two_ticks_after_its_last_word() {
         handle(&mut acceptor, renew(Ballot::NONE));
         assert!(!alive(&mut acceptor), "whom it refuses is no leader");
     }
+}
+
+fn chosen(count: u64) -> Acceptor {
+    let mut acceptor = Acceptor::new().with_trimming(TrimPolicy { tail: 2, stride: 3 });
+    for slot in 1..=count {
+        let accept = Request::Accept {
+            ballot: Ballot::from_number(257).unwrap(),
+            first: Slot(slot),
+            values: [Value::NOOP].into(),
+            committed: Slot(slot - 1),
+        };
+        let _ = acceptor.handle(accept);
+    }
+    acceptor
+}
+
+fn trim(acceptor: &mut Acceptor, committed: u64, trim: u64) -> Vec<Record> {
+    let renew = Request::Renew {
+        ballot: Ballot::from_number(257).unwrap(),
+        round: 1,
+        committed: Slot(committed),
+        trim: Slot(trim),
+    };
+    let mut records = Vec::new();
+    let persisted = acceptor.handle(renew).persist(|new| {
+        records.extend_from_slice(new);
+        Ok::<_, ()>(())
+    });
+    persisted.unwrap();
+    records
+}
+
+#[test]
+fn only_what_is_chosen_and_durable_at_the_learners_is_forgotten_but_for_a_tail() {
+    let mut acceptor = chosen(10);
+    assert_eq!(trim(&mut acceptor, 9, 0), []);
+    assert_eq!(trim(&mut acceptor, 9, 4), [], "less than a stride");
+    assert_eq!(trim(&mut acceptor, 9, 100).len(), 1);
+    assert_eq!(acceptor.floor(), Slot(7));
+    assert_eq!(acceptor.vote(Slot(7)), None);
+    assert!(acceptor.vote(Slot(8)).is_some());
+}
+
+#[test]
+fn a_trimmed_slot_is_never_said_to_be_empty() {
+    let mut acceptor = chosen(10);
+    trim(&mut acceptor, 10, 10);
+    let floor = acceptor.floor();
+    let fetch = Request::Fetch {
+        from: Slot(3),
+        to: Slot(10),
+    };
+    let reply = acceptor.handle(fetch).persist(|_| Ok::<_, ()>(())).unwrap();
+    assert_eq!(
+        reply,
+        Reply::Truncated {
+            from: Slot(3),
+            floor
+        }
+    );
+    // A candidate learns from `committed` that it need not look there.
+    let ballot = Ballot::from_number(2 * 256 + 2).unwrap();
+    let prepare = Request::Prepare {
+        ballot,
+        from: Slot(1),
+    };
+    match acceptor
+        .handle(prepare)
+        .persist(|_| Ok::<_, ()>(()))
+        .unwrap()
+    {
+        Reply::Promise {
+            committed, votes, ..
+        } => {
+            assert!(committed >= floor);
+            assert!(votes.iter().all(|vote| vote.slot > floor));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_records_after_a_trim_are_enough_to_restore_it() {
+    let mut acceptor = chosen(10);
+    let trimmed = trim(&mut acceptor, 10, 10);
+    let mut restored = Acceptor::new();
+    trimmed.iter().for_each(|record| restored.remember(record));
+    assert_eq!(restored.promised(), acceptor.promised());
+    assert_eq!(restored.floor(), acceptor.floor());
+    assert_eq!(restored.committed(), acceptor.committed());
 }
