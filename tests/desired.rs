@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kube::CustomResourceExt;
+use kube::core::cel::Validator;
 use operator::crd::PaxosCluster;
 use operator::desired::to_document;
 use operator::render;
 use proposer::config::{Config, Role};
 use proposer::paxos::ids::Members;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -160,7 +161,7 @@ fn pods_satisfy_the_restricted_pod_security_standard() {
                 let context = &container["securityContext"];
                 assert_eq!(context["allowPrivilegeEscalation"], false);
                 assert_eq!(context["readOnlyRootFilesystem"], true);
-                assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+                assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
             }
         }
     }
@@ -184,5 +185,86 @@ fn names_at_the_limit_fit_every_label_and_host_name() {
     }
     for service in &objects.services {
         assert!(service.metadata.name.as_deref().unwrap().len() <= 63);
+    }
+}
+
+fn schema() -> Value {
+    let crd = serde_json::to_value(PaxosCluster::crd()).expect("a CRD is JSON");
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+/// What the API server would say to a change of spec, by the CRD's own rules.
+fn rules(name: &str, old: Option<Value>, new: Value) -> Result<(), String> {
+    let schema = &schema();
+    let object = |spec: Value| json!({ "metadata": { "name": name }, "spec": spec });
+    Validator::new()
+        .validate(schema, &object(new), old.map(object).as_ref())
+        .map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn the_crds_own_rules_refuse_what_parse_refuses() {
+    let five = json!({ "acceptor": { "replicas": 5 } });
+    let three = json!({ "acceptor": { "replicas": 3 } });
+    assert_eq!(rules("ledger", None, three.clone()), Ok(()));
+    assert_eq!(
+        rules("ledger", Some(json!({})), five.clone()),
+        Ok(()),
+        "5 is the default"
+    );
+    assert_eq!(
+        rules("ledger", Some(five.clone()), json!({ "acceptor": {} })),
+        Ok(())
+    );
+    for (old, new) in [
+        (three.clone(), five),
+        (json!({}), three.clone()),
+        (three, json!({})),
+    ] {
+        let refusal = rules("ledger", Some(old), new).unwrap_err();
+        assert!(
+            refusal.contains("acceptor.replicas cannot change"),
+            "{refusal}"
+        );
+    }
+
+    let timing = |heartbeat, timeout| {
+        rules(
+            "ledger",
+            None,
+            json!({ "heartbeatIntervalMs": heartbeat, "electionTimeoutMs": timeout }),
+        )
+    };
+    assert_eq!(timing(100, 400), Ok(()));
+    assert!(timing(101, 400).is_err());
+    assert!(rules("ledger", None, json!({ "heartbeatIntervalMs": 101 })).is_err());
+    assert!(rules("ledger", None, json!({ "electionTimeoutMs": 199 })).is_err());
+
+    assert_eq!(rules(&"l".repeat(43), None, json!({})), Ok(()));
+    for name in [&"l".repeat(44), "a.b", "9lives", "a-"] {
+        assert!(rules(name, None, json!({})).is_err(), "{name}");
+    }
+
+    let sized = |size: &str| json!({ "learner": { "storage": { "size": size } } });
+    assert_eq!(rules("ledger", Some(sized("1Gi")), sized("1Gi")), Ok(()));
+    assert!(rules("ledger", Some(sized("1Gi")), sized("2Gi")).is_err());
+}
+
+#[test]
+fn every_field_is_explained() {
+    let schema = &schema()["properties"];
+    let mut silent = Vec::new();
+    for part in ["spec", "status"] {
+        unexplained(&schema[part], part, &mut silent);
+    }
+    assert_eq!(silent, [""; 0]);
+}
+
+fn unexplained(schema: &Value, path: &str, silent: &mut Vec<String>) {
+    if schema["description"].as_str().is_none_or(str::is_empty) {
+        silent.push(path.to_owned());
+    }
+    for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+        unexplained(schema, &format!("{path}.{field}"), silent);
     }
 }

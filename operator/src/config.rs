@@ -27,6 +27,25 @@ pub enum Command {
         #[arg(short, long)]
         file: PathBuf,
     },
+    /// Run a PaxosCluster on this machine, without Kubernetes, until Ctrl-C.
+    Local(Local),
+}
+
+/// How to run a cluster on this machine.
+#[derive(Clone, Debug, Args)]
+pub struct Local {
+    /// The file with the PaxosCluster, YAML or JSON.
+    #[arg(short, long)]
+    pub file: PathBuf,
+
+    /// Where each node gets a folder for its data. What lies there is used again.
+    #[arg(long, default_value = ".data")]
+    pub data_dir: PathBuf,
+
+    /// Proposer 1 listens on 127.0.0.1 at this port + 1, acceptor 1 at + 101, learner 1 at + 201,
+    /// store 1 at + 301.
+    #[arg(long, default_value_t = 8000)]
+    pub port_base: u16,
 }
 
 /// How to run the controller.

@@ -10,13 +10,15 @@
 //! | [`reconcile`](mod@reconcile) | runs these, after every change and every half minute | writes the status |
 //!
 //! [`crd`] is what users write, [`names`] what everything is called, [`config`] the flags,
-//! [`telemetry`] logs, metrics and probes.
+//! [`telemetry`] logs, metrics and probes. [`local`](mod@local) runs the desired objects on this
+//! machine instead of applying them.
 
 pub mod apply;
 pub mod cluster;
 pub mod config;
 pub mod crd;
 pub mod desired;
+pub mod local;
 pub mod names;
 pub mod observe;
 pub mod quantity;

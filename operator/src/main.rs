@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::Parser;
 use futures::FutureExt;
 use kube::{Client, CustomResourceExt};
-use operator::config::{Cli, Command, Run};
+use operator::config::{Cli, Command, Local, Run};
 use operator::crd::PaxosCluster;
-use operator::desired::to_document;
+use operator::desired::{Desired, Objects, to_document};
+use operator::local;
 use operator::observe::OverHttp;
 use operator::reconcile::{self, Context};
 use operator::telemetry::{self, Metrics};
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
             print!("{}", to_document(&PaxosCluster::crd()));
             Ok(())
         }
-        Command::Render { file } => render(&file).map(|yaml| print!("{yaml}")),
+        Command::Render { file } => render(&file).map(|objects| print!("{}", objects.to_yaml())),
+        Command::Local(options) => local(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,13 +38,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn render(file: &Path) -> Result<String, Failure> {
+fn render(file: &Path) -> Result<Objects<Desired>, Failure> {
     let name = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
     let cluster: PaxosCluster =
         serde_saphyr::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
-    let objects = operator::render(&cluster).map_err(|invalid| format!("{name}: {invalid}"))?;
-    Ok(objects.to_yaml())
+    Ok(operator::render(&cluster).map_err(|invalid| format!("{name}: {invalid}"))?)
+}
+
+#[tokio::main]
+async fn local(options: &Local) -> Result<(), Failure> {
+    let shutdown = shutdown()?;
+    let objects = render(&options.file)?;
+    let data_dir = std::path::absolute(&options.data_dir)?;
+    let nodes = local::nodes(&objects, &data_dir, options.port_base)?;
+    Ok(local::run(nodes, shutdown).await?)
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 #[tokio::main]
@@ -60,12 +82,9 @@ async fn run(options: &Run) -> Result<(), Failure> {
     config.connect_timeout = Some(Duration::from_secs(5));
     let client = Client::try_from(config)?;
 
-    let mut terminate = signal(SignalKind::terminate())?;
+    let ended = shutdown()?;
     let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
+        ended.await;
         tracing::info!("shutting down");
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %options.listen, "started");

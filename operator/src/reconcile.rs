@@ -322,7 +322,7 @@ async fn report(
     api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch))
         .await
         .map_err(Error::Status)?;
-    context.metrics.wrote(&PaxosCluster::plural(&()), "status");
+    context.metrics.wrote("paxosclusters/status", "apply");
     context.memory().entry(key).or_default().written = Some(Written {
         at: Instant::now(),
         over: object.resource_version(),

@@ -1,9 +1,10 @@
 //! What users are told: `PaxosClusterStatus`, by the rules of kstatus, and the events that tell of a
 //! change. Pure.
 
+mod events;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::runtime::events::{Event, EventType};
 use proposer::config::Role;
 
 use crate::cluster::{Cluster, Group, Invalid};
@@ -11,6 +12,8 @@ use crate::crd::{PaxosClusterStatus, RoleStatus};
 use crate::desired::{Applied, Objects};
 use crate::names;
 use crate::observe::{Answer, Observed};
+
+pub use events::events;
 
 /// What a status is written from besides what was observed.
 #[derive(Clone, Copy, Debug)]
@@ -233,57 +236,6 @@ pub fn failed(before: Before<'_>, message: &str) -> PaxosClusterStatus {
     }
 }
 
-/// What happened between two statuses, for `kubectl describe`. Empty when only counters moved.
-pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Event> {
-    let mut events = Vec::new();
-    let became = |kind: &str| {
-        let is = after.condition(kind)?;
-        let was = before.condition(kind).map(|was| (&was.status, &was.reason));
-        (was != Some((&is.status, &is.reason))).then_some((was, is))
-    };
-    if let Some((_, stalled)) = became("Stalled") {
-        events.push(event(EventType::Warning, &stalled.reason, &stalled.message));
-    }
-    if let Some((was, available)) = became("Available")
-        && available.status != "True"
-        && was.is_some_and(|(status, _)| status == "True")
-    {
-        events.push(event(
-            EventType::Warning,
-            &available.reason,
-            &available.message,
-        ));
-    }
-    match became("Ready") {
-        Some((_, ready)) if ready.status == "True" => {
-            events.push(event(EventType::Normal, "Ready", &ready.message));
-        }
-        Some((None, ready)) if ready.reason == STARTING => {
-            events.push(event(
-                EventType::Normal,
-                STARTING,
-                "nodes are being started",
-            ));
-        }
-        // Stalled and Available have said it.
-        Some((Some((was, _)), ready)) if was == "True" && events.is_empty() => {
-            events.push(event(EventType::Warning, "NotReady", &ready.message));
-        }
-        Some((_, ready)) if ready.reason == APPLY_FAILED => {
-            events.push(event(EventType::Warning, APPLY_FAILED, &ready.message));
-        }
-        _ => {}
-    }
-    if let Some(leader) = after.leader_id
-        && before.leader_id != Some(leader)
-    {
-        let term = after.term.unwrap_or_default();
-        let note = format!("proposer {leader} leads in term {term}");
-        events.push(event(EventType::Normal, "LeaderElected", &note));
-    }
-    events
-}
-
 /// Whether two statuses differ in what was measured only: that may be written later.
 pub fn same_but_for_counters(a: &PaxosClusterStatus, b: &PaxosClusterStatus) -> bool {
     let without = |status: &PaxosClusterStatus| PaxosClusterStatus {
@@ -409,17 +361,6 @@ fn is_rolled_out(set: &StatefulSet) -> bool {
             && status.replicas == wanted
             && status.updated_replicas.unwrap_or(0) >= wanted
     })
-}
-
-fn event(type_: EventType, reason: &str, note: &str) -> Event {
-    Event {
-        type_,
-        reason: reason.to_owned(),
-        // Events may have 1 kB; a message quotes what the user wrote, which may be long.
-        note: Some(note.chars().take(250).collect()),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    }
 }
 
 struct Conditions<'a> {

@@ -1,4 +1,4 @@
 //! Test support shared by the suites of this package.
 pub mod check;
-pub mod sim;
 pub mod kube;
+pub mod sim;

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json_, json};
@@ -69,6 +70,9 @@ fn busy() -> Problem {
 }
 
 async fn message(State(state): State<Acceptor>, Raw(body): Raw) -> Result<Response, Problem> {
+    // A copy of the right size: votes are slices of it and stay, and the body that it came in may be
+    // a small part of a large buffer.
+    let body = Bytes::copy_from_slice(&body);
     let Message::Request(request) = decode(body)?.message else {
         return Err(Problem::bad_request(
             "message",

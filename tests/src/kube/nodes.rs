@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
 use operator::observe::{Answer, NodeStatus};
 
 /// What all proposers say. The one at an address that ends in k is proposer k.
@@ -16,6 +17,7 @@ struct Says {
     leader: i32,
     term: i64,
     committed: i64,
+    busy: bool,
 }
 
 impl Nodes {
@@ -25,7 +27,15 @@ impl Nodes {
             leader,
             term,
             committed,
+            busy: false,
         });
+    }
+
+    /// From now on, every answer takes its time and reports more committed than the one before.
+    pub fn be_busy(&self) {
+        if let Some(says) = self.0.lock().expect("no panic inside").as_mut() {
+            says.busy = true;
+        }
     }
 
     /// From now on, none answers; as at first.
@@ -40,14 +50,26 @@ impl NodeStatus for Nodes {
             panic!("{node} is no address of these pods")
         };
         let node_id = i32::from(address.ip().octets()[3]);
-        let says = *self.0.lock().expect("no panic inside");
-        ready(says.map(|says| Answer {
-            node_id,
-            is_leader: node_id == says.leader,
-            leader_id: Some(says.leader),
-            term: says.term,
-            committed_instance_id: says.committed,
-        }))
+        let nodes = self.clone();
+        async move {
+            let says = {
+                let mut says = nodes.0.lock().expect("no panic inside");
+                if let Some(says) = says.as_mut().filter(|says| says.busy) {
+                    says.committed += 1;
+                }
+                (*says)?
+            };
+            if says.busy {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Some(Answer {
+                node_id,
+                is_leader: node_id == says.leader,
+                leader_id: Some(says.leader),
+                term: says.term,
+                committed_instance_id: says.committed,
+            })
+        }
         .boxed()
     }
 }

@@ -80,7 +80,12 @@ impl World {
     /// Reconciles a PaxosCluster once, as a controller whose cache is current would.
     pub async fn reconcile(&self, name: &str) -> Result<(), Error> {
         let object = self.server.object("paxosclusters", NAMESPACE, name);
-        let object = object.expect("the PaxosCluster exists");
+        self.reconcile_seeing(object.expect("the PaxosCluster exists"))
+            .await
+    }
+
+    /// Reconciles once, as a controller that has this in its cache would.
+    pub async fn reconcile_seeing(&self, object: Value) -> Result<(), Error> {
         let object: Guarded = serde_json::from_value(object).expect("it has metadata");
         reconcile(Arc::new(object), self.context.clone())
             .await

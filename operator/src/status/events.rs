@@ -1,0 +1,68 @@
+//! What is worth an event, for `kubectl describe`.
+
+use kube::runtime::events::{Event, EventType};
+
+use super::{APPLY_FAILED, STARTING};
+use crate::crd::PaxosClusterStatus;
+
+/// What happened between two statuses. Empty when only counters moved.
+pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Event> {
+    let mut events = Vec::new();
+    let became = |kind: &str| {
+        let is = after.condition(kind)?;
+        let was = before.condition(kind).map(|was| (&was.status, &was.reason));
+        (was != Some((&is.status, &is.reason))).then_some((was, is))
+    };
+    if let Some((_, stalled)) = became("Stalled") {
+        events.push(event(EventType::Warning, &stalled.reason, &stalled.message));
+    }
+    if let Some((was, available)) = became("Available")
+        && available.status != "True"
+        && was.is_some_and(|(status, _)| status == "True")
+    {
+        events.push(event(
+            EventType::Warning,
+            &available.reason,
+            &available.message,
+        ));
+    }
+    match became("Ready") {
+        Some((_, ready)) if ready.status == "True" => {
+            events.push(event(EventType::Normal, "Ready", &ready.message));
+        }
+        Some((None, ready)) if ready.reason == STARTING => {
+            events.push(event(
+                EventType::Normal,
+                STARTING,
+                "nodes are being started",
+            ));
+        }
+        // Stalled and Available have said it.
+        Some((Some((was, _)), ready)) if was == "True" && events.is_empty() => {
+            events.push(event(EventType::Warning, "NotReady", &ready.message));
+        }
+        Some((_, ready)) if ready.reason == APPLY_FAILED => {
+            events.push(event(EventType::Warning, APPLY_FAILED, &ready.message));
+        }
+        _ => {}
+    }
+    if let Some(leader) = after.leader_id
+        && before.leader_id != Some(leader)
+    {
+        let term = after.term.unwrap_or_default();
+        let note = format!("proposer {leader} leads in term {term}");
+        events.push(event(EventType::Normal, "LeaderElected", &note));
+    }
+    events
+}
+
+fn event(type_: EventType, reason: &str, note: &str) -> Event {
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        // Events may have 1 kB; a message quotes what the user wrote, which may be long.
+        note: Some(note.chars().take(250).collect()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    }
+}
