@@ -384,7 +384,7 @@ fn a_digest_decides_and_a_tag_overrides_the_version() {
 #[test]
 fn names_fit_whatever_the_release_is_called() {
     let release = "r".repeat(53);
-    for values in [json!({}), json!({ "nameOverride": "n".repeat(63) })] {
+    for values in [json!({}), json!({ "nameOverride": "n".repeat(55) })] {
         for object in template(&release, &values).expect("it renders") {
             let metadata = &object["metadata"];
             let name = metadata["name"].as_str().expect("a name");

@@ -1,8 +1,9 @@
+{{/* Both names leave room for a suffix within the 63 characters of a label or a host name. */}}
 {{- define "paxos-operator.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | trunc 55 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The release's name, with the chart's unless it is in there already. Short enough for a suffix. */}}
+{{/* The release's name, with the chart's unless it is in there already. */}}
 {{- define "paxos-operator.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- if .Values.fullnameOverride }}
