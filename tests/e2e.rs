@@ -10,7 +10,7 @@ mod table;
 #[path = "e2e/writers.rs"]
 mod writers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use kubernetes::{apply, eventually, get, helm, kubectl, request};
@@ -53,6 +53,7 @@ async fn everything(image: &str, client_image: &str) {
 
     clear();
     install(image, &mut table);
+    let before = objects();
     create(image, &mut table);
     propose_from_a_pod(client_image, &mut table);
     let mut written = lose_the_leader(&client, &mut table).await;
@@ -65,7 +66,7 @@ async fn everything(image: &str, client_image: &str) {
     )
     .await;
     rest(&client, &mut table).await;
-    delete(&mut table).await;
+    delete(&before, &mut table).await;
     create(image, &mut table);
     read_all(
         &client,
@@ -238,16 +239,11 @@ async fn lose_the_leader(client: &kube::Client, table: &mut Table) -> Vec<Commit
     let whole = started.elapsed();
     at_least(&writers, writers.count() + 100).await;
     let written = writers.finish().await;
+    let next = self::leader(client).await;
     table.add(
         &format!("delete leader pod {pod} under 4 writers, until Ready"),
         whole,
-        tale(&written),
-    );
-    let next = leader_until_known(client).await;
-    table.add(
-        "leader before and after",
-        Duration::ZERO,
-        format!("{leader}, {next}"),
+        format!("{}, then proposer {next} leads", tale(&written)),
     );
     written.committed
 }
@@ -328,15 +324,8 @@ async fn wait_until_whole() {
     wait_until_ready();
 }
 
+/// The leader, as any of the proposers knows it.
 async fn leader(client: &kube::Client) -> u64 {
-    let answer = request(client, NAMESPACE, "services/small:http", "/status", None).await;
-    let status = answer.expect("the API server answers").json();
-    status["leader_id"]
-        .as_u64()
-        .unwrap_or_else(|| panic!("no leader: {status}"))
-}
-
-async fn leader_until_known(client: &kube::Client) -> u64 {
     for _ in 0..100 {
         let answer = request(client, NAMESPACE, "services/small:http", "/status", None).await;
         if let Some(leader) = answer
@@ -517,7 +506,22 @@ async fn rest(client: &kube::Client, table: &mut Table) {
     );
 }
 
-async fn delete(table: &mut Table) {
+/// Every object of the namespace, as `kind/name`, but those that tell of the past.
+fn objects() -> BTreeSet<String> {
+    let mut objects = BTreeSet::new();
+    for kind in listable()
+        .iter()
+        .filter(|kind| *kind != "events.events.k8s.io")
+    {
+        let list = get(&[kind, "-n", NAMESPACE]);
+        for object in list["items"].as_array().into_iter().flatten() {
+            objects.insert(format!("{kind}/{}", object["metadata"]["name"]));
+        }
+    }
+    objects
+}
+
+async fn delete(before: &BTreeSet<String>, table: &mut Table) {
     let started = Instant::now();
     kubectl(&[
         "delete",
@@ -527,40 +531,21 @@ async fn delete(table: &mut Table) {
         NAMESPACE,
         "--timeout=60s",
     ]);
-    // What every namespace has, and what tells of the past.
-    let not_ours = |what: &str| {
-        [
-            "configmaps/\"kube-root-ca.crt\"",
-            "serviceaccounts/\"default\"",
-        ]
-        .contains(&what)
-            || what.starts_with("events.events.k8s.io/")
-    };
-    let mut volumes = 0;
-    eventually("only volumes are left", Duration::from_secs(60), || {
-        let mut left = Vec::new();
-        for kind in listable() {
-            for object in get(&[&kind, "-n", NAMESPACE])["items"]
-                .as_array()
-                .into_iter()
-                .flatten()
-            {
-                left.push(format!("{kind}/{}", object["metadata"]["name"]));
-            }
+    let is_volume = |object: &String| object.starts_with("persistentvolumeclaims/");
+    let volumes = loop {
+        let left: Vec<String> = objects().difference(before).cloned().collect();
+        if left.iter().all(is_volume) {
+            break left.len();
         }
-        left.retain(|what| !not_ours(what));
-        volumes = left
-            .iter()
-            .filter(|what| what.starts_with("persistentvolumeclaims/"))
-            .count();
-        (left.len() == volumes).then_some(())
-    })
-    .await;
+        let waited = started.elapsed();
+        assert!(waited < Duration::from_secs(60), "left behind: {left:#?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
     assert_eq!(volumes, 8, "every node's volume stays");
     table.row(
         "kubectl delete, until all is gone",
         started,
-        format!("{volumes} PersistentVolumeClaims left"),
+        format!("{volumes} PersistentVolumeClaims left, nothing else"),
     );
 }
 
