@@ -16,6 +16,7 @@ pub mod paxos;
 pub mod peers;
 pub mod problem;
 pub mod serve;
+pub mod snapshots;
 pub mod state_file;
 pub mod wal;
 pub mod wire;

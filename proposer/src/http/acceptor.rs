@@ -53,6 +53,7 @@ impl RoleState for Acceptor {
             "highest_promised": promised.map_or(0, Ballot::number),
             "last_instance_id": self.handle.last_voted().0,
             "committed_instance_id": self.handle.committed().0,
+            "trimmed_instance_id": self.handle.floor().0,
             "state": "voting",
         })
     }
