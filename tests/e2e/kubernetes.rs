@@ -8,6 +8,9 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tests::tools::{root, run, said, tool};
 
+/// A pod that goes may take its network along without a word on its connections.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What the API server or a node behind it answered.
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -96,12 +99,15 @@ pub(crate) async fn request(
             .body(body.to_string().into_bytes()),
     };
     let request = request.expect("a well-formed request").map(Into::into);
-    let response = client.send(request).await.map_err(|e| e.to_string())?;
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await;
-    let body = body.map_err(|error| error.to_string())?.to_bytes();
-    Ok(Answer {
-        status,
-        body: String::from_utf8_lossy(&body).into_owned(),
-    })
+    let exchange = async {
+        let response = client.send(request).await.map_err(|e| e.to_string())?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok(Answer { status, body })
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }

@@ -1,7 +1,7 @@
 //! Clients that write one value after the other and remember what was committed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -19,13 +19,18 @@ pub(crate) struct Committed {
 
 /// Clients at work. Each sends a write again, under the same requestId, until it is committed.
 pub(crate) struct Writers {
-    committed: Arc<Mutex<Vec<Committed>>>,
-    failed: Arc<Mutex<Vec<String>>>,
-    stop: Arc<AtomicBool>,
+    log: Arc<Log>,
     clients: Vec<JoinHandle<()>>,
 }
 
+#[derive(Default)]
+struct Log {
+    written: Mutex<Written>,
+    stop: AtomicBool,
+}
+
 /// What the writers did.
+#[derive(Debug, Default)]
 pub(crate) struct Written {
     /// In the order of their answers.
     pub(crate) committed: Vec<Committed>,
@@ -37,70 +42,71 @@ impl Writers {
     /// Starts `count` clients of a Service. `run` tells the resources of one call from another's.
     pub(crate) fn start(
         client: &kube::Client,
-        namespace: &str,
+        namespace: &'static str,
         service: &str,
         run: &str,
         count: usize,
     ) -> Writers {
-        let committed = Arc::new(Mutex::default());
-        let failed = Arc::new(Mutex::default());
-        let stop = Arc::new(AtomicBool::new(false));
-        let clients = (1..=count)
-            .map(|number| {
-                let (client, namespace) = (client.clone(), namespace.to_owned());
-                let target = format!("services/{service}:http");
-                let name = format!("{run}-{number}");
-                let (committed, failed, stop) = (Arc::clone(&committed), Arc::clone(&failed), Arc::clone(&stop));
-                tokio::spawn(async move {
-                    let mut sequence = 0_u64;
-                    while !stop.load(Ordering::Relaxed) {
-                        sequence += 1;
-                        let (resource, data) = (format!("{name}/{sequence}"), json!({ "by": name, "n": sequence }));
-                        let proposal = json!({
-                            "clientId": name, "requestId": sequence.to_string(), "timestamp": sequence,
-                            "operation": "WRITE", "resource": resource, "data": data,
-                        });
-                        loop {
-                            let path = "/propose?wait=true&timeoutMs=2000";
-                            let answer = request(&client, &namespace, &target, path, Some(&proposal)).await;
-                            match answer {
-                                Ok(answer) if answer.json()["status"] == "COMMITTED" => break,
-                                Ok(answer) => push(&failed, format!("{} {}", answer.status, answer.body)),
-                                Err(error) => push(&failed, error),
-                            }
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                        }
-                        push(&committed, Committed { resource, data, at: Instant::now() });
-                    }
-                })
-            })
-            .collect();
-        Writers {
-            committed,
-            failed,
-            stop,
-            clients,
-        }
+        let log = Arc::<Log>::default();
+        let start = |number| {
+            let (client, log) = (client.clone(), Arc::clone(&log));
+            let target = format!("services/{service}:http");
+            let name = format!("{run}-{number}");
+            tokio::spawn(async move { write(&client, namespace, &target, &name, &log).await })
+        };
+        let clients = (1..=count).map(start).collect();
+        Writers { log, clients }
     }
 
     /// How many writes were committed so far.
     pub(crate) fn count(&self) -> usize {
-        self.committed.lock().expect("no writer panics").len()
+        self.log.written().committed.len()
     }
 
     /// Lets every client finish the write that it is at.
     pub(crate) async fn finish(self) -> Written {
-        self.stop.store(true, Ordering::Relaxed);
+        self.log.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.await.expect("no writer panics");
         }
-        let take =
-            |list: &Mutex<Vec<_>>| std::mem::take(&mut *list.lock().expect("no writer panics"));
-        let failed = std::mem::take(&mut *self.failed.lock().expect("no writer panics"));
-        Written {
-            committed: take(&self.committed),
-            failed,
+        std::mem::take(&mut *self.log.written())
+    }
+}
+
+impl Log {
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().expect("no writer panics")
+    }
+}
+
+async fn write(client: &kube::Client, namespace: &str, target: &str, name: &str, log: &Log) {
+    for sequence in 1.. {
+        if log.stop.load(Ordering::Relaxed) {
+            break;
         }
+        let resource = format!("{name}/{sequence}");
+        let data = json!({ "by": name, "n": sequence });
+        let proposal = json!({
+            "clientId": name,
+            "requestId": sequence.to_string(),
+            "timestamp": sequence,
+            "operation": "WRITE",
+            "resource": resource,
+            "data": data,
+        });
+        loop {
+            let path = "/propose?wait=true&timeoutMs=2000";
+            let why = match request(client, namespace, target, path, Some(&proposal)).await {
+                Ok(answer) if answer.json()["status"] == "COMMITTED" => break,
+                Ok(answer) => format!("{} {}", answer.status, answer.body),
+                Err(error) => error,
+            };
+            log.written().failed.push(why);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let at = Instant::now();
+        let committed = Committed { resource, data, at };
+        log.written().committed.push(committed);
     }
 }
 
@@ -113,8 +119,4 @@ impl Written {
             .map(|pair| pair[1].at.duration_since(pair[0].at));
         times.max().unwrap_or_default()
     }
-}
-
-fn push<T>(list: &Mutex<Vec<T>>, item: T) {
-    list.lock().expect("no writer panics").push(item);
 }
