@@ -252,6 +252,11 @@ impl Handle {
             .clone()
     }
 
+    /// A store has all that the learner it follows has.
+    fn is_level(&self) {
+        self.shared.caught_up.store(true, Ordering::Relaxed);
+    }
+
     /// Waits for room in the queue, on a thread that may wait.
     async fn post(&self, ask: Ask) {
         let queue = self.queue.clone();
@@ -313,7 +318,14 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         "learner's snapshot and log read"
     );
     metrics.applied_slot.set(applied.0 as i64);
-    let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
+    // A store asks no acceptor: it follows the learners, and what they have is chosen.
+    let is_store = config.role == Role::Store;
+    let acceptors = if is_store {
+        1
+    } else {
+        config.acceptors.len().min(255)
+    };
+    let Some(members) = Members::new(acceptors as u8) else {
         return Err(std::io::Error::other("ACCEPTORS is empty").into());
     };
     let shared = Arc::new(Shared {
@@ -354,6 +366,12 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         unsynced_bytes: 0,
         held: Vec::new(),
     };
+    if is_store {
+        let links = Link::all(config, Role::Learner, PeerOptions::default());
+        let links: Vec<Link> = links.into_iter().flatten().collect();
+        let store = handle.clone();
+        tokio::spawn(async move { transfer::follow(&links, &snapshots, &store).await });
+    }
     std::thread::Builder::new()
         .name("learner".into())
         .spawn(move || run.run(&asks))?;

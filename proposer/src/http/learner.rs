@@ -174,16 +174,27 @@ async fn snapshot(
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct EntriesQuery {
     from: u64,
+    #[serde(default)]
+    wait_ms: u64,
 }
 
-/// A piece of the log, for another learner.
+/// A piece of the log, for another learner or a store; waits for it a little if asked to.
 async fn entries(
     State(state): State<Learner>,
     Params(query): Params<EntriesQuery>,
 ) -> Result<Response, Problem> {
     let from = slot("from", query.from)?;
+    let mut applied = state.handle.applied();
+    let mut ending = state.ending.clone();
+    tokio::select! {
+        // In time or not, what is there is the answer.
+        _ = applied.wait_for(|applied| *applied >= from) => {}
+        _ = ending.wait_for(|ending| *ending) => {}
+        () = tokio::time::sleep(Duration::from_millis(query.wait_ms.min(5000))) => {}
+    }
     let entries = state
         .handle
         .entries(from, CHUNK_BYTES)

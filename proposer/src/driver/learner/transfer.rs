@@ -24,6 +24,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause after every learner was asked in vain.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a learner may hold an answer until it has something new.
+const WAIT: Duration = Duration::from_secs(1);
+/// The pause before the next learner is asked.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// What the loop gets from another learner.
 pub(super) enum Piece {
@@ -59,31 +63,70 @@ async fn catch_up_from(
 ) -> Result<(), String> {
     let mut next = delivered.next();
     while next <= floor {
-        let path = format!("{}/entries?from={next}", path(link.node));
-        let answer = call(link, path).await?;
-        if answer.status() == StatusCode::GONE {
-            let slot = fetch_snapshot(link, snapshots).await?;
-            if slot < next {
-                return Err(format!("its snapshot is of instance {slot} only"));
-            }
-            learner.post(Ask::Received(Piece::Snapshot(slot))).await;
-            return Ok(());
-        }
-        if answer.status() != StatusCode::OK {
-            return Err(format!("it answered {}", answer.status()));
-        }
-        let entries = decode_entries(answer.into_body()).map_err(|error| error.to_string())?;
-        let in_order = entries
-            .iter()
-            .zip(next.0..)
-            .all(|(entry, slot)| entry.slot.0 == slot);
-        let Some(last) = entries.last().filter(|_| in_order) else {
-            return Err("it has no more".to_owned());
-        };
-        next = last.slot.next();
-        learner.post(Ask::Received(Piece::Entries(entries))).await;
+        let piece = next_piece(link, snapshots, next, Duration::ZERO).await?;
+        let (last, piece) = piece.ok_or("it has no more")?;
+        next = last.next();
+        learner.post(Ask::Received(piece)).await;
     }
     Ok(())
+}
+
+/// How a store learns: it follows one learner's log, and goes on with the next when that one does
+/// not answer. Each piece is applied before the next is asked for.
+pub(super) async fn follow(links: &[Link], snapshots: &Snapshots, store: &Handle) {
+    let mut applied = store.applied();
+    for link in links.iter().cycle() {
+        loop {
+            let next = applied.borrow_and_update().next();
+            let (last, piece) = match next_piece(link, snapshots, next, WAIT).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => {
+                    store.is_level();
+                    continue;
+                }
+                Err(why) => {
+                    debug!(learner = %link.node, why, "cannot follow it");
+                    tokio::time::sleep(RETRY).await;
+                    break;
+                }
+            };
+            store.post(Ask::Received(piece)).await;
+            let applied = applied.wait_for(|applied| *applied >= last);
+            if tokio::time::timeout(TIMEOUT, applied).await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// What a learner has from `next` on, and the last slot of it; `None` if nothing comes within
+/// `wait`.
+async fn next_piece(
+    link: &Link,
+    snapshots: &Snapshots,
+    next: Slot,
+    wait: Duration,
+) -> Result<Option<(Slot, Piece)>, String> {
+    let path = path(link.node);
+    let path = format!("{path}/entries?from={next}&waitMs={}", wait.as_millis());
+    let answer = call(link, path).await?;
+    if answer.status() == StatusCode::GONE {
+        let slot = fetch_snapshot(link, snapshots).await?;
+        return match slot >= next {
+            true => Ok(Some((slot, Piece::Snapshot(slot)))),
+            false => Err(format!("its snapshot is of instance {slot} only")),
+        };
+    }
+    if answer.status() != StatusCode::OK {
+        return Err(format!("it answered {}", answer.status()));
+    }
+    let entries = decode_entries(answer.into_body()).map_err(|error| error.to_string())?;
+    let mut expected = entries.iter().zip(next.0..);
+    if !expected.all(|(entry, slot)| entry.slot.0 == slot) {
+        return Err("its entries are not those asked for".to_owned());
+    }
+    let last = entries.last().map(|entry| entry.slot);
+    Ok(last.map(|last| (last, Piece::Entries(entries))))
 }
 
 async fn fetch_snapshot(link: &Link, snapshots: &Snapshots) -> Result<Slot, String> {
