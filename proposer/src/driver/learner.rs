@@ -53,6 +53,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) mod transfer;
 
+use transfer::Piece;
+
 enum Ask {
     Learn {
         learn: Learn,
@@ -71,8 +73,10 @@ enum Ask {
     },
     /// A snapshot of our own is on disk, or is not.
     Written(Result<(Slot, u64), snapshots::Error>),
-    /// Another learner's snapshot of this slot is here, or cannot be had.
-    Received(Option<Slot>),
+    /// Something of another learner's is here.
+    Received(Piece),
+    /// No more of it comes for now.
+    CaughtUp,
 }
 
 /// The running learner. Cheap to clone.
@@ -248,6 +252,13 @@ impl Handle {
             .clone()
     }
 
+    /// Waits for room in the queue, on a thread that may wait.
+    async fn post(&self, ask: Ask) {
+        let queue = self.queue.clone();
+        let sent = tokio::task::spawn_blocking(move || queue.send(ask).is_ok()).await;
+        debug!(sent = sent.unwrap_or(false), "passed on to the loop");
+    }
+
     fn send(&self, ask: Ask) -> Result<(), Busy> {
         match self.queue.try_send(ask) {
             Ok(()) => Ok(()),
@@ -332,7 +343,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         snapshot_bytes: 0,
         logged_bytes: 0,
         writing_snapshot: false,
-        receiving_snapshot: false,
+        catching_up: false,
         shared,
         metrics,
         acceptors: Link::all(config, Role::Acceptor, PeerOptions::default()),
@@ -393,7 +404,7 @@ struct Run {
     snapshot_bytes: u64,
     logged_bytes: u64,
     writing_snapshot: bool,
-    receiving_snapshot: bool,
+    catching_up: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     acceptors: Vec<Option<Link>>,
@@ -470,7 +481,9 @@ impl Run {
                 let _ = answer.send(self.older(from, bytes));
             }
             Ask::Written(written) => self.written(written),
-            Ask::Received(slot) => self.received(slot),
+            Ask::Received(Piece::Entries(entries)) => self.learn_entries(entries),
+            Ask::Received(Piece::Snapshot(slot)) => self.install(slot),
+            Ask::CaughtUp => self.catching_up = false,
         }
     }
 
@@ -485,7 +498,7 @@ impl Run {
             missing,
         } = self.core.step(input);
         if let Some(floor) = truncated {
-            self.ask_for_snapshot(floor);
+            self.catch_up(floor);
         }
         if let Some(slot) = missing {
             error!(
@@ -612,32 +625,44 @@ impl Run {
         }
     }
 
-    /// The acceptors have forgotten what comes next here: another learner's state will do.
-    fn ask_for_snapshot(&mut self, floor: Slot) {
-        if std::mem::replace(&mut self.receiving_snapshot, true) {
+    /// The acceptors have forgotten what comes next here; another learner has it.
+    fn catch_up(&mut self, floor: Slot) {
+        if std::mem::replace(&mut self.catching_up, true) {
             return;
         }
+        let delivered = self.core.delivered();
         warn!(
             target: "important",
             floor = floor.0,
-            applied = self.core.delivered().0,
-            "too far behind for the acceptors, asking the other learners for a snapshot"
+            applied = delivered.0,
+            "too far behind for the acceptors, asking the other learners"
         );
         let links: Vec<Link> = self.learners.iter().flatten().cloned().collect();
         let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
         self.runtime.spawn(async move {
-            let slot = transfer::fetch(&links, &snapshots, floor).await;
-            // The queue may be full for a moment, which must not hold up this thread.
-            let tell = move || handle.queue.send(Ask::Received(slot));
-            drop(tokio::task::spawn_blocking(tell));
+            transfer::catch_up(&links, &snapshots, delivered, floor, &handle).await;
+            handle.post(Ask::CaughtUp).await;
         });
     }
 
-    fn received(&mut self, slot: Option<Slot>) {
-        self.receiving_snapshot = false;
-        let Some(slot) = slot.filter(|slot| *slot > self.core.delivered()) else {
+    /// What another learner has applied is chosen.
+    fn learn_entries(&mut self, entries: Vec<Entry>) {
+        let Some((first, last)) = entries.first().zip(entries.last()) else {
             return;
         };
+        let (first, committed) = (first.slot, last.slot);
+        let values = entries.into_iter().map(|entry| entry.value).collect();
+        self.step(Input::Learn(Learn {
+            first,
+            values,
+            committed,
+        }));
+    }
+
+    fn install(&mut self, slot: Slot) {
+        if slot <= self.core.delivered() {
+            return;
+        }
         let machine = match self.snapshots.install(slot) {
             Ok(machine) => machine,
             Err(snapshots::Error::Io { source, .. }) => end_on_disk_error(&source),

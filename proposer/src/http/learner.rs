@@ -22,7 +22,7 @@ use crate::driver::barrier::Barrier;
 use crate::driver::learner::transfer::{LENGTH_HEADER, SLOT_HEADER};
 use crate::driver::learner::{Busy, Handle, NoEntries};
 use crate::link;
-use crate::paxos::codec::Entry;
+use crate::paxos::codec::{Entry, encode_entries};
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::message::Message;
 use crate::problem::{Body, Params, PathParams, Problem, Raw};
@@ -52,6 +52,7 @@ pub fn routes(
     let path = link::path(node.name);
     let own = Router::new()
         .route(&format!("{path}/snapshot"), get(snapshot))
+        .route(&format!("{path}/entries"), get(entries))
         .route(&path, post(message))
         .layer(frame_limits());
     let clients = Router::new()
@@ -170,6 +171,25 @@ async fn snapshot(
         (LENGTH_HEADER, length.to_string()),
     ];
     Ok((headers, bytes).into_response())
+}
+
+#[derive(Deserialize)]
+struct EntriesQuery {
+    from: u64,
+}
+
+/// A piece of the log, for another learner.
+async fn entries(
+    State(state): State<Learner>,
+    Params(query): Params<EntriesQuery>,
+) -> Result<Response, Problem> {
+    let from = slot("from", query.from)?;
+    let entries = state
+        .handle
+        .entries(from, CHUNK_BYTES)
+        .await
+        .map_err(no_entries)?;
+    Ok(encode_entries(&entries).into_response())
 }
 
 fn unreadable(error: &dyn std::error::Error) -> Problem {
