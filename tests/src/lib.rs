@@ -1,4 +1,6 @@
 //! Test support shared by the suites of this package.
 pub mod check;
-pub mod sim;
+pub mod cluster;
+pub mod history;
 pub mod kube;
+pub mod sim;
