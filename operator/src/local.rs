@@ -255,13 +255,14 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
+/// Starts a node; `pid` in its folder says which process it is.
 fn spawn(program: &Path, node: &Node) -> std::io::Result<Child> {
     // Standard output repeats the log files, which lie beside the data.
     let errors = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(node.config.data_dir.join("stderr.log"))?;
-    Command::new(program)
+    let child = Command::new(program)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| name == "RUST_LOG" || name == "PATH"))
         .envs(node.config.to_env())
@@ -271,7 +272,11 @@ fn spawn(program: &Path, node: &Node) -> std::io::Result<Child> {
         // Ctrl-C in a terminal reaches the whole group: the nodes are ended by us, in order.
         .process_group(0)
         .kill_on_drop(true)
-        .spawn()
+        .spawn()?;
+    if let Some(id) = child.id() {
+        std::fs::write(node.config.data_dir.join("pid"), format!("{id}\n"))?;
+    }
+    Ok(child)
 }
 
 async fn end(node: &Node, mut child: Child) {

@@ -2,6 +2,7 @@
 //! in the modules below.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -39,6 +40,8 @@ pub struct Node {
     pub logs: Logs,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Set when the process is about to end: answers then ask clients to connect elsewhere.
+    pub ending: Arc<AtomicBool>,
 }
 
 impl Node {
@@ -54,6 +57,7 @@ impl Node {
             debug: config.debug,
             logs,
             metrics,
+            ending: Arc::default(),
         }
     }
 }
@@ -167,7 +171,12 @@ async fn measure<S: RoleState>(State(state): State<S>, request: Request, next: N
     let method = request.method().clone();
     // The route's pattern, not the path: labels must have few values.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
+    if state.node().ending.load(Ordering::Relaxed) {
+        // Closed by agreement, not between a client's request and its answer.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     let route = route.as_ref().map_or("unknown", |route| route.as_str());
     let method = match method.as_str() {
         known @ ("GET" | "HEAD" | "POST") => known,

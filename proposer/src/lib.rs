@@ -16,12 +16,14 @@ pub mod paxos;
 pub mod peers;
 pub mod problem;
 pub mod serve;
+pub mod snapshots;
 pub mod state_file;
 pub mod wal;
 pub mod wire;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -36,8 +38,10 @@ use logs::Logs;
 use metrics::Metrics;
 
 /// How long a proposer that is about to end may take to hand over and to settle what waits; with
-/// the draining of connections after it, the process ends within 5 seconds.
-const LEAVE: Duration = Duration::from_secs(3);
+/// what follows, the process ends within 5 seconds.
+const LEAVE: Duration = Duration::from_millis(2500);
+/// How long a node serves on after that, each answer closing its connection.
+const LINGER: Duration = Duration::from_millis(500);
 /// How long requests in flight may take after that.
 const DRAIN: Duration = Duration::from_millis(1500);
 
@@ -52,6 +56,7 @@ pub async fn run(
     let metrics = Metrics::new(config.role.name()).map_err(std::io::Error::other)?;
     let metrics = Arc::new(metrics);
     let node = Node::new(&config, logs, metrics.clone());
+    let about_to_end = node.ending.clone();
     let (end, ending) = watch::channel(false);
     let mut proposer = None;
     let app = match config.role {
@@ -71,11 +76,13 @@ pub async fn run(
     let shutdown = async move {
         shutdown.await;
         info!(target: "important", "ending");
+        about_to_end.store(true, Ordering::Relaxed);
         if let Some(proposer) = proposer {
             // Still serving: requests go on to the next leader meanwhile.
             let _ = tokio::time::timeout(LEAVE, proposer.leave()).await;
         }
         end.send_replace(true);
+        tokio::time::sleep(LINGER).await;
     };
     let options = serve::Options {
         drain_timeout: DRAIN,

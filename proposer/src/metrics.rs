@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::paxos::message::{Reply, Request};
@@ -35,6 +35,8 @@ pub struct Metrics {
     pub committed_slot: IntGauge,
     /// Every slot up to here is applied.
     pub applied_slot: IntGauge,
+    /// How many instances each learner is behind; on the leader.
+    pub learner_lag: IntGaugeVec,
     /// Bytes of the log's files.
     pub wal_size: IntGauge,
     /// HTTP requests.
@@ -82,6 +84,15 @@ impl Metrics {
             last_slot: gauge(r, "last_instance", "Last instance given out or voted in.")?,
             committed_slot: gauge(r, "committed_instance", "Last instance known chosen.")?,
             applied_slot: gauge(r, "applied_instance", "Last instance applied.")?,
+            learner_lag: {
+                let opts = Opts::new(
+                    "learner_lag_instances",
+                    "Instances that a learner is behind, as the leader sees it.",
+                );
+                let lag = IntGaugeVec::new(opts, &["learner"])?;
+                registry.register(Box::new(lag.clone()))?;
+                lag
+            },
             wal_size: gauge(r, "wal_size_bytes", "Size of the log's files.")?,
             http: {
                 let opts = HistogramOpts::new(
@@ -156,6 +167,7 @@ impl Metrics {
             Reply::Renewed { .. } => "renewed",
             Reply::Nack { .. } => "nack",
             Reply::Fetched { .. } => "fetched",
+            Reply::Truncated { .. } => "truncated",
         };
         self.acceptor_replies.with_label_values(&[kind]).inc();
     }

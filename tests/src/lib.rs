@@ -4,3 +4,4 @@ pub mod cluster;
 pub mod history;
 pub mod kube;
 pub mod sim;
+pub mod tools;

@@ -204,7 +204,8 @@ fn peers(role: Role) -> &'static [Role] {
     match role {
         Role::Proposer => &[Role::Proposer, Role::Acceptor, Role::Learner],
         Role::Acceptor => &[],
-        Role::Learner => &[Role::Proposer, Role::Acceptor, Role::Store],
+        // The other learners: one that is too far behind takes over their snapshot.
+        Role::Learner => &[Role::Proposer, Role::Acceptor, Role::Learner, Role::Store],
         Role::Store => &[Role::Proposer, Role::Learner],
     }
 }

@@ -1,6 +1,7 @@
 //! The acceptor's loop: takes what waits, lets the core answer, makes all of it durable with one
 //! fdatasync, and only then sends the answers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -17,7 +18,7 @@ use crate::paxos::acceptor::{Acceptor, Record};
 use crate::paxos::ids::{Ballot, Slot};
 use crate::paxos::message::{Reply, Request};
 use crate::paxos::output::Output;
-use crate::wal::{self, Wal};
+use crate::wal::{self, Position, Wal};
 
 /// Requests that may wait; further ones are refused, and their senders send them again.
 const QUEUE: usize = 4096;
@@ -42,6 +43,7 @@ struct View {
     promised: AtomicU64,
     committed: AtomicU64,
     last_voted: AtomicU64,
+    floor: AtomicU64,
 }
 
 /// Too many requests wait.
@@ -72,6 +74,11 @@ impl Handle {
     pub fn last_voted(&self) -> Slot {
         Slot(self.view.last_voted.load(Ordering::Relaxed))
     }
+
+    /// Votes up to here are forgotten.
+    pub fn floor(&self) -> Slot {
+        Slot(self.view.floor.load(Ordering::Relaxed))
+    }
 }
 
 /// Opens the acceptor's log, replays it and starts the loop.
@@ -80,12 +87,14 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
     let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
     let mut acceptor = Acceptor::new();
     let mut records = 0u64;
+    let mut positions = Positions::default();
     let started = Instant::now();
-    let wal = Wal::open(media, wal::Options::default(), |_, bytes| {
+    let wal = Wal::open(media, wal::Options::default(), |position, bytes| {
         // A copy: the bytes are a slice of the whole segment.
         let bytes = bytes::Bytes::copy_from_slice(bytes);
         let record = Record::decode(bytes).map_err(|error| error.to_string())?;
         acceptor.remember(&record);
+        positions.note(position, &record);
         records += 1;
         Ok(())
     })?;
@@ -103,7 +112,20 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
     let tick = config.election_timeout / 2;
     let run = {
         let view = view.clone();
-        move || run(acceptor, wal, &requests, tick, &view, &metrics)
+        move || {
+            run(
+                acceptor,
+                Log {
+                    wal,
+                    positions,
+                    metrics: metrics.clone(),
+                },
+                &requests,
+                tick,
+                &view,
+                &metrics,
+            )
+        }
     };
     std::thread::Builder::new()
         .name("acceptor".into())
@@ -113,7 +135,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
 
 fn run(
     mut acceptor: Acceptor,
-    mut wal: Wal<FileMedia>,
+    mut log: Log,
     requests: &Receiver<Ask>,
     tick: Duration,
     view: &View,
@@ -141,7 +163,7 @@ fn run(
             answers.push(ask.answer);
         }
         let replies = Output::group(outputs)
-            .persist(|records| append(&mut wal, records, metrics))
+            .persist(|records| log.append(records))
             .unwrap_or_else(|error| end_on_disk_error(&error));
         show(view, &acceptor);
         for (answer, reply) in answers.into_iter().zip(replies) {
@@ -152,19 +174,56 @@ fn run(
     }
 }
 
-fn append(
-    wal: &mut Wal<FileMedia>,
-    records: &[Record],
-    metrics: &Metrics,
-) -> Result<(), wal::Error> {
-    for record in records {
-        wal.append(&record.encode());
+/// The log, and where in it votes lie that may be forgotten one day.
+struct Log {
+    wal: Wal<FileMedia>,
+    positions: Positions,
+    metrics: Arc<Metrics>,
+}
+
+impl Log {
+    /// Makes records durable with one fdatasync, then removes what a trim among them gives up.
+    fn append(&mut self, records: &[Record]) -> Result<(), wal::Error> {
+        for record in records {
+            let position = self.wal.append(&record.encode());
+            self.positions.note(position, record);
+        }
+        let started = Instant::now();
+        let written = self.wal.sync()?;
+        self.metrics.wal_synced(started.elapsed(), written.bytes);
+        let floors = records.iter().filter_map(|record| match record {
+            Record::Trimmed { floor, .. } => Some(*floor),
+            _ => None,
+        });
+        if let Some(floor) = floors.max() {
+            let needed = self.positions.first_above(floor);
+            self.wal
+                .trim_before(needed.unwrap_or(self.wal.position_end()))?;
+        }
+        self.metrics.wal_size.set(self.wal.bytes() as i64);
+        Ok(())
     }
-    let started = Instant::now();
-    let written = wal.sync()?;
-    metrics.wal_synced(started.elapsed(), written.bytes);
-    metrics.wal_size.set(wal.bytes() as i64);
-    Ok(())
+}
+
+/// Where each record of votes lies, and the last slot it votes in; oldest first.
+#[derive(Default)]
+struct Positions(VecDeque<(Position, Slot)>);
+
+impl Positions {
+    fn note(&mut self, position: Position, record: &Record) {
+        if let Record::Accepted { first, values, .. } = record {
+            let last = first.plus(values.len() as u64).previous();
+            self.0.push_back((position, last));
+        }
+    }
+
+    /// The oldest record with a vote above `floor`; those before it are dropped from here.
+    fn first_above(&mut self, floor: Slot) -> Option<Position> {
+        while self.0.front().is_some_and(|(_, last)| *last <= floor) {
+            self.0.pop_front();
+        }
+        self.0.front().map(|(position, _)| *position)
+    }
 }
 
 fn show(view: &View, acceptor: &Acceptor) {
@@ -174,4 +233,5 @@ fn show(view: &View, acceptor: &Acceptor) {
         .store(acceptor.committed().0, Ordering::Relaxed);
     view.last_voted
         .store(acceptor.last_voted().0, Ordering::Relaxed);
+    view.floor.store(acceptor.floor().0, Ordering::Relaxed);
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
@@ -26,6 +27,7 @@ use crate::paxos::learner::{Effects, Input, Learner};
 use crate::paxos::machine::{Applied, Machine, Outcome};
 use crate::paxos::message::{Learn, Learned, Message, Reply, Request, Value};
 use crate::peers::{Breakers, Lane, PeerOptions};
+use crate::snapshots::{self, Snapshots};
 use crate::wal::{self, Position, Wal};
 
 /// Messages that may wait; further ones are refused, and the leader sends them again.
@@ -42,8 +44,16 @@ const HOLD: Duration = Duration::from_millis(200);
 /// Newest entries kept in memory, for `/log` and for outcomes asked again; older ones are on disk.
 const RECENT_ENTRIES: usize = 65_536;
 const RECENT_BYTES: usize = 8 << 20;
+/// Bytes of log between two snapshots. The log is kept from the older of two snapshots on.
+const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
+/// How much of a snapshot one message carries.
+pub const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
 /// How long an acceptor may take to answer a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(crate) mod transfer;
+
+use transfer::Piece;
 
 enum Ask {
     Learn {
@@ -59,8 +69,14 @@ enum Ask {
     Older {
         from: Slot,
         bytes: usize,
-        answer: oneshot::Sender<Vec<Entry>>,
+        answer: oneshot::Sender<Result<Vec<Entry>, Slot>>,
     },
+    /// A snapshot of our own is on disk, or is not.
+    Written(Result<(Slot, u64), snapshots::Error>),
+    /// Something of another learner's is here.
+    Received(Piece),
+    /// No more of it comes for now.
+    CaughtUp,
 }
 
 /// The running learner. Cheap to clone.
@@ -68,6 +84,7 @@ enum Ask {
 pub struct Handle {
     queue: SyncSender<Ask>,
     shared: Arc<Shared>,
+    snapshots: Snapshots,
 }
 
 struct Shared {
@@ -138,6 +155,18 @@ impl State {
 #[derive(Debug)]
 pub struct Busy;
 
+/// Why entries cannot be had.
+#[derive(Debug)]
+pub enum NoEntries {
+    /// The learner has too much to do.
+    Busy,
+    /// The log goes back to this slot only.
+    Trimmed {
+        /// The first slot that it has.
+        floor: Slot,
+    },
+}
+
 impl Handle {
     /// The leader tells what is chosen. Answers when the values are applied, or soon after.
     pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
@@ -151,17 +180,34 @@ impl Handle {
     }
 
     /// Entries from a slot on, at least one if it is applied, and about `bytes` of them.
-    pub async fn entries(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, Busy> {
+    pub async fn entries(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, NoEntries> {
         if let Some(entries) = self.state().recent(from, bytes) {
             return Ok(entries);
         }
         let (answer, answered) = oneshot::channel();
-        self.send(Ask::Older {
+        let ask = Ask::Older {
             from,
             bytes,
             answer,
-        })?;
-        answered.await.map_err(|_| Busy)
+        };
+        self.send(ask).map_err(|Busy| NoEntries::Busy)?;
+        let entries = answered.await.map_err(|_| NoEntries::Busy)?;
+        entries.map_err(|floor| NoEntries::Trimmed { floor })
+    }
+
+    /// Some bytes of a snapshot, the newest if no slot is named: the slot, the bytes from `offset`
+    /// on, the whole length. `None` if there is no such snapshot. Reads the disk.
+    pub fn snapshot(
+        &self,
+        slot: Option<Slot>,
+        offset: u64,
+    ) -> Result<Option<(Slot, Bytes, u64)>, snapshots::Error> {
+        let newest = || Ok(self.snapshots.slots()?.pop());
+        let Some(slot) = slot.map_or_else(newest, |slot| Ok(Some(slot)))? else {
+            return Ok(None);
+        };
+        let read = self.snapshots.read(slot, offset, SNAPSHOT_CHUNK_BYTES)?;
+        Ok(read.map(|(bytes, length)| (slot, bytes, length)))
     }
 
     /// The state for reading. Held for a moment only: applying waits for it.
@@ -206,6 +252,13 @@ impl Handle {
             .clone()
     }
 
+    /// Waits for room in the queue, on a thread that may wait.
+    async fn post(&self, ask: Ask) {
+        let queue = self.queue.clone();
+        let sent = tokio::task::spawn_blocking(move || queue.send(ask).is_ok()).await;
+        debug!(sent = sent.unwrap_or(false), "passed on to the loop");
+    }
+
     fn send(&self, ask: Ask) -> Result<(), Busy> {
         match self.queue.try_send(ask) {
             Ok(()) => Ok(()),
@@ -218,25 +271,46 @@ impl Handle {
 pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartError> {
     let path = config.data_dir.join("log");
     let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
-    let mut state = State::default();
-    let mut index = BTreeMap::new();
     let started = Instant::now();
+    let folder = config.data_dir.join("snapshots");
+    let kept = FileMedia::open(&folder).map_err(|source| StartError::Folder {
+        path: folder,
+        source,
+    })?;
+    let snapshots = Snapshots::open(kept)?;
+    let mut state = State::default();
+    if let Some(machine) = snapshots.load_newest()? {
+        state.machine = machine;
+    }
+    let snapshot = state.machine.applied();
+    let mut index = BTreeMap::new();
+    let mut next = None;
     let wal = Wal::open(media, wal::Options::default(), |position, bytes| {
-        let bytes = bytes::Bytes::copy_from_slice(bytes);
+        let bytes = Bytes::copy_from_slice(bytes);
         let entries = codec::decode_entries(bytes).map_err(|error| error.to_string())?;
-        if let Some(first) = entries.first() {
-            index.insert(first.slot, position);
+        let Some((first, last)) = entries.first().zip(entries.last()) else {
+            return Ok(());
+        };
+        // A gap is where another learner's snapshot was installed: what is before it serves nobody.
+        if next.is_some_and(|next| next != first.slot) {
+            index.clear();
         }
-        entries
-            .into_iter()
+        next = Some(last.slot.next());
+        index.insert(first.slot, position);
+        let new = entries.into_iter().filter(|entry| entry.slot > snapshot);
+        new.into_iter()
             .try_for_each(|entry| replay(&mut state, entry))
     })?;
     let applied = state.machine.applied();
+    if next.is_some_and(|next| next <= applied) {
+        index.clear();
+    }
     info!(
         target: "important",
+        snapshot = snapshot.0,
         applied = applied.0,
         millis = started.elapsed().as_millis() as u64,
-        "learner's log replayed"
+        "learner's snapshot and log read"
     );
     metrics.applied_slot.set(applied.0 as i64);
     let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
@@ -255,6 +329,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
     let handle = Handle {
         queue,
         shared: shared.clone(),
+        snapshots: snapshots.clone(),
     };
     let run = Run {
         me: NodeName {
@@ -264,9 +339,15 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         core: Learner::new(members, applied),
         wal,
         index,
+        snapshots: snapshots.clone(),
+        snapshot_bytes: 0,
+        logged_bytes: 0,
+        writing_snapshot: false,
+        catching_up: false,
         shared,
         metrics,
         acceptors: Link::all(config, Role::Acceptor, PeerOptions::default()),
+        learners: Link::all(config, Role::Learner, PeerOptions::default()),
         runtime: runtime::Handle::current(),
         handle: handle.clone(),
         unsynced: None,
@@ -318,9 +399,16 @@ struct Run {
     wal: Wal<FileMedia>,
     /// Where in the log the record lies that starts with a slot.
     index: BTreeMap<Slot, Position>,
+    snapshots: Snapshots,
+    /// Size of our last snapshot, and bytes of log since it.
+    snapshot_bytes: u64,
+    logged_bytes: u64,
+    writing_snapshot: bool,
+    catching_up: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     acceptors: Vec<Option<Link>>,
+    learners: Vec<Option<Link>>,
     runtime: runtime::Handle,
     handle: Handle,
     /// When the oldest entry was written that is not synced.
@@ -392,6 +480,10 @@ impl Run {
                 // The asker may be gone.
                 let _ = answer.send(self.older(from, bytes));
             }
+            Ask::Written(written) => self.written(written),
+            Ask::Received(Piece::Entries(entries)) => self.learn_entries(entries),
+            Ask::Received(Piece::Snapshot(slot)) => self.install(slot),
+            Ask::CaughtUp => self.catching_up = false,
         }
     }
 
@@ -402,8 +494,12 @@ impl Run {
         let Effects {
             deliver,
             fetch,
+            truncated,
             missing,
         } = self.core.step(input);
+        if let Some(floor) = truncated {
+            self.catch_up(floor);
+        }
         if let Some(slot) = missing {
             error!(
                 target: "important",
@@ -438,7 +534,7 @@ impl Run {
                 match state.machine.apply(slot, &value) {
                     Ok(applied) => {
                         // A copy: a slice would keep the whole message in memory.
-                        let value = Value(bytes::Bytes::copy_from_slice(&value.0));
+                        let value = Value(Bytes::copy_from_slice(&value.0));
                         let entry = Entry {
                             slot,
                             value,
@@ -461,6 +557,7 @@ impl Run {
         self.index.insert(first.slot, self.wal.append(&bytes));
         self.unsynced.get_or_insert_with(Instant::now);
         self.unsynced_bytes += bytes.len();
+        self.logged_bytes += bytes.len() as u64;
         self.metrics.applied_slot.set(last.slot.0 as i64);
         self.shared.applied.send_replace(last.slot);
     }
@@ -477,6 +574,122 @@ impl Run {
             .store(self.core.delivered().0, Ordering::Relaxed);
         self.unsynced = None;
         self.unsynced_bytes = 0;
+        // A large state is written less often: the log may grow to twice its size.
+        if !self.writing_snapshot
+            && self.logged_bytes >= SNAPSHOT_EVERY_BYTES.max(2 * self.snapshot_bytes)
+        {
+            self.write_snapshot();
+        }
+    }
+
+    /// Copies the state, which shares its data, and writes the copy on another thread.
+    fn write_snapshot(&mut self) {
+        self.writing_snapshot = true;
+        self.logged_bytes = 0;
+        let machine = self.handle.state().machine.clone();
+        let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
+        let write = move || {
+            let written = snapshots.write(&machine);
+            let slot = machine.applied();
+            drop(machine);
+            // The queue may be full for a moment; the loop ends with the process.
+            let _ = handle
+                .queue
+                .send(Ask::Written(written.map(|bytes| (slot, bytes))));
+        };
+        let spawned = std::thread::Builder::new()
+            .name("snapshot".into())
+            .spawn(write);
+        if let Err(error) = spawned {
+            warn!(target: "important", %error, "cannot start writing a snapshot");
+            self.writing_snapshot = false;
+        }
+    }
+
+    fn written(&mut self, written: Result<(Slot, u64), snapshots::Error>) {
+        self.writing_snapshot = false;
+        let (slot, bytes) = written.unwrap_or_else(|error| end_on_disk_error(&error));
+        self.snapshot_bytes = bytes;
+        info!(target: "important", instance = slot.0, bytes, "snapshot written");
+        let slots = self.snapshots.slots();
+        let slots = slots.unwrap_or_else(|error| end_on_disk_error(&error));
+        // With one snapshot alone the whole log is still needed, should that one be damaged.
+        if let [oldest, _, ..] = slots[..]
+            && let Some((first, position)) = self.index.range(..=oldest.next()).next_back()
+        {
+            let (first, position) = (*first, *position);
+            self.index = self.index.split_off(&first);
+            if let Err(error) = self.wal.trim_before(position) {
+                end_on_disk_error(&error);
+            }
+        }
+    }
+
+    /// The acceptors have forgotten what comes next here; another learner has it.
+    fn catch_up(&mut self, floor: Slot) {
+        if std::mem::replace(&mut self.catching_up, true) {
+            return;
+        }
+        let delivered = self.core.delivered();
+        warn!(
+            target: "important",
+            floor = floor.0,
+            applied = delivered.0,
+            "too far behind for the acceptors, asking the other learners"
+        );
+        let links: Vec<Link> = self.learners.iter().flatten().cloned().collect();
+        let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
+        self.runtime.spawn(async move {
+            transfer::catch_up(&links, &snapshots, delivered, floor, &handle).await;
+            handle.post(Ask::CaughtUp).await;
+        });
+    }
+
+    /// What another learner has applied is chosen.
+    fn learn_entries(&mut self, entries: Vec<Entry>) {
+        let Some((first, last)) = entries.first().zip(entries.last()) else {
+            return;
+        };
+        let (first, committed) = (first.slot, last.slot);
+        let values = entries.into_iter().map(|entry| entry.value).collect();
+        self.step(Input::Learn(Learn {
+            first,
+            values,
+            committed,
+        }));
+    }
+
+    fn install(&mut self, slot: Slot) {
+        if slot <= self.core.delivered() {
+            return;
+        }
+        let machine = match self.snapshots.install(slot) {
+            Ok(machine) => machine,
+            Err(snapshots::Error::Io { source, .. }) => end_on_disk_error(&source),
+            Err(error) => {
+                warn!(target: "important", %error, "the snapshot received is no use");
+                return;
+            }
+        };
+        info!(target: "important", instance = slot.0, "snapshot installed");
+        {
+            let shared = &self.shared.state;
+            let mut state = shared.write().unwrap_or_else(PoisonError::into_inner);
+            *state = State {
+                machine,
+                ..State::default()
+            };
+        }
+        self.core.skip_to(slot);
+        // The log has a gap now, and starts anew behind it.
+        self.sync();
+        self.index.clear();
+        if let Err(error) = self.wal.trim_before(self.wal.position_end()) {
+            end_on_disk_error(&error);
+        }
+        self.metrics.applied_slot.set(slot.0 as i64);
+        self.shared.durable.store(slot.0, Ordering::Relaxed);
+        self.shared.applied.send_replace(slot);
     }
 
     /// Answers whose values are applied, and those that have waited long enough.
@@ -541,12 +754,21 @@ impl Run {
         }
     }
 
-    fn older(&self, from: Slot, bytes: usize) -> Vec<Entry> {
-        let start = self
-            .index
-            .range(..=from)
-            .next_back()
-            .map_or(from, |(slot, _)| *slot);
+    /// Entries that are in the log on disk alone; the first slot it has when `from` is before it.
+    fn older(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, Slot> {
+        let Some((start, _)) = self.index.range(..=from).next_back() else {
+            let applied = self.core.delivered();
+            let floor = self
+                .index
+                .first_key_value()
+                .map_or(applied.next(), |(first, _)| *first);
+            return if from > applied {
+                Ok(Vec::new())
+            } else {
+                Err(floor)
+            };
+        };
+        let start = *start;
         let mut entries = Vec::new();
         let mut size = 0;
         for position in self.index.range(start..).map(|(_, position)| *position) {
@@ -568,7 +790,7 @@ impl Run {
                 break;
             }
         }
-        entries
+        Ok(entries)
     }
 
     fn is_halted(&self) -> bool {

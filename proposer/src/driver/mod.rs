@@ -26,6 +26,9 @@ pub enum StartError {
     /// The state file.
     #[error(transparent)]
     State(#[from] crate::state_file::Error),
+    /// The snapshots.
+    #[error(transparent)]
+    Snapshots(#[from] crate::snapshots::Error),
     /// A thread or a socket.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),

@@ -1,7 +1,7 @@
 //! The proposer's loop: elections, batches and votes through the core; clients' requests wait here
 //! until their outcome is known, and move to the next leader when this one is no more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -48,6 +48,9 @@ const BULK_TIMEOUT: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_millis(500);
 /// When the leader's process is gone: how long each proposer waits for the one before it.
 const SUCCESSION_STEP: Duration = Duration::from_millis(40);
+/// A learner lags when it is so many instances behind, or has not answered for so long.
+const LAGGING_SLOTS: u64 = 16_384;
+const SILENT_LEARNER: Duration = Duration::from_secs(3);
 /// How often the state is copied to a checkpoint, if it changed.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -222,7 +225,7 @@ impl Handle {
 
 enum Event {
     Reply(NodeId, Reply),
-    Learned(Learned),
+    Learned(NodeId, Learned),
     Heartbeat(Heartbeat),
     /// Another proposer has taken our heartbeat and follows us.
     Followed(NodeId),
@@ -240,6 +243,14 @@ struct Item {
     index: usize,
     value: Value,
     wait: bool,
+}
+
+/// How far a learner was when it last answered.
+#[derive(Clone, Copy)]
+struct Progress {
+    applied: Slot,
+    durable: Slot,
+    at: Instant,
 }
 
 struct Job {
@@ -316,6 +327,8 @@ struct Run {
     succession_at: Option<Instant>,
     heard_at: Instant,
     followed_at: BTreeMap<NodeId, Instant>,
+    /// How far each learner is.
+    progress: BTreeMap<NodeId, Progress>,
     next_job: u64,
     jobs: BTreeMap<u64, Job>,
     /// Values that no leader has yet.
@@ -327,6 +340,9 @@ struct Run {
     forward_at: Instant,
     reads: BTreeMap<u64, oneshot::Sender<Option<Slot>>>,
     leaving: Option<Leaving>,
+    led_since: Instant,
+    /// Learners that are said to lag.
+    lagging: BTreeSet<NodeId>,
 }
 
 /// The state file. A save that waited while a ballot was claimed does not take the claim back.
@@ -404,6 +420,7 @@ impl Run {
             succession_at: None,
             heard_at: now,
             followed_at: BTreeMap::new(),
+            progress: BTreeMap::new(),
             next_job: 0,
             jobs: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -412,6 +429,8 @@ impl Run {
             forward_at: now,
             reads: BTreeMap::new(),
             leaving: None,
+            led_since: now,
+            lagging: BTreeSet::new(),
         };
         run.restart_election_timer();
         run
@@ -470,6 +489,7 @@ impl Run {
         self.step(Input::Tick);
         let now = Instant::now();
         self.watch_leader(now);
+        self.watch_learners(now);
         self.expire(now);
         self.save(now);
         self.leave(now);
@@ -512,12 +532,43 @@ impl Run {
         });
     }
 
+    /// Lets the acceptors forget what a quorum of learners has on disk, and says which learner lags.
+    fn watch_learners(&mut self, now: Instant) {
+        if !self.core.is_leading() {
+            self.progress.clear();
+            self.lagging.clear();
+            return;
+        }
+        let mut durable: Vec<Slot> = self.progress.values().map(|p| p.durable).collect();
+        durable.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(slot) = durable.get(self.learners.len() / 2) {
+            self.step(Input::Durable(*slot));
+        }
+        let committed = self.core.committed();
+        for link in &self.learners {
+            let id = link.node.id;
+            let progress = self.progress.get(&id);
+            let behind = committed.0 - progress.map_or(0, |p| p.applied.0).min(committed.0);
+            let silent = progress.is_none_or(|p| now - p.at > SILENT_LEARNER);
+            let lags = silent || behind > LAGGING_SLOTS;
+            self.metrics
+                .learner_lag
+                .with_label_values(&[&id.to_string()])
+                .set(behind as i64);
+            if lags && self.lagging.insert(id) && now - self.led_since > SILENT_LEARNER {
+                warn!(target: "important", learner = %link.node, behind, silent, "a learner lags");
+            } else if !lags && self.lagging.remove(&id) {
+                info!(target: "important", learner = %link.node, "a learner is level again");
+            }
+        }
+    }
+
     fn event(&mut self, event: Event) {
         match event {
             Event::Reply(from, reply) => {
                 self.step(Input::Reply { from, reply });
             }
-            Event::Learned(learned) => self.learned(learned),
+            Event::Learned(from, learned) => self.learned(from, learned),
             Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
             Event::Followed(node) => drop(self.followed_at.insert(node, Instant::now())),
             Event::TakeOver if self.leaving.is_some() => {}
@@ -635,6 +686,7 @@ impl Run {
         } else {
             info!(target: "important", phase = self.core.phase(), "no leader");
         }
+        self.led_since = Instant::now();
         self.succession_at = None;
         self.forward_at = Instant::now();
         if !self.core.is_leading() {
@@ -696,7 +748,7 @@ impl Run {
             tokio::spawn(async move {
                 match link.ask(lane, frame, BULK_TIMEOUT, Breakers::Ignore).await {
                     Ok(Message::Learned(learned)) => {
-                        let _ = events.send(Event::Learned(learned));
+                        let _ = events.send(Event::Learned(link.node.id, learned));
                     }
                     Ok(_) => warn!(learner = %link.node, "an answer that is none"),
                     Err(error) => debug!(learner = %link.node, %error, "no answer"),
@@ -920,7 +972,15 @@ impl Run {
         }
     }
 
-    fn learned(&mut self, learned: Learned) {
+    fn learned(&mut self, from: NodeId, learned: Learned) {
+        self.progress.insert(
+            from,
+            Progress {
+                applied: learned.applied,
+                durable: learned.durable,
+                at: Instant::now(),
+            },
+        );
         for (i, outcome) in learned.outcomes.into_iter().enumerate() {
             let Some(applied) = outcome else { continue };
             if let Some(item) = self.proposed.remove(&learned.first.plus(i as u64)) {

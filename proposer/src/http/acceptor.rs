@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json_, json};
@@ -52,6 +53,7 @@ impl RoleState for Acceptor {
             "highest_promised": promised.map_or(0, Ballot::number),
             "last_instance_id": self.handle.last_voted().0,
             "committed_instance_id": self.handle.committed().0,
+            "trimmed_instance_id": self.handle.floor().0,
             "state": "voting",
         })
     }
@@ -69,6 +71,9 @@ fn busy() -> Problem {
 }
 
 async fn message(State(state): State<Acceptor>, Raw(body): Raw) -> Result<Response, Problem> {
+    // A copy of the right size: votes are slices of it and stay, and the body that it came in may be
+    // a small part of a large buffer.
+    let body = Bytes::copy_from_slice(&body);
     let Message::Request(request) = decode(body)?.message else {
         return Err(Problem::bad_request(
             "message",

@@ -19,9 +19,10 @@ use tokio::sync::watch;
 
 use super::{Node, RoleState, answer, decode, frame_limits, json_bytes, router};
 use crate::driver::barrier::Barrier;
-use crate::driver::learner::{Busy, Handle};
+use crate::driver::learner::transfer::{LENGTH_HEADER, SLOT_HEADER};
+use crate::driver::learner::{Busy, Handle, NoEntries};
 use crate::link;
-use crate::paxos::codec::Entry;
+use crate::paxos::codec::{Entry, encode_entries};
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::message::Message;
 use crate::problem::{Body, Params, PathParams, Problem, Raw};
@@ -50,6 +51,8 @@ pub fn routes(
 ) -> Router {
     let path = link::path(node.name);
     let own = Router::new()
+        .route(&format!("{path}/snapshot"), get(snapshot))
+        .route(&format!("{path}/entries"), get(entries))
         .route(&path, post(message))
         .layer(frame_limits());
     let clients = Router::new()
@@ -111,6 +114,16 @@ impl RoleState for Learner {
     }
 }
 
+fn no_entries(why: NoEntries) -> Problem {
+    match why {
+        NoEntries::Busy => busy(Busy),
+        NoEntries::Trimmed { floor } => Problem::gone(format!(
+            "the log goes back to instance {floor} only: read the resources as they stand, and \
+             follow the log from there on"
+        )),
+    }
+}
+
 fn busy(_: Busy) -> Problem {
     Problem::unavailable(
         "this learner has too much to do: try again",
@@ -128,6 +141,62 @@ async fn message(State(state): State<Learner>, Raw(body): Raw) -> Result<Respons
     };
     let learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
     Ok(answer(state.node.name, Message::Learned(learned)))
+}
+
+#[derive(Deserialize)]
+struct SnapshotQuery {
+    instance: Option<u64>,
+    offset: u64,
+}
+
+/// A piece of a snapshot, for another learner.
+async fn snapshot(
+    State(state): State<Learner>,
+    Params(query): Params<SnapshotQuery>,
+) -> Result<Response, Problem> {
+    let read = move || {
+        state
+            .handle
+            .snapshot(query.instance.map(Slot), query.offset)
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let (slot, bytes, length) = match read {
+        Ok(Ok(Some(piece))) => piece,
+        Ok(Ok(None)) => return Err(Problem::not_found("there is no such snapshot")),
+        Ok(Err(error)) => return Err(unreadable(&error)),
+        Err(error) => return Err(unreadable(&error)),
+    };
+    let headers = [
+        (SLOT_HEADER, slot.0.to_string()),
+        (LENGTH_HEADER, length.to_string()),
+    ];
+    Ok((headers, bytes).into_response())
+}
+
+#[derive(Deserialize)]
+struct EntriesQuery {
+    from: u64,
+}
+
+/// A piece of the log, for another learner.
+async fn entries(
+    State(state): State<Learner>,
+    Params(query): Params<EntriesQuery>,
+) -> Result<Response, Problem> {
+    let from = slot("from", query.from)?;
+    let entries = state
+        .handle
+        .entries(from, CHUNK_BYTES)
+        .await
+        .map_err(no_entries)?;
+    Ok(encode_entries(&entries).into_response())
+}
+
+fn unreadable(error: &dyn std::error::Error) -> Problem {
+    Problem::unavailable(
+        format!("the snapshot cannot be read: {error}"),
+        Duration::from_secs(30),
+    )
 }
 
 #[derive(Deserialize)]
@@ -150,7 +219,7 @@ async fn learn(
         let pending = json!({"status": "pending", "instanceId": slot.0});
         return Ok((StatusCode::ACCEPTED, Json(pending)).into_response());
     }
-    let entries = state.handle.entries(slot, 1).await.map_err(busy)?;
+    let entries = state.handle.entries(slot, 1).await.map_err(no_entries)?;
     let entry = entries
         .first()
         .filter(|entry| entry.slot == slot)
@@ -185,7 +254,7 @@ async fn instance(
     PathParams(id): PathParams<u64>,
 ) -> Result<Response, Problem> {
     let slot = slot("id", id)?;
-    let entries = state.handle.entries(slot, 1).await.map_err(busy)?;
+    let entries = state.handle.entries(slot, 1).await.map_err(no_entries)?;
     let entry = entries
         .first()
         .filter(|entry| entry.slot == slot)
@@ -224,7 +293,7 @@ async fn instances(
             .handle
             .entries(next, CHUNK_BYTES)
             .await
-            .map_err(busy)?;
+            .map_err(no_entries)?;
         if more.is_empty() {
             break;
         }
@@ -254,6 +323,8 @@ async fn log(
     Params(query): Params<LogQuery>,
 ) -> Result<Response, Problem> {
     let from = slot("from", query.from)?;
+    // Before the stream starts an error can still be told.
+    state.handle.entries(from, 1).await.map_err(no_entries)?;
     let applied = state.handle.applied();
     let start = (state, applied, from);
     let lines = stream::unfold(start, move |(state, mut applied, next)| async move {

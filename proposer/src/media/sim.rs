@@ -36,7 +36,7 @@ struct Disk {
     /// Changes of names since the last `sync_dir`, in order.
     changes: Vec<Change>,
     next_inode: u64,
-    /// Counts crashes, so that a file opened before one is dead after it.
+    /// Counts crashes and kills: a file opened before one is dead after it.
     boot: u64,
     operations: u64,
     halt_before: Option<u64>,
@@ -109,6 +109,12 @@ impl SimMedia {
         let named: BTreeSet<u64> = disk.names.values().copied().collect();
         disk.inodes.retain(|inode, _| named.contains(inode));
         disk.boot();
+    }
+
+    /// The process ends and the machine lives on: what is unsynced stays in the cache, and nothing
+    /// is to fail any more.
+    pub fn kill(&self) {
+        self.lock().boot();
     }
 
     /// How many operations that change the disk have begun: create, write, sync, truncate, rename,

@@ -29,6 +29,16 @@ pub enum Record {
         /// leader need not propose the whole log again.
         committed: Slot,
     },
+    /// Votes up to `floor` are forgotten. Repeats what records before it may have said, so that
+    /// they can be removed.
+    Trimmed {
+        /// The promise.
+        promised: Ballot,
+        /// The last slot forgotten.
+        floor: Slot,
+        /// What a leader said to be chosen; at least `floor`.
+        committed: Slot,
+    },
 }
 
 /// How much one answer carries before it tells the asker to come again.
@@ -49,6 +59,28 @@ impl Default for AnswerLimits {
     }
 }
 
+/// When votes are forgotten that are no longer needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TrimPolicy {
+    /// So many of the newest are kept all the same, for learners that are a little behind.
+    pub tail: u64,
+    /// So many at once at least: each trim costs a record.
+    pub stride: u64,
+}
+
+impl Default for TrimPolicy {
+    fn default() -> TrimPolicy {
+        TrimPolicy {
+            tail: 16_384,
+            stride: 16_384,
+        }
+    }
+}
+
+/// How far beyond what is known of the log a vote may lie. Leaders stay far below it; without it, one
+/// stray vote would make every later leader fill an endless hole.
+const MAX_AHEAD: u64 = 1 << 20;
+
 /// How many [`Acceptor::tick`]s a leader is taken to live after its last sign of life.
 const LEADER_TICKS: u8 = 2;
 
@@ -58,8 +90,11 @@ pub struct Acceptor {
     promised: Ballot,
     votes: BTreeMap<Slot, (Ballot, Value)>,
     committed: Slot,
+    /// Votes up to here are forgotten; never above `committed`.
+    floor: Slot,
     leader_ticks: u8,
     answers: AnswerLimits,
+    trimming: TrimPolicy,
 }
 
 impl Acceptor {
@@ -74,6 +109,11 @@ impl Acceptor {
             answers,
             ..Acceptor::default()
         }
+    }
+
+    /// The same, forgetting by another policy.
+    pub fn with_trimming(self, trimming: TrimPolicy) -> Acceptor {
+        Acceptor { trimming, ..self }
     }
 
     /// Replays one record, in the order in which they were written.
@@ -98,10 +138,24 @@ impl Acceptor {
                 );
                 self.promised = *ballot;
                 self.committed = self.committed.max(*committed);
-                for (i, value) in values.iter().enumerate() {
-                    self.votes
-                        .insert(first.plus(i as u64), (*ballot, value.clone()));
+                for (slot, value) in slots(*first, values).filter(|(slot, _)| *slot > self.floor) {
+                    self.votes.insert(slot, (*ballot, value.clone()));
                 }
+            }
+            Record::Trimmed {
+                promised,
+                floor,
+                committed,
+            } => {
+                assert!(
+                    *promised >= self.promised,
+                    "an acceptor never goes back on a promise"
+                );
+                assert!(floor <= committed, "only what is chosen is forgotten");
+                self.promised = *promised;
+                self.committed = self.committed.max(*committed);
+                self.floor = self.floor.max(*floor);
+                self.votes = self.votes.split_off(&self.floor.next());
             }
         }
     }
@@ -125,14 +179,22 @@ impl Acceptor {
                 ballot,
                 round,
                 committed,
+                trim,
             } => {
                 if self.refuses(ballot) {
                     return self.nack(ballot);
                 }
                 self.leader_ticks = LEADER_TICKS;
                 self.committed = self.committed.max(committed);
-                Output::new(self.promise(ballot), Reply::Renewed { ballot, round })
+                let mut records = self.promise(ballot);
+                records.extend(self.trim(trim));
+                Output::new(records, Reply::Renewed { ballot, round })
             }
+            // Never "no votes": what is forgotten was chosen.
+            Request::Fetch { from, .. } if from <= self.floor => answer(Reply::Truncated {
+                from,
+                floor: self.floor,
+            }),
             Request::Fetch { from, to } => {
                 let (votes, rest) = self.votes_from(from, to);
                 let to = rest.map_or(to, Slot::previous);
@@ -160,7 +222,12 @@ impl Acceptor {
     pub fn last_voted(&self) -> Slot {
         self.votes
             .last_key_value()
-            .map_or(Slot::ZERO, |(slot, _)| *slot)
+            .map_or(self.floor, |(slot, _)| *slot)
+    }
+
+    /// Votes up to here are forgotten.
+    pub fn floor(&self) -> Slot {
+        self.floor
     }
 
     /// Its vote in a slot.
@@ -201,12 +268,16 @@ impl Acceptor {
     ) -> Output<Record, Reply> {
         let count = values.len() as u64;
         let last = first.0.checked_add(count);
-        if self.refuses(ballot) || first == Slot::ZERO || last.is_none() {
+        let known = committed.max(self.committed).max(self.last_voted());
+        let is_far = first.0 > known.0.saturating_add(MAX_AHEAD);
+        if self.refuses(ballot) || first == Slot::ZERO || last.is_none() || is_far {
             return self.nack(ballot);
         }
         let mut known = 0;
-        for (i, value) in values.iter().enumerate() {
-            match self.votes.get(&first.plus(i as u64)) {
+        for (slot, value) in slots(first, &values) {
+            match self.votes.get(&slot) {
+                // Chosen long ago, so no ballot can bring another value; there is nothing to keep.
+                None if slot <= self.floor => known += 1,
                 Some((voted, held)) if *voted == ballot && held == value => known += 1,
                 // Two values at one ballot: two processes use one identity. Neither may win.
                 Some((voted, _)) if *voted == ballot => return self.nack(ballot),
@@ -231,6 +302,22 @@ impl Acceptor {
         };
         self.remember(&record);
         Output::new(vec![record], reply)
+    }
+
+    /// Forgets what a quorum of learners has on disk, but for a tail.
+    fn trim(&mut self, durable: Slot) -> Option<Record> {
+        let TrimPolicy { tail, stride } = self.trimming;
+        let floor = Slot(durable.min(self.committed).0.saturating_sub(tail));
+        if floor.0 < self.floor.0.saturating_add(stride) {
+            return None;
+        }
+        let record = Record::Trimmed {
+            promised: self.promised,
+            floor,
+            committed: self.committed,
+        };
+        self.remember(&record);
+        Some(record)
     }
 
     fn refuses(&self, ballot: Ballot) -> bool {
@@ -277,7 +364,15 @@ impl Acceptor {
     }
 }
 
+fn slots(first: Slot, values: &[Value]) -> impl Iterator<Item = (Slot, &Value)> {
+    let numbered = values.iter().enumerate();
+    numbered.map(move |(i, value)| (first.plus(i as u64), value))
+}
+
 /// An answer for which nothing needs to be remembered.
 fn answer(reply: Reply) -> Output<Record, Reply> {
     Output::new(Vec::new(), reply)
 }
+
+#[cfg(test)]
+mod tests;

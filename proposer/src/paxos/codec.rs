@@ -99,6 +99,16 @@ impl Record {
                 out.put_u8(1);
                 out.put_u64_le(ballot.number());
             }
+            Record::Trimmed {
+                promised,
+                floor,
+                committed,
+            } => {
+                out.put_u8(3);
+                out.put_u64_le(promised.number());
+                out.put_u64_le(floor.0);
+                out.put_u64_le(committed.0);
+            }
             Record::Accepted {
                 ballot,
                 first,
@@ -132,6 +142,11 @@ impl Record {
                     values: values(&mut bytes, first)?,
                 }
             }
+            3 => Record::Trimmed {
+                promised: promise(&mut bytes)?,
+                floor: slot(&mut bytes)?,
+                committed: slot(&mut bytes)?,
+            },
             _ => return Err(Error::Malformed("unknown kind of record")),
         };
         if bytes.is_empty() {
@@ -337,11 +352,13 @@ fn put_request(out: &mut BytesMut, request: &Request) {
             ballot,
             round,
             committed,
+            trim,
         } => {
             out.put_u8(4);
             out.put_u64_le(ballot.number());
             out.put_u64_le(*round);
             out.put_u64_le(committed.0);
+            out.put_u64_le(trim.0);
         }
         Request::Fetch { from, to } => {
             out.put_u8(5);
@@ -371,6 +388,7 @@ fn request(kind: u8, bytes: &mut Bytes) -> Result<Request> {
             ballot: ballot(bytes)?,
             round: u64(bytes)?,
             committed: slot(bytes)?,
+            trim: slot(bytes)?,
         },
         5 => Request::Fetch {
             from: slot(bytes)?,
@@ -426,6 +444,11 @@ fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_u64_le(ballot.number());
             out.put_u64_le(promised.number());
         }
+        Reply::Truncated { from, floor } => {
+            out.put_u8(27);
+            out.put_u64_le(from.0);
+            out.put_u64_le(floor.0);
+        }
         Reply::Fetched { from, to, votes } => {
             out.put_u8(26);
             out.put_u64_le(from.0);
@@ -471,6 +494,10 @@ fn reply(kind: u8, bytes: &mut Bytes) -> Result<Reply> {
             from: slot(bytes)?,
             to: slot(bytes)?,
             votes: votes(bytes)?,
+        },
+        27 => Reply::Truncated {
+            from: slot(bytes)?,
+            floor: slot(bytes)?,
         },
         _ => return Err(Error::Malformed("unknown kind of reply")),
     })

@@ -5,7 +5,7 @@
 //! one, since any quorum shares an acceptor with the one that chose it, and no later ballot can
 //! carry another value (Lamport, "Paxos Made Simple", P2b).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{Members, NodeId, Slot};
 use super::message::{Learn, Reply, Request, Value, Vote};
@@ -36,6 +36,9 @@ pub struct Effects {
     pub deliver: Vec<(Slot, Value)>,
     /// To every acceptor.
     pub fetch: Option<Request>,
+    /// Too many acceptors have forgotten the next slots: up to here, another learner's snapshot is
+    /// needed.
+    pub truncated: Option<Slot>,
     /// A slot said to be chosen for which a quorum of acceptors knows no value: some of them have
     /// lost what they promised to keep. Nothing past it is delivered.
     pub missing: Option<Slot>,
@@ -59,6 +62,7 @@ struct Fetch {
     from: Slot,
     to: Slot,
     answers: BTreeMap<NodeId, (Slot, Vec<Vote>)>,
+    truncated: BTreeSet<NodeId>,
 }
 
 impl Learner {
@@ -104,6 +108,10 @@ impl Learner {
             } if self.members.contains(from) => {
                 self.fetched(from, first, to, votes, &mut effects);
             }
+            Input::Reply {
+                from,
+                reply: Reply::Truncated { from: first, floor },
+            } if self.members.contains(from) => self.truncated(from, first, floor, &mut effects),
             Input::Reply { .. } => {}
             Input::Tick => {
                 let gap = (self.delivered < self.committed).then_some(self.delivered);
@@ -167,7 +175,22 @@ impl Learner {
             from,
             to,
             answers: BTreeMap::new(),
+            truncated: BTreeSet::new(),
         });
+    }
+
+    fn truncated(&mut self, from: NodeId, first: Slot, floor: Slot, effects: &mut Effects) {
+        let Some(fetch) = &mut self.fetch else { return };
+        if first != fetch.from {
+            return;
+        }
+        fetch.truncated.insert(from);
+        // The others may still make a quorum.
+        let left = usize::from(self.members.count()) - fetch.truncated.len();
+        if left < self.members.quorum() {
+            effects.truncated = Some(floor);
+            self.fetch = None;
+        }
     }
 
     fn fetched(
@@ -220,3 +243,6 @@ impl Learner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

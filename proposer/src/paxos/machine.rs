@@ -71,12 +71,13 @@ pub struct Machine {
     session_order: VecDeque<u128>,
 }
 
+/// What is remembered of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Session {
-    fingerprint: u64,
-    slot: Slot,
-    committed: bool,
-    version: u64,
+pub(super) struct Session {
+    pub(super) fingerprint: u64,
+    pub(super) slot: Slot,
+    pub(super) committed: bool,
+    pub(super) version: u64,
 }
 
 impl Session {
@@ -218,7 +219,25 @@ impl Machine {
         (true, version)
     }
 
-    fn remember(&mut self, key: u128, session: Session) {
+    /// Nothing but a place in the log, to restore a state into.
+    pub(super) fn at(applied: Slot) -> Machine {
+        Machine {
+            applied,
+            ..Machine::default()
+        }
+    }
+
+    pub(super) fn restore_resource(&mut self, name: Box<str>, resource: Resource) {
+        self.resources.insert(name, resource);
+    }
+
+    /// The session table, oldest first.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = (u128, &Session)> {
+        let keys = self.session_order.iter();
+        keys.filter_map(|key| Some((*key, self.sessions.get(key)?)))
+    }
+
+    pub(super) fn remember(&mut self, key: u128, session: Session) {
         self.sessions.insert(key, session);
         self.session_order.push_back(key);
         if self.session_order.len() > SESSIONS

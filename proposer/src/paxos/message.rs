@@ -6,7 +6,7 @@
 //! | [`Request::Prepare`] | proposer | acceptor | [`Reply::Promise`] or [`Reply::Nack`] |
 //! | [`Request::Accept`] | leader | acceptor | [`Reply::Accepted`] or [`Reply::Nack`] |
 //! | [`Request::Renew`] | leader | acceptor | [`Reply::Renewed`] or [`Reply::Nack`] |
-//! | [`Request::Fetch`] | learner | acceptor | [`Reply::Fetched`] |
+//! | [`Request::Fetch`] | learner | acceptor | [`Reply::Fetched`] or [`Reply::Truncated`] |
 //! | [`Learn`] | leader | learner | the slot it has applied, with outcomes |
 //! | [`Heartbeat`] | leader | proposer | none needed |
 
@@ -99,6 +99,8 @@ pub enum Request {
         round: u64,
         /// Every slot up to here is chosen.
         committed: Slot,
+        /// Every slot up to here is on the disks of a quorum of learners: votes may be forgotten.
+        trim: Slot,
     },
     /// A learner's question for the votes in slots that it knows to be chosen.
     Fetch {
@@ -156,6 +158,14 @@ pub enum Reply {
         ballot: Ballot,
         /// The promise that stands against it.
         promised: Ballot,
+    },
+    /// To [`Request::Fetch`] of slots whose votes this acceptor has forgotten, because a quorum of
+    /// learners has what was chosen there.
+    Truncated {
+        /// The request's first slot.
+        from: Slot,
+        /// Votes up to here are forgotten.
+        floor: Slot,
     },
     /// To [`Request::Fetch`].
     Fetched {

@@ -30,3 +30,4 @@ pub mod machine;
 pub mod message;
 pub mod output;
 pub mod proposer;
+pub mod snapshot;

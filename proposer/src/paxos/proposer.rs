@@ -63,6 +63,8 @@ pub enum Input {
     },
     /// A learner has applied every slot up to here.
     Learned(Slot),
+    /// A quorum of learners has every slot up to here on disk.
+    Durable(Slot),
     /// Another proposer says that it leads.
     Heartbeat(Heartbeat),
     /// No heartbeat came for an election timeout.
@@ -123,6 +125,8 @@ pub struct Proposer {
     counter: u64,
     /// Every slot up to here is chosen, from the word of acceptors or by our own count of votes.
     committed: Slot,
+    /// Every slot up to here is on the disks of a quorum of learners.
+    trim: Slot,
     phase: Phase,
 }
 
@@ -200,6 +204,7 @@ impl Proposer {
             settings,
             counter: claimed,
             committed: Slot::ZERO,
+            trim: Slot::ZERO,
             phase: Phase::Following(None),
         }
     }
@@ -216,6 +221,7 @@ impl Proposer {
             }
             Input::Reply { .. } => {}
             Input::Learned(applied) => self.learned(applied),
+            Input::Durable(slot) => self.trim = self.trim.max(slot),
             Input::Heartbeat(heartbeat) => self.heartbeat(heartbeat, &mut effects),
             Input::ElectionTimeout if self.is_leading() => {}
             Input::ElectionTimeout => self.probe(false, &mut effects),
@@ -362,19 +368,23 @@ impl Proposer {
                 self.accepted(from, ballot, first, count, effects);
             }
             Reply::Renewed { ballot, round } => self.renewed(from, ballot, round, effects),
-            Reply::Nack { ballot, .. } => {
+            Reply::Nack { ballot, promised } => {
                 let mine = match &self.phase {
                     Phase::Preparing { ballot, .. } => Some(*ballot),
                     Phase::Leading(leading) => Some(leading.ballot),
                     _ => None,
                 };
-                if mine == Some(ballot) {
+                // An acceptor that refuses for another reason than a higher promise, or whose promise
+                // no proposer of ours can have asked for, is one lost acceptor, not a rival.
+                let rival = promised >= ballot && !promised.is_poison_after(ballot);
+                if mine == Some(ballot) && rival {
+                    self.counter = self.counter.max(promised.counter());
                     // Following nobody until a heartbeat comes, for at least an election timeout:
                     // answering a higher ballot with a still higher one would be a duel.
                     self.follow(None, effects);
                 }
             }
-            Reply::Fetched { .. } => {}
+            Reply::Fetched { .. } | Reply::Truncated { .. } => {}
         }
     }
 
@@ -401,12 +411,10 @@ impl Proposer {
         if willing < quorum {
             return;
         }
-        let promised = probed
-            .values()
-            .map(|p| p.promised.counter())
-            .max()
-            .unwrap_or(0);
-        let counter = self.counter.max(promised).saturating_add(1);
+        let promised = probed.values().map(|p| p.promised);
+        let Some(counter) = next_round(self.counter, promised, quorum) else {
+            return;
+        };
         let Some(ballot) = Ballot::new(counter, self.me) else {
             return;
         };
@@ -660,8 +668,11 @@ impl Proposer {
             return;
         }
         let confirmed = confirmed_round(&leading.renewed, self.members);
-        while let Some((read, _)) = leading.reads.pop_front_if(|(_, round)| *round <= confirmed) {
-            effects.readable.push((read, self.committed));
+        while let Some((read, round)) = leading.reads.front()
+            && *round <= confirmed
+        {
+            effects.readable.push((*read, self.committed));
+            leading.reads.pop_front();
         }
         let idle = confirmed >= leading.round;
         if idle && !leading.reads.is_empty() {
@@ -680,6 +691,7 @@ impl Proposer {
             ballot,
             round,
             committed: self.committed,
+            trim: self.trim,
         };
         effects.acceptors.push((To::All, renew));
     }
@@ -781,6 +793,22 @@ impl Proposer {
     }
 }
 
+/// A round above `used` and above as many of the promises as can be, which a quorum still takes.
+/// `None` if there is none yet: one acceptor with an absurd promise must not lead the round out of
+/// the others' reach.
+fn next_round(used: u64, promised: impl Iterator<Item = Ballot>, quorum: usize) -> Option<u64> {
+    let mut rounds: Vec<u64> = promised.map(Ballot::counter).collect();
+    rounds.sort_unstable_by(|a, b| b.cmp(a));
+    let taken = |next: &u64| {
+        let takes = |round: &&u64| **round < *next && *next - **round <= Ballot::MAX_JUMP;
+        rounds.iter().filter(takes).count() >= quorum
+    };
+    let mut above = rounds
+        .iter()
+        .map(|round| used.max(*round).saturating_add(1));
+    above.find(taken)
+}
+
 fn complete_ids(promises: &BTreeMap<NodeId, Promise>) -> impl Iterator<Item = NodeId> {
     promises
         .iter()
@@ -794,3 +822,6 @@ fn confirmed_round(renewed: &BTreeMap<NodeId, u64>, members: Members) -> u64 {
     rounds.sort_unstable_by(|a, b| b.cmp(a));
     rounds.get(members.quorum() - 1).copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -200,6 +200,21 @@ fn an_error_ends_the_state_file() {
     assert!(matches!(file.claim(&state(1)), Err(Error::Poisoned)));
 }
 
+#[test]
+fn what_an_opening_showed_survives_a_crash() {
+    let disk = Disk::default();
+    disk.open().unwrap().0.save(&state(1)).unwrap();
+    for halt in 0..8 {
+        let (mut file, shown, _) = disk.open().unwrap();
+        disk.root.halt_before(disk.root.operations() + halt);
+        let _ = file.save(&state(shown.proposal_counter + 1));
+        disk.root.kill();
+        let (_, shown, _) = disk.open().unwrap();
+        disk.root.crash(0);
+        assert_eq!(disk.open().unwrap().1, shown);
+    }
+}
+
 /// Which unsynced changes a crash keeps: the first `n`, or all but number `n`.
 type Keep = fn(usize, usize) -> bool;
 const KEEPS: [Keep; 2] = [|n, change| change < n, |n, change| change != n];

@@ -72,9 +72,9 @@ enum Step {
     },
     Halt {
         after: u64,
-        crash: u64,
+        crash: Option<u64>,
         reopen_halts: u64,
-        crash_again: u64,
+        crash_again: Option<u64>,
     },
     Kill,
     Crash {
@@ -97,8 +97,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0..1600_usize, fill).prop_map(|(length, fill)| Step::Append { length, fill }),
         6 => Just(Step::Sync),
         1 => crash.clone().prop_map(|crash| Step::SyncFails { crash }),
-        1 => (0..4000_usize, crash).prop_map(|(bytes, crash)| Step::DiskFull { bytes, crash }),
-        3 => (0..7_u64, any::<u64>(), 0..5_u64, any::<u64>()).prop_map(
+        1 => (0..4000_usize, crash.clone()).prop_map(|(bytes, crash)| Step::DiskFull { bytes, crash }),
+        3 => (0..7_u64, crash.clone(), 0..5_u64, crash.clone()).prop_map(
             |(after, crash, reopen_halts, crash_again)| Step::Halt {
                 after, crash, reopen_halts, crash_again,
             }
@@ -156,17 +156,20 @@ fn run(segment_bytes: u64, steps: &[Step]) {
                 } else {
                     model.in_doubt = std::mem::take(&mut pending);
                 }
-                media.crash(*crash);
+                stop(&media, *crash);
                 media.halt_before(media.operations() + reopen_halts);
                 // What an opening showed that did not succeed counts for nothing.
                 if let Ok((opened, records)) = open(media.clone(), segment_bytes) {
                     drop(opened);
                     model.observe(records);
                 }
-                media.crash(*crash_again);
+                stop(&media, *crash_again);
                 true
             }
-            Step::Kill => true,
+            Step::Kill => {
+                media.kill();
+                true
+            }
             Step::Crash { seed } => {
                 media.crash(*seed);
                 true
@@ -234,10 +237,16 @@ fn fail(
         Err(Error::Poisoned(_))
     ));
     model.in_doubt = std::mem::take(pending);
-    if let Some(seed) = crash {
-        media.crash(seed);
-    }
+    stop(media, crash);
     true
+}
+
+/// The machine crashes with that seed, or only the process dies.
+fn stop(media: &SimMedia, crash: Option<u64>) {
+    match crash {
+        Some(seed) => media.crash(seed),
+        None => media.kill(),
+    }
 }
 
 proptest! {

@@ -33,7 +33,11 @@ impl Ballots {
     }
 
     pub(super) fn durable(&mut self, acceptor: NodeId, record: &Record) {
-        let (Record::Promised { ballot } | Record::Accepted { ballot, .. }) = record;
+        let ballot = match record {
+            Record::Promised { ballot } | Record::Accepted { ballot, .. } => ballot,
+            // Repeats a promise that is known.
+            Record::Trimmed { .. } => return,
+        };
         self.used.entry(*ballot).or_default().promised |= 1 << acceptor.number();
     }
 

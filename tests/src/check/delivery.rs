@@ -1,12 +1,19 @@
-//! Learners deliver in order, without a gap.
+//! Learners deliver in order, without a gap, and make the same of it.
+
+use std::collections::BTreeMap;
 
 use proposer::paxos::ids::{NodeId, Slot};
+use proposer::paxos::machine::Applied;
+use proposer::paxos::message::Value;
 
-/// How far each learner is.
+/// How far each learner is, and what came of each slot.
 #[derive(Debug)]
 pub struct Delivery {
     delivered: Vec<Slot>,
-    acknowledged: Slot,
+    /// By slot, from slot 1 on: as the first learner applied it.
+    outcomes: Vec<Applied>,
+    /// Where each value took effect.
+    first: BTreeMap<Value, Slot>,
 }
 
 impl Delivery {
@@ -14,11 +21,18 @@ impl Delivery {
     pub fn new(learners: u8) -> Delivery {
         Delivery {
             delivered: vec![Slot::ZERO; learners.into()],
-            acknowledged: Slot::ZERO,
+            outcomes: Vec::new(),
+            first: BTreeMap::new(),
         }
     }
 
-    pub(super) fn delivered(&mut self, learner: NodeId, slot: Slot) {
+    pub(super) fn delivered(
+        &mut self,
+        learner: NodeId,
+        slot: Slot,
+        value: &Value,
+        applied: &Applied,
+    ) {
         let delivered = &mut self.delivered[learner.index()];
         assert_eq!(
             slot,
@@ -26,14 +40,25 @@ impl Delivery {
             "slots are delivered in order and once"
         );
         *delivered = slot;
-        self.acknowledged = self.acknowledged.max(slot);
+        if let Some(known) = self.outcomes.get(slot.0 as usize - 1) {
+            return assert_eq!(applied, known, "learners make the same of slot {slot}");
+        }
+        self.outcomes.push(applied.clone());
+        if !value.is_noop() {
+            let first = *self.first.entry(value.clone()).or_insert(slot);
+            assert_eq!(
+                applied.slot, first,
+                "a request has its effect once, at its first slot"
+            );
+        }
     }
 
     pub(super) fn restarted(&mut self, learner: NodeId, applied: Slot) {
         self.delivered[learner.index()] = applied;
     }
 
+    /// The last slot that any learner has ever applied.
     pub(super) fn acknowledged(&self) -> Slot {
-        self.acknowledged
+        Slot(self.outcomes.len() as u64)
     }
 }

@@ -6,7 +6,7 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; what was applied once is never lost |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and a request sent again gets its first one |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
 mod agreement;
@@ -17,6 +17,7 @@ mod reads;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{Members, NodeId, Slot};
+use proposer::paxos::machine::Applied;
 use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
 
 pub use agreement::Agreement;
@@ -120,14 +121,14 @@ impl Checker {
         );
     }
 
-    /// A learner delivers.
-    pub fn delivered(&mut self, learner: NodeId, slot: Slot, value: &Value) {
+    /// A learner delivers and applies.
+    pub fn delivered(&mut self, learner: NodeId, slot: Slot, value: &Value, applied: &Applied) {
         assert_eq!(
             self.agreement.chosen(slot),
             Some(value),
             "learners deliver what is chosen"
         );
-        self.delivery.delivered(learner, slot);
+        self.delivery.delivered(learner, slot, value, applied);
     }
 
     /// A learner starts from what it had made durable.

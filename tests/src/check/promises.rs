@@ -30,7 +30,11 @@ impl Promises {
 
     pub(super) fn durable(&mut self, acceptor: NodeId, record: &Record) {
         let disk = &mut self.disks[acceptor.index()];
-        let (Record::Promised { ballot } | Record::Accepted { ballot, .. }) = record;
+        let (Record::Promised { ballot }
+        | Record::Accepted { ballot, .. }
+        | Record::Trimmed {
+            promised: ballot, ..
+        }) = record;
         assert!(
             *ballot >= disk.promised,
             "a promise on disk never goes down"
@@ -89,6 +93,9 @@ impl Promises {
             }
             Reply::Fetched { from, to, votes } => {
                 disk.told_every_vote(*from, to.next(), votes, Ballot::NONE);
+            }
+            Reply::Truncated { from, floor } => {
+                assert!(from <= floor, "only what is forgotten is said to be");
             }
             Reply::Nack { .. } => {}
         }

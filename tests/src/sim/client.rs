@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use proposer::paxos::command::{Command, Operation};
 use proposer::paxos::message::Value;
 
 use super::config::Config;
@@ -31,7 +32,7 @@ impl Clients {
         {
             return again.clone();
         }
-        let value = self.fresh(rng.between(8, config.value_bytes.max(8)) as usize);
+        let value = self.fresh(rng.between(0, config.value_bytes) as usize);
         self.sent.push_back(value.clone());
         if self.sent.len() > REMEMBERED {
             self.sent.pop_front();
@@ -39,12 +40,19 @@ impl Clients {
         value
     }
 
-    /// A value unlike any other, of at least 8 bytes.
+    /// A write unlike any other, with so many bytes of data.
     pub(super) fn fresh(&mut self, bytes: usize) -> Value {
         self.values += 1;
-        let mut value = vec![0; bytes.max(8)];
-        value[..8].copy_from_slice(&self.values.to_be_bytes());
-        Value(value.into())
+        let command = Command {
+            operation: Operation::Write,
+            timestamp: self.values,
+            if_version: None,
+            client_id: "c",
+            request_id: None,
+            resource: ["red", "green", "blue"][self.values as usize % 3],
+            data: &vec![b'1'; bytes],
+        };
+        command.encode()
     }
 
     /// The number of a new read.

@@ -7,7 +7,7 @@ use proposer::paxos::proposer::Settings;
 use super::rng::Rng;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 4;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -40,6 +40,10 @@ pub struct Config {
     pub duplicates: u32,
     /// A write to an acceptor's disk takes this long.
     pub sync: (u64, u64),
+    /// The acceptors' logs begin a new file after so many bytes.
+    pub segment_bytes: u64,
+    /// How many of a thousand acceptors find a bit of their disk flipped when they start.
+    pub flips: u32,
     /// Between two proposals.
     pub propose_every: u64,
     /// Values in one proposal, at most.
@@ -128,7 +132,7 @@ impl Config {
         let settings = Settings {
             batches_in_flight: r.between(1, 4) as usize,
             batch_values: r.between(1, 8) as usize,
-            batch_bytes: r.between(16, 256) as usize,
+            batch_bytes: r.between(16, 512) as usize,
             patience_ticks: r.between(3, 10),
         };
         let answers = AnswerLimits {
@@ -143,29 +147,36 @@ impl Config {
             settings,
             answers,
             ahead_slots: pick(r, &[1, 8, 32_768]),
-            first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - 4]),
+            first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),
             encode: r.chance(125),
             latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
             laggards: maybe(r, 50),
             loss: maybe(r, 200),
             duplicates: maybe(r, 200),
             sync: (0, pick(r, &[0, 1, 5, 30])),
+            segment_bytes: pick(r, &[100, 2_000, 1 << 20]),
+            flips: maybe(r, 1000),
             propose_every: r.between(5, 60),
             burst: r.between(1, 12),
             retries: maybe(r, 300),
-            value_bytes: pick(r, &[16, 40, 300]),
+            value_bytes: pick(r, &[0, 40, 300]),
             open_slots: r.between(8, 128),
             read_every: r.between(10, 200),
             learner_saves: r.between(1, 1000) as u32,
             fault_every: pick(r, &[30, 100, 300, 1000]),
             down: pick(r, &[100, 600, 3000]),
             lost_claims: maybe(r, 1000),
-            faults: FAULTS
-                .into_iter()
-                .filter_map(|fault| r.chance(500).then(|| (fault, r.between(1, 10))))
-                .collect(),
+            faults: faults(r),
         }
     }
+}
+
+fn faults(rng: &mut Rng) -> Vec<(Fault, u64)> {
+    let mut some = FAULTS.to_vec();
+    some.retain(|_| rng.chance(500));
+    some.into_iter()
+        .map(|fault| (fault, rng.between(1, 10)))
+        .collect()
 }
 
 fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {

@@ -53,7 +53,7 @@ impl Sim {
                 self.network.slow(node, factor);
             }
             Fault::Jump => self.jump(node),
-            Fault::TakeOver => drop(self.step_awake(node, Input::TakeOver)),
+            Fault::TakeOver => self.step_awake(node, Input::TakeOver),
             Fault::HandOver => self.hand_over(),
         }
     }
@@ -80,7 +80,7 @@ impl Sim {
         match &mut self.nodes[at].process {
             Process::Proposer(_) => self.timer(at, Timer::Election(election)),
             Process::Acceptor(voter) => voter.acceptor.tick(),
-            Process::Learner(_) => self.step_learner(at, learner::Input::Tick),
+            Process::Learner(..) => self.step_learner(at, learner::Input::Tick),
             Process::Down => {}
         }
     }

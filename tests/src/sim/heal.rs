@@ -47,6 +47,9 @@ impl Sim {
             "fresh writes are chosen and leave no hole"
         );
         self.everybody_has(chosen);
+        self.summary.chosen = chosen.0;
+        self.summary.reads = self.check.reads_answered();
+        self.summary.crashes = self.nodes.iter().map(|node| u64::from(node.life)).sum();
     }
 
     fn fresh(&mut self) -> Vec<proposer::paxos::message::Value> {
@@ -103,7 +106,7 @@ impl Sim {
                 }
                 Process::Proposer(proposer) => proposer.committed_seen(),
                 Process::Acceptor(voter) => voter.acceptor.committed(),
-                Process::Learner(learner) => learner.delivered(),
+                Process::Learner(learner, _) => learner.delivered(),
                 Process::Down => panic!("{} is up in a healthy cluster", node.name),
             };
             assert_eq!(has, chosen, "{} knows all that is chosen", node.name);

@@ -20,6 +20,7 @@ use std::collections::BinaryHeap;
 
 use proposer::paxos::codec::{Frame, NodeName};
 use proposer::paxos::ids::{Members, NodeId, Role};
+use proposer::paxos::machine::Machine;
 use proposer::paxos::message::{Heartbeat, Message};
 use proposer::paxos::proposer::Proposer;
 
@@ -55,7 +56,7 @@ pub struct Sim {
     check: Checker,
     healed: bool,
     trace: bool,
-    steps: u64,
+    summary: Summary,
 }
 
 #[derive(Debug)]
@@ -128,8 +129,8 @@ impl Sim {
                 election_timer: 0,
                 process: Process::Down,
                 disk: match name.role {
-                    Role::Acceptor => Disk::Log(Log::default()),
-                    Role::Learner => Disk::Applied(Default::default()),
+                    Role::Acceptor => Disk::Log(Log::new(config.segment_bytes)),
+                    Role::Learner => Disk::Machine(Machine::new()),
                     _ => Disk::Claims(Claims::new(config.first_round)),
                 },
             })
@@ -144,7 +145,7 @@ impl Sim {
             check: Checker::new(members, config.learners),
             healed: false,
             trace: false,
-            steps: 0,
+            summary: Summary::default(),
             config: config.clone(),
             nodes,
         };
@@ -164,7 +165,7 @@ impl Sim {
             return false;
         };
         self.now = at;
-        self.steps += 1;
+        self.summary.events += 1;
         if self.trace {
             eprintln!("{at:>7} {event:?}");
         }

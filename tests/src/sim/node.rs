@@ -2,8 +2,8 @@
 
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::codec::NodeName;
-use proposer::paxos::ids::Slot;
 use proposer::paxos::learner::Learner;
+use proposer::paxos::machine::Machine;
 use proposer::paxos::message::{Reply, Request};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::Proposer;
@@ -40,8 +40,8 @@ pub(super) enum Process {
     Proposer(Proposer),
     /// An acceptor with its queue.
     Acceptor(Voter),
-    /// A learner.
-    Learner(Learner),
+    /// A learner and what it has applied.
+    Learner(Learner, Machine),
 }
 
 /// An acceptor's process: while one write is under way, requests wait and form the next one.
@@ -52,8 +52,11 @@ pub(super) struct Voter {
     /// Requests that wait.
     pub(super) inbox: Vec<(Asker, Request)>,
     /// The write under way and whom it answers.
-    pub(super) writing: Option<(Vec<Asker>, Output<Record, Vec<Reply>>)>,
+    pub(super) writing: Option<Write>,
 }
+
+/// A write and whom it answers.
+pub(super) type Write = (Vec<Asker>, Output<Record, Vec<Reply>>);
 
 /// Who waits for an answer: a node, by number, and its life. An answer never reaches another life,
 /// as it comes back on the connection of its question.
@@ -66,6 +69,6 @@ pub(super) enum Disk {
     Claims(Claims),
     /// An acceptor's.
     Log(Log),
-    /// A learner's: it has applied every slot up to here.
-    Applied(Slot),
+    /// A learner's newest snapshot.
+    Machine(Machine),
 }

@@ -17,6 +17,10 @@ pub struct Summary {
     pub reads: u64,
     /// Processes that ended.
     pub crashes: u64,
+    /// Starts of an acceptor that found a flipped bit.
+    pub damaged: u64,
+    /// Starts of an acceptor that found records of a write that had gone wrong.
+    pub half_written: u64,
 }
 
 /// A seed that broke a rule.
@@ -56,12 +60,7 @@ pub fn run(config: &Config, events: u64, trace: bool) -> Summary {
         done += 1;
     }
     sim.heal();
-    Summary {
-        events: sim.steps,
-        chosen: sim.check.agreement.chosen_up_to().0,
-        reads: sim.check.reads_answered(),
-        crashes: sim.nodes.iter().map(|node| u64::from(node.life)).sum(),
-    }
+    sim.summary
 }
 
 /// The same, for a seed, with the broken rule as a value. Whoever calls it silences the panic hook.
@@ -86,5 +85,7 @@ impl AddAssign for Summary {
         self.chosen += other.chosen;
         self.reads += other.reads;
         self.crashes += other.crashes;
+        self.damaged += other.damaged;
+        self.half_written += other.half_written;
     }
 }

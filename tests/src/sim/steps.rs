@@ -8,6 +8,7 @@ use proposer::paxos::message::{Learned, Message};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
 
+use super::disk::BadWrite;
 use super::node::{Asker, Disk, Process, Voter};
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
 
@@ -32,19 +33,25 @@ impl Sim {
                 ))
             }
             Disk::Log(log) => {
-                let acceptor = log.start(self.config.answers);
-                self.check.restarted(id, &acceptor);
+                let flip = self.rng.chance(self.config.flips);
+                let started = log.start(self.config.answers, flip, &mut self.rng);
+                self.check.durable(id, &started.news);
+                self.check.restarted(id, &started.acceptor);
+                self.summary.damaged += u64::from(started.damaged);
+                self.summary.half_written += u64::from(!started.news.is_empty());
+                let acceptor = started.acceptor;
                 Process::Acceptor(Voter {
                     acceptor,
                     inbox: Vec::new(),
                     writing: None,
                 })
             }
-            Disk::Applied(applied) => {
-                self.check.learner_restarted(id, *applied);
-                Process::Learner(
-                    Learner::new(members, *applied).with_ahead_slots(self.config.ahead_slots),
-                )
+            Disk::Machine(machine) => {
+                let applied = machine.applied();
+                self.check.learner_restarted(id, applied);
+                let learner =
+                    Learner::new(members, applied).with_ahead_slots(self.config.ahead_slots);
+                Process::Learner(learner, machine.clone())
             }
         };
         self.start_timer(at, Timer::Tick);
@@ -63,18 +70,16 @@ impl Sim {
         node.life += 1;
         node.paused_until = 0;
         node.bad_write = None;
-        if let (
-            Process::Acceptor(Voter {
+        if let Disk::Log(log) = &mut node.disk {
+            if let Process::Acceptor(Voter {
                 writing: Some((_, output)),
                 ..
-            }),
-            Disk::Log(log),
-        ) = (process, &mut node.disk)
-        {
-            let before = log.len();
-            let torn = Some(super::disk::BadWrite::Torn);
-            let _ended = output.persist(|records| log.write(records, torn, &mut self.rng));
-            self.check.durable(node.name.id, log.since(before));
+            }) = process
+            {
+                let torn = Some(BadWrite::Torn);
+                let _ended = output.persist(|records| log.write(records, torn, &mut self.rng));
+            }
+            log.end(&mut self.rng);
         }
         self.schedule(down, Event::Start(at));
     }
@@ -109,7 +114,7 @@ impl Sim {
             }
             (Process::Acceptor(voter), Timer::Tick) => voter.acceptor.tick(),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
-            (Process::Learner(_), Timer::Tick) => self.step_learner(at, learner::Input::Tick),
+            (Process::Learner(..), Timer::Tick) => self.step_learner(at, learner::Input::Tick),
             _ => {}
         }
         let life = self.nodes[at].life;
@@ -124,16 +129,16 @@ impl Sim {
                 voter.inbox.push((from, request));
                 self.write_next(at);
             }
-            (Process::Learner(_), Packet::Message(Message::Learn(learn))) => {
+            (Process::Learner(..), Packet::Message(Message::Learn(learn))) => {
                 let first = learn.first;
                 self.step_learner(at, learner::Input::Learn(learn));
-                if let (Process::Learner(learner), Disk::Applied(durable)) =
-                    (&self.nodes[at].process, &self.nodes[at].disk)
+                let node = &self.nodes[at];
+                if let (Process::Learner(_, now), Disk::Machine(saved)) =
+                    (&node.process, &node.disk)
                 {
-                    let (applied, durable) = (learner.delivered(), *durable);
                     let learned = Learned {
-                        applied,
-                        durable,
+                        applied: now.applied(),
+                        durable: saved.applied(),
                         first,
                         outcomes: Vec::new(),
                     };
@@ -159,7 +164,7 @@ impl Sim {
             (Process::Proposer(_), Message::Learned(learned)) => {
                 self.step_proposer(at, Input::Learned(learned.applied));
             }
-            (Process::Learner(_), Message::Reply(reply)) => {
+            (Process::Learner(..), Message::Reply(reply)) => {
                 self.step_learner(at, learner::Input::Reply { from, reply });
             }
             _ => {}
@@ -254,11 +259,13 @@ impl Sim {
         let Some((askers, output)) = voter.writing.take() else {
             return;
         };
-        let (before, bad) = (log.len(), &mut node.bad_write);
-        let written = output.persist(|records| log.write(records, bad.take(), &mut self.rng));
-        let id = node.name.id;
-        self.check.durable(id, log.since(before));
-        let Ok(replies) = written else {
+        let (id, bad) = (node.name.id, &mut node.bad_write);
+        let written = output.persist(|records| {
+            log.write(records, bad.take(), &mut self.rng)?;
+            self.check.durable(id, records);
+            Ok(())
+        });
+        let Ok::<_, BadWrite>(replies) = written else {
             let down = self.rng.between(1, self.config.down);
             return self.crash(at, down);
         };
@@ -272,7 +279,7 @@ impl Sim {
 
     pub(super) fn step_learner(&mut self, at: usize, input: learner::Input) {
         let node = &mut self.nodes[at];
-        let (Process::Learner(learner), Disk::Applied(durable)) =
+        let (Process::Learner(learner, machine), Disk::Machine(saved)) =
             (&mut node.process, &mut node.disk)
         else {
             return;
@@ -281,10 +288,11 @@ impl Sim {
         self.check.committed(learner.committed());
         assert_eq!(effects.missing, None, "no acceptor forgets what is chosen");
         for (slot, value) in &effects.deliver {
-            self.check.delivered(node.name.id, *slot, value);
+            let applied = machine.apply(*slot, value).expect("clients send commands");
+            self.check.delivered(node.name.id, *slot, value, &applied);
         }
         if !effects.deliver.is_empty() && self.rng.chance(self.config.learner_saves) {
-            *durable = learner.delivered();
+            saved.clone_from(machine);
         }
         if let Some(fetch) = effects.fetch {
             let packet = Packet::Message(Message::Request(fetch));

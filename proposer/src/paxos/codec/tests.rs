@@ -49,6 +49,7 @@ fn messages() -> Vec<Message> {
             ballot,
             round: 6,
             committed,
+            trim: Slot(2),
         }),
         Message::Request(Request::Fetch {
             from: slot,
@@ -87,6 +88,10 @@ fn messages() -> Vec<Message> {
             from: slot,
             to: slot,
             votes,
+        }),
+        Message::Reply(Reply::Truncated {
+            from: slot,
+            floor: Slot(11),
         }),
         Message::Learn(Learn {
             first: slot,

@@ -1,0 +1,40 @@
+# Every command a developer needs. `make demo` and `make test` do all the set-up themselves.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: demo test lint fix crds setup sim model chaos e2e image
+
+## demo: run the full sample on this machine and show a failover
+demo: setup
+	$(CARGO) build --locked -p proposer -p paxos-operator
+	tests/demo/demo.sh
+
+## test: every test that needs no Kubernetes
+test: setup
+	$(CARGO) build --locked -p proposer -p paxos-operator
+	$(CARGO) test --locked --workspace
+
+## lint: formatting, clippy and rustdoc without warnings; writes nothing
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+## fix: formats the code and regenerates what is generated
+fix: crds
+	$(CARGO) fmt --all
+
+## crds: regenerate the CRD, in crds/ and in the chart
+crds:
+	$(CARGO) run --locked -q -p paxos-operator -- crd > crds/paxosclusters.yaml
+	cp crds/paxosclusters.yaml charts/paxos-operator/files/
+
+## setup: tools that the tests need and a fresh machine may lack, into .tools/
+setup:
+	tests/tools/install-helm.sh
+
+## image: the container image with both programs (IMAGE=name:tag, BUILDER=buildah or docker)
+IMAGE ?= ghcr.io/clustersync/cluster-sync:dev
+BUILDER ?= buildah
+image:
+	$(BUILDER) build -t $(IMAGE) .

@@ -1,0 +1,192 @@
+use super::*;
+use crate::paxos::ids::Ballot;
+
+fn value(text: &'static str) -> Value {
+    Value(text.into())
+}
+
+fn learner(acceptors: u8) -> Learner {
+    Learner::new(Members::new(acceptors).unwrap(), Slot::ZERO)
+}
+
+fn learn(first: u64, texts: &[&'static str], committed: u64) -> Input {
+    Input::Learn(Learn {
+        first: Slot(first),
+        values: texts.iter().map(|text| value(text)).collect(),
+        committed: Slot(committed),
+    })
+}
+
+fn fetched(acceptor: u8, from: u64, to: u64, votes: &[(u64, u64, &'static str)]) -> Input {
+    let vote = |(slot, round, text): &(u64, u64, &'static str)| Vote {
+        slot: Slot(*slot),
+        ballot: Ballot::new(*round, NodeId::at(0).unwrap()).unwrap(),
+        value: value(text),
+    };
+    Input::Reply {
+        from: NodeId::new(acceptor).unwrap(),
+        reply: Reply::Fetched {
+            from: Slot(from),
+            to: Slot(to),
+            votes: votes.iter().map(vote).collect(),
+        },
+    }
+}
+
+fn fetch(from: u64, to: u64) -> Option<Request> {
+    Some(Request::Fetch {
+        from: Slot(from),
+        to: Slot(to),
+    })
+}
+
+/// The slots and values that a step delivers.
+fn delivers(learner: &mut Learner, input: Input) -> Vec<(u64, Value)> {
+    let effects = learner.step(input);
+    effects
+        .deliver
+        .into_iter()
+        .map(|(slot, value)| (slot.0, value))
+        .collect()
+}
+
+/// A learner of three acceptors that asks for slots 1 to `to`.
+fn fetching(to: u64) -> Learner {
+    let mut learner = learner(3);
+    learner.step(learn(to + 1, &[], to));
+    assert_eq!(learner.step(Input::Tick).fetch, None);
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(1, to));
+    learner
+}
+
+#[test]
+fn values_are_delivered_in_order_and_once() {
+    let mut learner = learner(3);
+    assert_eq!(delivers(&mut learner, learn(3, &["c"], 3)), []);
+    assert_eq!(
+        delivers(&mut learner, learn(1, &["a"], 1)),
+        [(1, value("a"))]
+    );
+    assert_eq!(
+        delivers(&mut learner, learn(1, &["a", "b"], 3)),
+        [(2, value("b")), (3, value("c"))]
+    );
+    assert_eq!(delivers(&mut learner, learn(1, &["a", "b", "c"], 3)), []);
+    assert_eq!(learner.delivered(), Slot(3));
+}
+
+#[test]
+fn a_gap_is_fetched_when_it_is_still_there_at_the_second_tick() {
+    let mut learner = learner(3);
+    learner.step(learn(4, &["d"], 4));
+    assert_eq!(learner.step(Input::Tick).fetch, None);
+    learner.step(learn(1, &["a"], 4));
+    assert_eq!(
+        learner.step(Input::Tick).fetch,
+        None,
+        "the gap has moved on"
+    );
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(2, 3));
+}
+
+#[test]
+fn the_value_of_the_highest_ballot_in_a_quorum_is_the_chosen_one() {
+    for answers in [
+        [
+            fetched(1, 1, 1, &[(1, 2, "old")]),
+            fetched(2, 1, 1, &[(1, 5, "chosen")]),
+        ],
+        [
+            fetched(3, 1, 1, &[(1, 5, "chosen")]),
+            fetched(1, 1, 1, &[(1, 2, "old")]),
+        ],
+        [fetched(3, 1, 1, &[(1, 5, "chosen")]), fetched(2, 1, 1, &[])],
+    ] {
+        let mut learner = fetching(1);
+        let [first, second] = answers;
+        assert_eq!(delivers(&mut learner, first.clone()), []);
+        assert_eq!(
+            delivers(&mut learner, first),
+            [],
+            "one acceptor twice is no quorum"
+        );
+        assert_eq!(delivers(&mut learner, second), [(1, value("chosen"))]);
+    }
+}
+
+#[test]
+fn only_what_a_whole_quorum_has_answered_for_is_taken() {
+    let mut learner = fetching(3);
+    // Acceptor 1 has room for one slot only: what it voted for in slot 2 is not known yet.
+    learner.step(fetched(1, 1, 1, &[(1, 2, "a")]));
+    let effects = learner.step(fetched(
+        2,
+        1,
+        3,
+        &[(1, 2, "a"), (2, 1, "old"), (3, 1, "old")],
+    ));
+    assert_eq!(effects.deliver, [(Slot(1), value("a"))]);
+    assert_eq!(
+        effects.fetch,
+        fetch(2, 3),
+        "the next stretch is asked for at once"
+    );
+    assert_eq!(
+        delivers(&mut learner, fetched(2, 1, 3, &[(1, 2, "a")])),
+        [],
+        "a late answer"
+    );
+}
+
+#[test]
+fn a_slot_that_a_quorum_does_not_know_is_reported_and_stops_delivery() {
+    let mut learner = fetching(3);
+    learner.step(fetched(1, 1, 3, &[(1, 2, "a"), (3, 2, "c")]));
+    let effects = learner.step(fetched(3, 1, 3, &[(3, 2, "c")]));
+    assert_eq!(effects.missing, Some(Slot(2)));
+    assert_eq!(
+        (effects.deliver, effects.fetch),
+        (vec![(Slot(1), value("a"))], None)
+    );
+}
+
+#[test]
+fn what_was_not_asked_for_is_not_taken() {
+    for answer in [
+        fetched(1, 2, 2, &[(2, 2, "x")]),
+        fetched(4, 1, 2, &[(1, 2, "x"), (2, 2, "x")]),
+        fetched(1, 1, 9, &[(1, 2, "x"), (2, 2, "x")]),
+    ] {
+        let mut learner = fetching(2);
+        learner.step(answer);
+        let asked = [(1, 2, "a"), (2, 2, "b")];
+        assert_eq!(delivers(&mut learner, fetched(2, 1, 2, &asked)), []);
+        assert_eq!(delivers(&mut learner, fetched(3, 1, 2, &asked)).len(), 2);
+    }
+}
+
+#[test]
+fn values_far_beyond_the_gap_are_not_kept_but_known_to_be_chosen() {
+    let mut learner = learner(3).with_ahead_slots(2);
+    learner.step(learn(2, &["b", "c"], 3));
+    assert_eq!(
+        delivers(&mut learner, learn(1, &["a"], 3)),
+        [(1, value("a")), (2, value("b"))]
+    );
+    assert_eq!(learner.committed(), Slot(3));
+    learner.step(Input::Tick);
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(3, 3));
+}
+
+#[test]
+fn a_state_from_elsewhere_replaces_what_it_covers() {
+    let mut learner = fetching(5);
+    learner.step(learn(7, &["g"], 7));
+    learner.skip_to(Slot(6));
+    assert_eq!(
+        delivers(&mut learner, learn(1, &["a"], 7)),
+        [(7, value("g"))]
+    );
+    learner.skip_to(Slot(2));
+    assert_eq!(learner.delivered(), Slot(7));
+}

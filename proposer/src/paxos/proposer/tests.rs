@@ -1,0 +1,517 @@
+use super::*;
+
+fn node(id: u8) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn ballot(round: u64, id: u8) -> Ballot {
+    Ballot::new(round, node(id)).unwrap()
+}
+
+fn value(text: &'static str) -> Value {
+    Value(text.into())
+}
+
+/// Proposer 1 of a cluster with so many acceptors.
+fn proposer(acceptors: u8) -> Proposer {
+    let settings = Settings {
+        batches_in_flight: 2,
+        batch_values: 3,
+        batch_bytes: 100,
+        patience_ticks: 3,
+    };
+    Proposer::new(node(1), Members::new(acceptors).unwrap(), settings, 0)
+}
+
+/// One step; its claims and its effects.
+fn step(proposer: &mut Proposer, input: Input) -> (Vec<Claim>, Effects) {
+    let mut claims = Vec::new();
+    let effects = proposer.step(input).persist(|written| {
+        claims.extend_from_slice(written);
+        Ok::<_, ()>(())
+    });
+    (claims, effects.unwrap())
+}
+
+fn reply(proposer: &mut Proposer, from: u8, reply: Reply) -> Effects {
+    let from = node(from);
+    step(proposer, Input::Reply { from, reply }).1
+}
+
+fn probed(promised: Ballot) -> Reply {
+    Reply::Probed {
+        promised,
+        committed: Slot::ZERO,
+        leader_alive: false,
+    }
+}
+
+fn promise(votes: Vec<Vote>) -> Reply {
+    Reply::Promise {
+        ballot: mine(),
+        from: Slot(1),
+        votes,
+        rest: None,
+        committed: Slot::ZERO,
+    }
+}
+
+fn vote(slot: u64, at: Ballot, text: &'static str) -> Vote {
+    Vote {
+        slot: Slot(slot),
+        ballot: at,
+        value: value(text),
+    }
+}
+
+/// The ballot of [`candidate`] and [`leader`].
+fn mine() -> Ballot {
+    ballot(9, 1)
+}
+
+/// A candidate at ballot 9.1, of three acceptors, that waits for promises.
+fn candidate() -> Proposer {
+    let mut candidate = proposer(3);
+    step(&mut candidate, Input::ElectionTimeout);
+    reply(&mut candidate, 1, probed(ballot(8, 2)));
+    reply(&mut candidate, 2, probed(Ballot::NONE));
+    assert_eq!(candidate.phase(), "preparing");
+    candidate
+}
+
+/// A leader at ballot 9.1, of three acceptors, with an empty log.
+fn leader() -> Proposer {
+    let mut leader = candidate();
+    reply(&mut leader, 1, promise(vec![]));
+    reply(&mut leader, 2, promise(vec![]));
+    assert!(leader.is_leading());
+    leader
+}
+
+/// What is sent in phase 2: first slot and values.
+fn accepts(effects: &Effects) -> Vec<(u64, Vec<Value>)> {
+    let accept = |(_, request): &(To, Request)| match request {
+        Request::Accept { first, values, .. } => Some((first.0, values.to_vec())),
+        _ => None,
+    };
+    effects.acceptors.iter().filter_map(accept).collect()
+}
+
+fn accepted(first: u64, count: u64) -> Reply {
+    Reply::Accepted {
+        ballot: mine(),
+        first: Slot(first),
+        count,
+    }
+}
+
+fn nack(promised: Ballot) -> Reply {
+    Reply::Nack {
+        ballot: mine(),
+        promised,
+    }
+}
+
+/// The round of the Prepare that a candidate sends once these promises were told.
+fn round_after(promises: &[Ballot]) -> Option<u64> {
+    let mut candidate = proposer(promises.len() as u8);
+    step(&mut candidate, Input::ElectionTimeout);
+    for (from, promised) in (1..).zip(promises) {
+        let from = node(from);
+        let reply = probed(*promised);
+        let (claims, effects) = step(&mut candidate, Input::Reply { from, reply });
+        if let [Claim { counter }] = claims[..] {
+            let own = ballot(counter, 1);
+            assert!(
+                matches!(&effects.acceptors[..], [(To::All, Request::Prepare { ballot, .. })] if *ballot == own)
+            );
+            return Some(counter);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_claim_lies_above_the_promises_of_a_quorum() {
+    assert_eq!(round_after(&[Ballot::NONE; 3]), Some(1));
+    assert_eq!(
+        round_after(&[ballot(7, 2), ballot(3, 3), ballot(9, 1)]),
+        Some(8)
+    );
+    assert_eq!(
+        round_after(&[ballot(3, 2), ballot(7, 1), ballot(9, 1)]),
+        Some(8)
+    );
+}
+
+#[test]
+fn one_acceptor_with_an_absurd_promise_does_not_lead_the_round_out_of_the_others_reach() {
+    let absurd = ballot(6 + Ballot::MAX_JUMP, 9);
+    assert_eq!(round_after(&[absurd, ballot(5, 2)]), None);
+    assert_eq!(round_after(&[absurd, ballot(5, 2), ballot(4, 2)]), Some(6));
+    assert_eq!(round_after(&[ballot(5, 2), absurd, ballot(4, 2)]), Some(6));
+    let high = ballot(5 + Ballot::MAX_JUMP, 9);
+    assert_eq!(round_after(&[high, ballot(6, 2)]), Some(high.counter() + 1));
+}
+
+#[test]
+fn a_higher_promise_deposes_and_the_next_claim_lies_above_it() {
+    let mut leader = leader();
+    let effects = reply(&mut leader, 3, nack(ballot(12, 2)));
+    assert!(effects.leader_changed && effects.restart_election_timer);
+    assert_eq!((leader.phase(), leader.counter()), ("following", 12));
+    step(&mut leader, Input::ElectionTimeout);
+    reply(&mut leader, 1, probed(mine()));
+    let from = node(2);
+    let reply = probed(mine());
+    let (claims, _) = step(&mut leader, Input::Reply { from, reply });
+    assert_eq!(claims, [Claim { counter: 13 }]);
+}
+
+#[test]
+fn an_acceptor_that_refuses_without_a_higher_promise_deposes_nobody() {
+    for promised in [Ballot::NONE, ballot(10 + Ballot::MAX_JUMP, 2)] {
+        let mut candidate = candidate();
+        reply(&mut candidate, 3, nack(promised));
+        assert_eq!(candidate.phase(), "preparing");
+        let mut leader = leader();
+        reply(&mut leader, 3, nack(promised));
+        assert!(leader.is_leading());
+    }
+}
+
+#[test]
+fn two_values_at_its_ballot_depose_a_leader_whose_identity_somebody_else_uses() {
+    let mut leader = leader();
+    reply(&mut leader, 3, nack(mine()));
+    assert!(!leader.is_leading());
+}
+
+#[test]
+fn nobody_is_deposed_while_a_quorum_hears_from_a_leader() {
+    let hears = |leader_alive| Reply::Probed {
+        promised: Ballot::NONE,
+        committed: Slot::ZERO,
+        leader_alive,
+    };
+    for (input, alive, phase) in [
+        (Input::ElectionTimeout, [true, true, false], "probing"),
+        (Input::ElectionTimeout, [false, true, false], "preparing"),
+        (Input::TakeOver, [true, true, true], "preparing"),
+    ] {
+        let mut proposer = proposer(3);
+        step(&mut proposer, input);
+        for (from, alive) in (1..).zip(alive) {
+            reply(&mut proposer, from, hears(alive));
+        }
+        assert_eq!(proposer.phase(), phase, "{alive:?}");
+    }
+}
+
+#[test]
+fn the_value_of_the_highest_ballot_is_taken_over_and_holes_become_noops() {
+    let mut candidate = candidate();
+    let first = vec![vote(1, ballot(3, 2), "old"), vote(4, ballot(2, 2), "a")];
+    let second = vec![vote(1, ballot(5, 3), "new"), vote(2, ballot(4, 2), "b")];
+    reply(&mut candidate, 1, promise(first));
+    let effects = reply(&mut candidate, 3, promise(second));
+    assert!(candidate.is_leading());
+    let adopted = vec![value("new"), value("b"), Value::NOOP];
+    assert_eq!(accepts(&effects), [(1, adopted), (4, vec![value("a")])]);
+    let effects = step(&mut candidate, Input::Propose(vec![value("c")])).1;
+    assert_eq!(effects.assigned, Some(Slot(5)));
+}
+
+#[test]
+fn slots_that_a_promise_says_are_chosen_are_not_proposed_again() {
+    let mut candidate = candidate();
+    let told = Reply::Promise {
+        ballot: mine(),
+        from: Slot(1),
+        votes: vec![vote(2, ballot(3, 2), "a"), vote(3, ballot(3, 2), "b")],
+        rest: None,
+        committed: Slot(2),
+    };
+    reply(&mut candidate, 1, told);
+    let effects = reply(&mut candidate, 2, promise(vec![vote(1, ballot(2, 2), "z")]));
+    assert_eq!(accepts(&effects), [(3, vec![value("b")])]);
+    assert_eq!(candidate.committed(), Slot(2));
+}
+
+#[test]
+fn the_parts_of_a_promise_count_in_order_and_only_whole_promises_elect() {
+    let part = |from, votes, rest: Option<u64>| Reply::Promise {
+        ballot: mine(),
+        from: Slot(from),
+        votes,
+        rest: rest.map(Slot),
+        committed: Slot::ZERO,
+    };
+    let mut candidate = candidate();
+    reply(&mut candidate, 1, promise(vec![]));
+    let effects = reply(
+        &mut candidate,
+        2,
+        part(1, vec![vote(1, ballot(3, 2), "a")], Some(2)),
+    );
+    let more = Request::Prepare {
+        ballot: mine(),
+        from: Slot(2),
+    };
+    assert_eq!(effects.acceptors, [(To::One(node(2)), more)]);
+    // The first part again, and a part that is not the next one.
+    reply(
+        &mut candidate,
+        2,
+        part(1, vec![vote(1, ballot(3, 2), "a")], None),
+    );
+    reply(&mut candidate, 2, part(3, vec![], None));
+    assert_eq!(candidate.phase(), "preparing");
+    let effects = reply(
+        &mut candidate,
+        2,
+        part(2, vec![vote(2, ballot(3, 2), "b")], None),
+    );
+    assert_eq!(accepts(&effects), [(1, vec![value("a"), value("b")])]);
+}
+
+#[test]
+fn promises_for_another_ballot_elect_nobody() {
+    let mut candidate = candidate();
+    for from in 1..=3 {
+        let old = Reply::Promise {
+            ballot: ballot(8, 1),
+            from: Slot(1),
+            votes: vec![],
+            rest: None,
+            committed: Slot::ZERO,
+        };
+        reply(&mut candidate, from, old);
+    }
+    assert_eq!(candidate.phase(), "preparing");
+}
+
+#[test]
+fn a_quorum_is_made_of_different_acceptors_that_voted_for_the_whole_batch() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a"), value("b")]));
+    let of = |ballot, first, count| Reply::Accepted {
+        ballot,
+        first: Slot(first),
+        count,
+    };
+    for (from, answer) in [
+        (1, accepted(1, 2)),
+        (1, accepted(1, 2)),
+        (2, of(mine(), 1, 1)),
+        (2, of(mine(), 2, 2)),
+        (2, of(ballot(8, 1), 1, 2)),
+        (4, accepted(1, 2)),
+    ] {
+        reply(&mut leader, from, answer);
+        assert_eq!(leader.committed(), Slot::ZERO);
+    }
+    let effects = reply(&mut leader, 3, accepted(1, 2));
+    assert_eq!(leader.committed(), Slot(2));
+    assert_eq!(effects.learners[0].values[..], [value("a"), value("b")]);
+}
+
+#[test]
+fn what_is_chosen_is_told_in_order() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    step(&mut leader, Input::Propose(vec![value("b")]));
+    reply(&mut leader, 1, accepted(2, 1));
+    assert!(reply(&mut leader, 2, accepted(2, 1)).learners.is_empty());
+    reply(&mut leader, 1, accepted(1, 1));
+    let told = reply(&mut leader, 2, accepted(1, 1)).learners;
+    assert_eq!(
+        told.iter().map(|learn| learn.first.0).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    assert_eq!(leader.committed(), Slot(2));
+}
+
+#[test]
+fn batches_wait_for_their_turn_and_keep_to_their_limits() {
+    let mut leader = leader();
+    let large = Value(vec![1; 90].into());
+    let small = value("small");
+    let values = vec![
+        large.clone(),
+        small.clone(),
+        large.clone(),
+        large.clone(),
+        small.clone(),
+    ];
+    let effects = step(&mut leader, Input::Propose(values)).1;
+    let sent = [
+        (1, vec![large.clone(), small.clone()]),
+        (3, vec![large.clone()]),
+    ];
+    assert_eq!(accepts(&effects), sent);
+    reply(&mut leader, 1, accepted(3, 1));
+    let effects = reply(&mut leader, 2, accepted(3, 1));
+    assert_eq!(accepts(&effects), [(4, vec![large, small])]);
+    let huge = Value(vec![1; 500].into());
+    let effects = step(&mut leader, Input::Propose(vec![huge.clone()])).1;
+    assert_eq!(
+        (accepts(&effects), effects.assigned),
+        (vec![], Some(Slot(6)))
+    );
+    reply(&mut leader, 1, accepted(1, 2));
+    let effects = reply(&mut leader, 2, accepted(1, 2));
+    assert_eq!(accepts(&effects), [(6, vec![huge])]);
+}
+
+#[test]
+fn an_unanswered_batch_is_sent_again_to_those_who_have_not_voted() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    reply(&mut leader, 2, accepted(1, 1));
+    assert!(accepts(&step(&mut leader, Input::Tick).1).is_empty());
+    let effects = step(&mut leader, Input::Tick).1;
+    let again = |(to, request): &(To, Request)| match (to, request) {
+        (To::One(acceptor), Request::Accept { .. }) => Some(acceptor.number()),
+        _ => None,
+    };
+    let again: Vec<u8> = effects.acceptors.iter().filter_map(again).collect();
+    assert_eq!(again, [1, 3]);
+}
+
+#[test]
+fn learners_are_told_again_until_one_has_applied() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    reply(&mut leader, 1, accepted(1, 1));
+    reply(&mut leader, 2, accepted(1, 1));
+    assert_eq!(leader.open_slots(), 1);
+    let told = |leader: &mut Proposer| {
+        renew_all(leader);
+        let learners = step(leader, Input::Tick).1.learners;
+        learners
+            .iter()
+            .filter(|learn| !learn.values.is_empty())
+            .count()
+    };
+    assert_eq!([told(&mut leader), told(&mut leader)], [0, 1]);
+    step(&mut leader, Input::Learned(Slot(1)));
+    assert_eq!([told(&mut leader), told(&mut leader)], [0, 0]);
+    assert_eq!(leader.open_slots(), 0);
+}
+
+/// The newest round asked for in these effects.
+fn round(effects: &Effects) -> Option<u64> {
+    let round = |(_, request): &(To, Request)| match request {
+        Request::Renew { round, .. } => Some(*round),
+        _ => None,
+    };
+    effects.acceptors.iter().filter_map(round).max()
+}
+
+fn renewed(round: u64) -> Reply {
+    Reply::Renewed {
+        ballot: mine(),
+        round,
+    }
+}
+
+/// A quorum answers every round there was.
+fn renew_all(leader: &mut Proposer) -> Effects {
+    let Phase::Leading(Leading { round, .. }) = leader.phase else {
+        return Effects::default();
+    };
+    reply(leader, 1, renewed(round));
+    reply(leader, 2, renewed(round))
+}
+
+#[test]
+fn a_read_waits_for_a_round_that_started_after_it() {
+    let mut leader = leader();
+    // The round that the new leader announced itself with is still under way.
+    assert_eq!(round(&step(&mut leader, Input::Read(7)).1), None);
+    reply(&mut leader, 1, renewed(1));
+    let effects = reply(&mut leader, 2, renewed(1));
+    assert_eq!((round(&effects), effects.readable), (Some(2), vec![]));
+    reply(&mut leader, 3, renewed(1));
+    assert!(reply(&mut leader, 3, renewed(2)).readable.is_empty());
+    assert!(
+        reply(&mut leader, 2, renewed(3)).readable.is_empty(),
+        "nobody asked for round 3"
+    );
+    assert_eq!(
+        reply(&mut leader, 1, renewed(2)).readable,
+        [(7, Slot::ZERO)]
+    );
+}
+
+#[test]
+fn a_new_leader_allows_no_read_before_the_old_leaders_values_are_chosen() {
+    let mut leader = candidate();
+    reply(&mut leader, 1, promise(vec![vote(1, ballot(3, 2), "a")]));
+    reply(&mut leader, 2, promise(vec![]));
+    step(&mut leader, Input::Read(7));
+    for _ in 0..3 {
+        let (first, second) = (renew_all(&mut leader), step(&mut leader, Input::Tick).1);
+        assert!(first.readable.is_empty() && second.readable.is_empty());
+    }
+    reply(&mut leader, 1, accepted(1, 1));
+    assert_eq!(
+        reply(&mut leader, 2, accepted(1, 1)).readable,
+        [(7, Slot(1))]
+    );
+}
+
+#[test]
+fn reads_and_values_are_turned_away_by_one_that_does_not_lead() {
+    let mut follower = proposer(3);
+    assert_eq!(step(&mut follower, Input::Read(7)).1.unreadable, [7]);
+    assert_eq!(
+        step(&mut follower, Input::Propose(vec![value("a")])).1,
+        Effects::default()
+    );
+    let mut leader = leader();
+    step(&mut leader, Input::Read(8));
+    assert_eq!(step(&mut leader, Input::StepDown).1.unreadable, [8]);
+}
+
+#[test]
+fn a_leader_without_a_quorum_steps_down() {
+    let mut leader = leader();
+    for _ in 0..3 {
+        renew_all(&mut leader);
+        step(&mut leader, Input::Tick);
+    }
+    for _ in 0..3 {
+        step(&mut leader, Input::Tick);
+        assert!(leader.is_leading());
+    }
+    assert!(step(&mut leader, Input::Tick).1.leader_changed);
+    assert!(!leader.is_leading());
+}
+
+#[test]
+fn only_the_heartbeat_of_a_higher_ballot_ends_a_leadership() {
+    let heartbeat = |ballot| {
+        Input::Heartbeat(Heartbeat {
+            ballot,
+            last: Slot(9),
+            committed: Slot(9),
+        })
+    };
+    for (from, follows) in [
+        (ballot(8, 2), false),
+        (ballot(9, 2), true),
+        (ballot(10, 1), false),
+        (ballot(10, 3), true),
+    ] {
+        let mut leader = leader();
+        step(&mut leader, heartbeat(from));
+        assert_eq!(leader.leader() == Some(from), follows, "{from}");
+        assert_eq!(
+            leader.committed(),
+            Slot::ZERO,
+            "nothing decides by a heartbeat"
+        );
+    }
+}

@@ -1,0 +1,341 @@
+//! Snapshot files of a learner: `snapshot-<slot>`, written aside, synced, and only then given their
+//! name; the newest two are kept. A file:
+//!
+//! ```text
+//! "PXSN" · format u32 = 1 · parts, each: length u32 · CRC32C u32 · bytes
+//! ```
+
+use std::io;
+
+use bytes::Bytes;
+use tracing::warn;
+
+use crate::media::{FileMedia, Media, MediaFile};
+use crate::paxos::ids::Slot;
+use crate::paxos::machine::Machine;
+use crate::paxos::snapshot::Reader;
+
+const MAGIC: &[u8; 8] = b"PXSN\x01\0\0\0";
+const PREFIX: &str = "snapshot-";
+const INCOMING: &str = "incoming-";
+const WRITING: &str = "writing";
+/// How many snapshots stay. The log is kept from the older one on, so that one damaged snapshot
+/// loses nothing.
+const KEPT: usize = 2;
+/// Written bytes between two syncs: one long sync would hold up the syncs of the log.
+const SYNC_BYTES: u64 = 4 << 20;
+/// The largest part taken.
+const MAX_PART_BYTES: usize = 4 << 20;
+
+/// A folder of snapshots. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Snapshots<M: Media = FileMedia> {
+    media: M,
+}
+
+/// Why a snapshot cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk refused.
+    #[error("cannot use the snapshot {file}: {source}")]
+    Io {
+        /// Which.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is damaged.
+    #[error("the snapshot {file} is damaged: {reason}")]
+    Damaged {
+        /// Which.
+        file: String,
+        /// How.
+        reason: String,
+    },
+}
+
+impl<M: Media> Snapshots<M> {
+    /// The snapshots in a folder. Unfinished ones are removed.
+    pub fn open(media: M) -> Result<Snapshots<M>, Error> {
+        let snapshots = Snapshots { media };
+        for name in snapshots.names()? {
+            if name == WRITING || name.starts_with(INCOMING) {
+                let removed = snapshots.media.remove(&name);
+                removed.map_err(|source| snapshots.io(&name, source))?;
+            }
+        }
+        Ok(snapshots)
+    }
+
+    /// The slots of the snapshots, oldest first.
+    pub fn slots(&self) -> Result<Vec<Slot>, Error> {
+        let names = self.names()?;
+        let numbers = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        let mut slots: Vec<Slot> = numbers.map(Slot).collect();
+        slots.sort_unstable();
+        Ok(slots)
+    }
+
+    /// Writes a state durably and removes all but the newest snapshots. Returns its size in bytes.
+    pub fn write(&self, machine: &Machine) -> Result<u64, Error> {
+        let (mut end, mut synced) = (0, 0);
+        let wrap = |source| self.io(WRITING, source);
+        let _ = self.media.remove(WRITING);
+        let file = self.media.create(WRITING).map_err(wrap)?;
+        let mut put = |bytes: &[u8]| {
+            file.write_at(bytes, end)?;
+            end += bytes.len() as u64;
+            if end - synced >= SYNC_BYTES {
+                synced = end;
+                file.sync_data()?;
+            }
+            Ok(())
+        };
+        let written = put(MAGIC).and_then(|()| {
+            machine.write_snapshot(|part| {
+                let mut head = [0; 8];
+                head[..4].copy_from_slice(&(part.len() as u32).to_le_bytes());
+                head[4..].copy_from_slice(&crc32c::crc32c(&part).to_le_bytes());
+                put(&head)?;
+                put(&part)
+            })
+        });
+        written.and_then(|()| file.sync_data()).map_err(wrap)?;
+        self.publish(WRITING, machine.applied())?;
+        Ok(end)
+    }
+
+    /// The newest state that can be read. Damaged ones are passed over with a warning, and an error
+    /// is returned when there are snapshots and none can be read.
+    pub fn load_newest(&self) -> Result<Option<Machine>, Error> {
+        let mut failed = None;
+        for slot in self.slots()?.into_iter().rev() {
+            match self.load(&name(slot)) {
+                Ok(machine) if machine.applied() == slot => return Ok(Some(machine)),
+                Ok(_) => {
+                    let reason = "its name and its content disagree".to_owned();
+                    failed = Some(Error::Damaged {
+                        file: self.media.describe(&name(slot)),
+                        reason,
+                    });
+                }
+                Err(error) => {
+                    warn!(target: "important", %error, "a snapshot cannot be read");
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
+    /// Some of a snapshot's bytes and its whole length; `None` when there is no such snapshot.
+    pub fn read(&self, slot: Slot, from: u64, most: u64) -> Result<Option<(Bytes, u64)>, Error> {
+        let name = name(slot);
+        let file = match self.media.open(&name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.io(&name, source)),
+        };
+        let read = || {
+            let length = file.size()?;
+            let count = length.saturating_sub(from).min(most);
+            let mut bytes = vec![0; count as usize];
+            file.read_at(&mut bytes, from.min(length))?;
+            Ok((Bytes::from(bytes), length))
+        };
+        read().map(Some).map_err(|source| self.io(&name, source))
+    }
+
+    /// How many bytes of an incoming snapshot are here already.
+    pub fn received(&self, slot: Slot) -> u64 {
+        let file = self.media.open(&incoming(slot));
+        file.and_then(|file| file.size()).unwrap_or(0)
+    }
+
+    /// Adds bytes to an incoming snapshot.
+    pub fn receive(&self, slot: Slot, from: u64, bytes: &[u8]) -> Result<(), Error> {
+        let name = incoming(slot);
+        let file = match self.media.open(&name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.media.create(&name),
+            file => file,
+        };
+        let written = file.and_then(|file| {
+            file.write_at(bytes, from)?;
+            file.sync_data()
+        });
+        written.map_err(|source| self.io(&name, source))
+    }
+
+    /// Checks an incoming snapshot, keeps it as one of ours and returns its state. A damaged one is
+    /// removed.
+    pub fn install(&self, slot: Slot) -> Result<Machine, Error> {
+        let name = incoming(slot);
+        let machine = self
+            .load(&name)
+            .and_then(|machine| match machine.applied() == slot {
+                true => Ok(machine),
+                false => Err(Error::Damaged {
+                    file: self.media.describe(&name),
+                    reason: "it holds another instance's state".to_owned(),
+                }),
+            });
+        if machine.is_err() {
+            let _ = self.media.remove(&name);
+        }
+        let machine = machine?;
+        self.publish(&name, slot)?;
+        Ok(machine)
+    }
+
+    fn publish(&self, from: &str, slot: Slot) -> Result<(), Error> {
+        let to = name(slot);
+        let named = self
+            .media
+            .rename(from, &to)
+            .and_then(|()| self.media.sync_dir());
+        named.map_err(|source| self.io(&to, source))?;
+        let slots = self.slots()?;
+        for old in slots.iter().rev().skip(KEPT) {
+            let old = name(*old);
+            self.media
+                .remove(&old)
+                .map_err(|source| self.io(&old, source))?;
+        }
+        Ok(())
+    }
+
+    fn load(&self, name: &str) -> Result<Machine, Error> {
+        let damaged = |reason: &dyn std::fmt::Display| Error::Damaged {
+            file: self.media.describe(name),
+            reason: reason.to_string(),
+        };
+        let file = self
+            .media
+            .open(name)
+            .map_err(|source| self.io(name, source))?;
+        let length = file.size().map_err(|source| self.io(name, source))?;
+        let mut at = 0;
+        let mut take = |count: usize| -> Result<Vec<u8>, Error> {
+            if at + count as u64 > length {
+                return Err(damaged(&"it is cut short"));
+            }
+            let mut bytes = vec![0; count];
+            file.read_at(&mut bytes, at)
+                .map_err(|source| self.io(name, source))?;
+            at += count as u64;
+            Ok(bytes)
+        };
+        if take(MAGIC.len())? != MAGIC {
+            return Err(damaged(&"it is none of this format"));
+        }
+        let mut reader = Reader::default();
+        let mut left = length - MAGIC.len() as u64;
+        while left > 0 {
+            let head = take(8)?;
+            let number =
+                |i: usize| u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
+            let (size, crc) = (number(0) as usize, number(4));
+            if size > MAX_PART_BYTES {
+                return Err(damaged(&"a part is too long"));
+            }
+            let part = take(size)?;
+            if crc32c::crc32c(&part) != crc {
+                return Err(damaged(&"a part does not match its checksum"));
+            }
+            left -= 8 + size as u64;
+            reader.part(part.into()).map_err(|error| damaged(&error))?;
+        }
+        reader.finish().map_err(|error| damaged(&error))
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        self.media.list().map_err(|source| self.io("", source))
+    }
+
+    fn io(&self, name: &str, source: io::Error) -> Error {
+        Error::Io {
+            file: self.media.describe(name),
+            source,
+        }
+    }
+}
+
+fn name(slot: Slot) -> String {
+    format!("{PREFIX}{:020}", slot.0)
+}
+
+fn incoming(slot: Slot) -> String {
+    format!("{INCOMING}{:020}", slot.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::SimMedia;
+    use crate::paxos::message::Value;
+
+    fn machine(slots: u64) -> Machine {
+        let mut machine = Machine::new();
+        for slot in 1..=slots {
+            machine.apply(Slot(slot), &Value::NOOP).unwrap();
+        }
+        machine
+    }
+
+    #[test]
+    fn the_newest_two_are_kept_and_the_newest_is_loaded() {
+        let snapshots = Snapshots::open(SimMedia::new()).unwrap();
+        assert_eq!(snapshots.load_newest().unwrap(), None);
+        for slots in [3, 5, 9] {
+            snapshots.write(&machine(slots)).unwrap();
+        }
+        assert_eq!(snapshots.slots().unwrap(), [Slot(5), Slot(9)]);
+        assert_eq!(snapshots.load_newest().unwrap(), Some(machine(9)));
+    }
+
+    #[test]
+    fn a_damaged_snapshot_gives_way_to_the_one_before_and_never_to_nothing() {
+        let media = SimMedia::new();
+        let snapshots = Snapshots::open(media.clone()).unwrap();
+        snapshots.write(&machine(5)).unwrap();
+        snapshots.write(&machine(9)).unwrap();
+        media.flip_bit(&name(Slot(9)), 30, 0);
+        assert_eq!(snapshots.load_newest().unwrap(), Some(machine(5)));
+        media.flip_bit(&name(Slot(5)), 30, 0);
+        assert!(matches!(
+            snapshots.load_newest(),
+            Err(Error::Damaged { .. })
+        ));
+    }
+
+    #[test]
+    fn a_snapshot_travels_in_pieces_and_goes_on_where_it_stopped() {
+        let from = Snapshots::open(SimMedia::new()).unwrap();
+        let to = Snapshots::open(SimMedia::new()).unwrap();
+        from.write(&machine(7)).unwrap();
+        let slot = Slot(7);
+        loop {
+            let at = to.received(slot);
+            let (bytes, length) = from.read(slot, at, 10).unwrap().unwrap();
+            if at == length {
+                break;
+            }
+            to.receive(slot, at, &bytes).unwrap();
+        }
+        assert_eq!(to.install(slot).unwrap(), machine(7));
+        assert_eq!(to.load_newest().unwrap(), Some(machine(7)));
+        assert_eq!(from.read(Slot(8), 0, 10).unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_incoming_snapshot_is_thrown_away() {
+        let snapshots = Snapshots::open(SimMedia::new()).unwrap();
+        snapshots
+            .receive(Slot(3), 0, b"PXSN\x01\0\0\0rubbish")
+            .unwrap();
+        assert!(snapshots.install(Slot(3)).is_err());
+        assert_eq!(snapshots.received(Slot(3)), 0);
+    }
+}

@@ -1,0 +1,435 @@
+//! The operator's chart, rendered by the real helm, against the code that it deploys; and the image's
+//! Dockerfile against both.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tests::kube::Permission;
+use tests::kube::scenarios::every_permission;
+use tests::tools::{root, run, said, tool};
+
+const DEFAULT_UID: i64 = 65532;
+
+fn chart() -> PathBuf {
+    root().join("charts/paxos-operator")
+}
+
+fn helm(arguments: &[&str]) -> Output {
+    run(Command::new(tool("helm")).args(arguments))
+}
+
+/// Like the API server's, a YAML without twofold keys.
+fn yaml<T: DeserializeOwned>(text: &str) -> T {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn template(release: &str, values: &Value) -> Result<Vec<Value>, String> {
+    let file = tempfile::NamedTempFile::new().expect("a scratch file");
+    fs::write(file.path(), values.to_string()).expect("the scratch file can be written");
+    let values = file.path().to_str().expect("a path in UTF-8");
+    let chart = chart();
+    let chart = chart.to_str().expect("a path in UTF-8");
+    let output = helm(&[
+        "template",
+        release,
+        chart,
+        "--namespace",
+        "paxos-system",
+        "--values",
+        values,
+    ]);
+    if !output.status.success() {
+        return Err(said(&output));
+    }
+    let text = String::from_utf8(output.stdout).expect("YAML in UTF-8");
+    let documents = text
+        .split("\n---\n")
+        .map(|document| document.trim_start_matches("---\n"));
+    Ok(documents
+        .map(yaml::<Value>)
+        .filter(|object| !object.is_null())
+        .collect())
+}
+
+fn render(values: Value) -> Vec<Value> {
+    template("paxos-operator", &values).unwrap_or_else(|error| panic!("{values}: {error}"))
+}
+
+fn named<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+fn deployment(objects: &[Value]) -> &Value {
+    named(objects, "Deployment", "paxos-operator")
+}
+
+#[test]
+fn linting_finds_nothing() {
+    let chart = chart();
+    let full = chart.join("ci/full-values.yaml");
+    let (chart, full) = (chart.to_str().unwrap(), full.to_str().unwrap());
+    for more in [&[][..], &["--values", full]] {
+        let output = helm(&[&["lint", "--strict", "--quiet", chart][..], more].concat());
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+fn permissions(role: &Value) -> BTreeSet<Permission> {
+    let mut permissions = BTreeSet::new();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    for rule in list(&role["rules"]) {
+        for group in list(&rule["apiGroups"]) {
+            for resource in list(&rule["resources"]) {
+                for verb in list(&rule["verbs"]) {
+                    permissions.insert((text(&group), text(&resource), text(&verb)));
+                }
+            }
+        }
+    }
+    permissions
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_may_do_what_it_does_and_no_more() {
+    let objects = render(json!({}));
+    let mut granted = permissions(named(&objects, "ClusterRole", "paxos-operator"));
+    // Asked for by an admission plugin and not by a call.
+    let for_owners = ["clustersync.io", "paxosclusters/finalizers", "update"].map(str::to_owned);
+    assert!(granted.remove(&for_owners.into()), "{granted:?}");
+    assert_eq!(granted, every_permission().await);
+
+    let binding = named(&objects, "ClusterRoleBinding", "paxos-operator");
+    assert_eq!(binding["roleRef"]["name"], "paxos-operator");
+    let pod = &deployment(&objects)["spec"]["template"]["spec"];
+    assert_eq!(binding["subjects"][0]["name"], pod["serviceAccountName"]);
+    assert_eq!(binding["subjects"][0]["namespace"], "paxos-system");
+}
+
+#[test]
+fn people_get_the_verbs_of_the_built_in_roles() {
+    let objects = render(json!({}));
+    let verbs = |name: &str| -> BTreeSet<String> {
+        let granted = permissions(named(&objects, "ClusterRole", name));
+        granted
+            .into_iter()
+            .filter(|(_, resource, _)| resource == "paxosclusters")
+            .map(|(_, _, verb)| verb)
+            .collect()
+    };
+    assert_eq!(
+        Vec::from_iter(verbs("paxos-operator-viewer")),
+        ["get", "list", "watch"]
+    );
+    assert_eq!(
+        Vec::from_iter(verbs("paxos-operator-editor")),
+        ["create", "delete", "deletecollection", "patch", "update"]
+    );
+}
+
+#[test]
+fn the_crd_is_the_generated_one_and_stays_unless_told_otherwise() {
+    assert!(
+        read("charts/paxos-operator/files/paxosclusters.yaml") == read("crds/paxosclusters.yaml"),
+        "the chart's copy of the CRD is old: `make crds` renews it"
+    );
+    // As Kubernetes reads it: Helm writes 1.0 as 1.
+    let typed = |crd: &Value| -> CustomResourceDefinition {
+        serde_json::from_value(crd.clone()).expect("a CustomResourceDefinition")
+    };
+    let generated: Value = yaml(&read("crds/paxosclusters.yaml"));
+    let crd_of = |values: Value| {
+        let objects = render(values);
+        objects
+            .into_iter()
+            .find(|object| object["kind"] == "CustomResourceDefinition")
+    };
+    let crd = crd_of(json!({})).expect("it is installed");
+    assert!(typed(&crd).spec == typed(&generated).spec, "{crd}");
+    assert_eq!(crd["metadata"]["name"], generated["metadata"]["name"]);
+    assert_eq!(
+        crd["metadata"]["annotations"]["helm.sh/resource-policy"],
+        "keep"
+    );
+    let crd = crd_of(json!({"crds": {"keep": false}})).expect("it is installed");
+    assert_eq!(crd["metadata"]["annotations"], Value::Null);
+    assert_eq!(crd_of(json!({"crds": {"install": false}})), None);
+}
+
+/// The values with a description, in the order of values.yaml: path, default, description.
+fn documented_values() -> Vec<(String, Value, String)> {
+    let text = read("charts/paxos-operator/values.yaml");
+    let values: Value = yaml(&text);
+    let mut documented = Vec::new();
+    let mut path: Vec<&str> = Vec::new();
+    let mut description = None;
+    for line in text.lines() {
+        let content = line.trim_start();
+        if let Some(comment) = content.strip_prefix("# -- ") {
+            description = Some(comment.to_owned());
+            continue;
+        }
+        let Some((key, _)) = content
+            .split_once(':')
+            .filter(|_| !content.starts_with(['#', '-']))
+        else {
+            continue;
+        };
+        path.truncate((line.len() - content.len()) / 2);
+        path.push(key);
+        if let Some(description) = description.take() {
+            let default = values
+                .pointer(&format!("/{}", path.join("/")))
+                .expect("it is there");
+            documented.push((path.join("."), default.clone(), description));
+        }
+    }
+    documented
+}
+
+#[test]
+fn the_readme_tells_every_value() {
+    let table: String = documented_values()
+        .iter()
+        .map(|(path, default, description)| format!("| `{path}` | `{default}` | {description} |\n"))
+        .collect();
+    let path = chart().join("README.md");
+    let readme = fs::read_to_string(&path).expect("the chart has a README");
+    let (above, old) = readme
+        .split_once("|---|---|---|\n")
+        .expect("a table of values");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, format!("{above}|---|---|---|\n{table}")).expect("it can be written");
+    } else {
+        assert!(
+            old == table,
+            "the table of values is old; UPDATE=1 rewrites it"
+        );
+    }
+}
+
+#[test]
+fn every_value_has_an_effect_and_a_place_in_the_schema() {
+    let full: Value = yaml(&read("charts/paxos-operator/ci/full-values.yaml"));
+    let schema: Value = serde_json::from_str(&read("charts/paxos-operator/values.schema.json"))
+        .expect("the schema is JSON");
+    let defaults = render(json!({}));
+    for (path, default, _) in documented_values() {
+        let steps: Vec<&str> = path.split('.').collect();
+        let other = full.pointer(&format!("/{}", steps.join("/")));
+        let other = other.unwrap_or_else(|| panic!("ci/full-values.yaml has no {path}"));
+        assert_ne!(
+            *other, default,
+            "ci/full-values.yaml has the default of {path}"
+        );
+        let only_it = steps
+            .iter()
+            .rev()
+            .fold(other.clone(), |value, key| json!({ *key: value }));
+        assert_ne!(render(only_it), defaults, "{path} has no effect");
+        let pointer = format!("/properties/{}", steps.join("/properties/"));
+        assert!(
+            schema.pointer(&pointer).is_some(),
+            "{path} is not in the schema"
+        );
+    }
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_by_name() {
+    for (values, field) in [
+        (json!({"replicas": 3}), "replicas"),
+        (json!({"image": {"tag": 1.5}}), "image.tag"),
+        (json!({"image": {"repository": ""}}), "image.repository"),
+        (json!({"image": {"digest": "0123"}}), "image.digest"),
+        (
+            json!({"image": {"pullPolicy": "Sometimes"}}),
+            "image.pullPolicy",
+        ),
+        (
+            json!({"imagePullSecrets": ["registry"]}),
+            "imagePullSecrets.0",
+        ),
+        (json!({"crds": {"enabled": true}}), "enabled"),
+        (json!({"log": {"format": "xml"}}), "log.format"),
+        (json!({"podLabels": {"shard": 1}}), "podLabels.shard"),
+        (
+            json!({"metrics": {"service": {"port": 0}}}),
+            "metrics.service.port",
+        ),
+    ] {
+        // Helm 3 writes a path with dots, Helm 4 with slashes.
+        let refusal = template("paxos-operator", &values)
+            .expect_err(field)
+            .replace('/', ".");
+        assert!(refusal.contains(field), "{values}: {refusal}");
+    }
+}
+
+/// Whether Kubernetes knows every field: what it does not know is lost on the way through its types.
+fn assert_known<K: DeserializeOwned + Serialize>(object: &Value) {
+    let typed: K =
+        serde_json::from_value(object.clone()).unwrap_or_else(|e| panic!("{e}: {object}"));
+    assert_eq!(serde_json::to_value(typed).unwrap(), *object);
+}
+
+#[test]
+fn every_object_has_only_fields_that_kubernetes_knows() {
+    let mut full: Value = yaml(&read("charts/paxos-operator/ci/full-values.yaml"));
+    for on in [
+        "/rbac/create",
+        "/serviceAccount/create",
+        "/metrics/service/enabled",
+    ] {
+        *full.pointer_mut(on).expect(on) = json!(true);
+    }
+    for object in render(json!({})).iter().chain(&render(full)) {
+        match object["kind"].as_str().expect("a kind") {
+            "ClusterRole" => assert_known::<ClusterRole>(object),
+            "ClusterRoleBinding" => assert_known::<ClusterRoleBinding>(object),
+            // Its schema is checked on its own; the type writes an empty status.
+            "CustomResourceDefinition" => {
+                serde_json::from_value::<CustomResourceDefinition>(object.clone()).expect("a CRD");
+            }
+            "Deployment" => assert_known::<Deployment>(object),
+            "Pod" => assert_known::<Pod>(object),
+            "Service" => assert_known::<Service>(object),
+            "ServiceAccount" => assert_known::<ServiceAccount>(object),
+            other => panic!("this test does not know {other}"),
+        }
+    }
+}
+
+#[test]
+fn pods_satisfy_the_restricted_pod_security_standard() {
+    let objects = render(json!({}));
+    let operator = &deployment(&objects)["spec"]["template"]["spec"];
+    let test = &named(&objects, "Pod", "paxos-operator-test")["spec"];
+    for pod in [operator, test] {
+        let context = &pod["securityContext"];
+        assert_eq!(context["runAsNonRoot"], true);
+        assert_eq!(context["runAsUser"], DEFAULT_UID);
+        assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
+        let context = &pod["containers"][0]["securityContext"];
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+    }
+    assert_eq!(operator["automountServiceAccountToken"], true);
+    assert_eq!(test["automountServiceAccountToken"], false);
+}
+
+#[test]
+fn there_is_one_operator_and_services_find_it_alone() {
+    let objects = render(json!({ "podLabels": { "app.kubernetes.io/name": "mine" } }));
+    let deployment = deployment(&objects);
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    let service = named(&objects, "Service", "paxos-operator");
+    let selected = |labels: &Value| {
+        let selector = service["spec"]["selector"].as_object().expect("a selector");
+        selector.iter().all(|(key, value)| labels[key] == *value)
+    };
+    let template = &deployment["spec"]["template"];
+    assert!(selected(&template["metadata"]["labels"]), "{service}");
+    assert_eq!(
+        deployment["spec"]["selector"]["matchLabels"],
+        service["spec"]["selector"]
+    );
+    let test = named(&objects, "Pod", "paxos-operator-test");
+    assert!(!selected(&test["metadata"]["labels"]), "{service}");
+    let ports = &template["spec"]["containers"][0]["ports"];
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], ports[0]["name"]);
+}
+
+#[test]
+fn a_digest_decides_and_a_tag_overrides_the_version() {
+    let image_with = |image: Value| {
+        let objects = render(json!({ "image": image }));
+        let pod = &deployment(&objects)["spec"]["template"]["spec"];
+        pod["containers"][0]["image"]
+            .as_str()
+            .expect("an image")
+            .to_owned()
+    };
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    assert_eq!(
+        image_with(json!({})),
+        operator::cluster::DEFAULT_IMAGE,
+        "the operator's own version is the clusters' default"
+    );
+    assert_eq!(
+        image_with(json!({"repository": "r/i", "tag": "t"})),
+        "r/i:t"
+    );
+    assert_eq!(
+        image_with(json!({"repository": "r/i", "tag": "t", "digest": digest})),
+        format!("r/i@{digest}")
+    );
+}
+
+#[test]
+fn names_fit_whatever_the_release_is_called() {
+    let release = "r".repeat(53);
+    for values in [json!({}), json!({ "nameOverride": "n".repeat(55) })] {
+        for object in template(&release, &values).expect("it renders") {
+            let metadata = &object["metadata"];
+            let name = metadata["name"].as_str().expect("a name");
+            let limit = if object["kind"] == "ClusterRole" {
+                253
+            } else {
+                63
+            };
+            assert!(name.len() <= limit, "{} {name}", object["kind"]);
+            for (label, value) in metadata["labels"].as_object().into_iter().flatten() {
+                let value = value.as_str().expect("a label's value is a text");
+                assert!(value.len() <= 63, "{label}: {value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_image_holds_what_pods_run() {
+    let dockerfile = read("Dockerfile");
+    let has = |line: &str| assert!(dockerfile.contains(line), "the Dockerfile lacks {line}");
+    has(&format!("\nUSER {DEFAULT_UID}:{DEFAULT_UID}\n"));
+    has("COPY --from=build /out/ /usr/local/bin/\n");
+    has("--package proposer --package paxos-operator");
+    has("ENTRYPOINT [\"/usr/local/bin/paxos-operator\"]");
+    for sample in ["small", "full"] {
+        let sample = yaml(&read(&format!("crds/samples/{sample}.yaml")));
+        for set in operator::render(&sample)
+            .expect("the sample is valid")
+            .stateful_sets
+        {
+            let pod = set.spec.and_then(|spec| spec.template.spec).expect("a pod");
+            let user = pod.security_context.and_then(|context| context.run_as_user);
+            assert_eq!(
+                user,
+                Some(DEFAULT_UID),
+                "the image's user owns what it may write"
+            );
+            let command = pod.containers[0].command.clone().expect("a command");
+            assert_eq!(command, ["/usr/local/bin/proposer"]);
+        }
+    }
+    let chart: Value = yaml(&read("charts/paxos-operator/Chart.yaml"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}

@@ -1,0 +1,573 @@
+//! The whole path on a real Kubernetes: the chart, a PaxosCluster, clients, lost pods, rest, deletion.
+//! Needs KUBECONFIG and IMAGE (an image with both programs that the Kubernetes cluster has or can
+//! pull); CLIENT_IMAGE is any image with bash, for a client inside a pod. Without the first two it says
+//! so and ends. What it leaves after a failure is for inspection; the next run clears it.
+
+#[path = "e2e/kubernetes.rs"]
+mod kubernetes;
+#[path = "e2e/table.rs"]
+mod table;
+#[path = "e2e/writers.rs"]
+mod writers;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use kubernetes::{apply, eventually, get, helm, kubectl, request};
+use serde_json::{Value, json};
+use table::Table;
+use tests::tools::root;
+use writers::{Committed, Writers, Written};
+
+/// Where the operator runs, and the release's name.
+const SYSTEM: &str = "cluster-sync-e2e-system";
+const RELEASE: &str = "paxos-operator";
+/// Where the clusters run.
+const NAMESPACE: &str = "cluster-sync-e2e";
+const OF_SMALL: &str = "clustersync.io/cluster=small";
+const REST: Duration = Duration::from_secs(60);
+
+fn main() {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(_), Some(image)) = (variable("KUBECONFIG"), variable("IMAGE")) else {
+        println!("e2e: SKIPPED, nothing was tested: set KUBECONFIG and IMAGE to run it");
+        return;
+    };
+    let client_image = variable("CLIENT_IMAGE");
+    let client_image = client_image
+        .as_deref()
+        .unwrap_or("docker.io/library/debian:bookworm-slim");
+    tokio::runtime::Runtime::new()
+        .expect("a runtime")
+        .block_on(everything(&image, client_image));
+}
+
+async fn everything(image: &str, client_image: &str) {
+    let mut config = kube::Config::infer()
+        .await
+        .expect("KUBECONFIG names a cluster");
+    // A failed attempt is for the writers to see.
+    config.default_retry = false;
+    let client = kube::Client::try_from(config).expect("a client");
+    let mut table = Table::default();
+
+    clear();
+    install(image, &mut table);
+    let before = objects();
+    create(image, &mut table);
+    propose_from_a_pod(client_image, &mut table);
+    let mut written = lose_the_leader(&client, &mut table).await;
+    written.extend(lose_every_pod(&client, &mut table).await);
+    read_all(
+        &client,
+        "read after all pods were lost",
+        &written,
+        &mut table,
+    )
+    .await;
+    rest(&client, &mut table).await;
+    delete(&before, &mut table).await;
+    create(image, &mut table);
+    read_all(
+        &client,
+        "read after deletion, from the volumes",
+        &written,
+        &mut table,
+    )
+    .await;
+    uninstall(&client, &mut table).await;
+    clear();
+    table.print();
+}
+
+/// Removes what an earlier run left.
+fn clear() {
+    helm(&[
+        "uninstall",
+        RELEASE,
+        "--namespace",
+        SYSTEM,
+        "--ignore-not-found",
+        "--wait",
+    ]);
+    kubectl(&[
+        "delete",
+        "namespace",
+        NAMESPACE,
+        SYSTEM,
+        "--ignore-not-found",
+        "--timeout=120s",
+    ]);
+    for name in [NAMESPACE, SYSTEM] {
+        apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "labels": {
+                "pod-security.kubernetes.io/enforce": "restricted",
+                "pod-security.kubernetes.io/enforce-version": "latest",
+            } },
+        }));
+    }
+}
+
+fn install(image: &str, table: &mut Table) {
+    let started = Instant::now();
+    let (name, version) = match image.split_once('@') {
+        Some((name, digest)) => (name, format!("image.digest={digest}")),
+        None => {
+            let (name, tag) = image.rsplit_once(':').expect("IMAGE has a tag or a digest");
+            (name, format!("image.tag={tag}"))
+        }
+    };
+    let chart = root().join("charts/paxos-operator");
+    helm(&[
+        "install",
+        RELEASE,
+        chart.to_str().expect("a path in UTF-8"),
+        "--namespace",
+        SYSTEM,
+        "--set",
+        &format!("image.repository={name}"),
+        "--set-string",
+        &version,
+        "--take-ownership",
+        "--wait",
+        "--timeout",
+        "60s",
+    ]);
+    table.row("helm install --wait", started, "");
+    let started = Instant::now();
+    helm(&["test", RELEASE, "--namespace", SYSTEM, "--timeout", "60s"]);
+    table.row("helm test", started, "");
+}
+
+fn create(image: &str, table: &mut Table) {
+    let sample =
+        std::fs::read_to_string(root().join("crds/samples/small.yaml")).expect("the sample");
+    let mut sample: Value = serde_saphyr::from_str(&sample).expect("YAML");
+    sample["metadata"]["namespace"] = json!(NAMESPACE);
+    sample["spec"]["image"] = json!(image);
+    sample["spec"]["imagePullPolicy"] = json!("IfNotPresent");
+    let started = Instant::now();
+    apply(&sample);
+    wait_until_ready();
+    let line = kubectl(&["get", "paxos", "small", "-n", NAMESPACE, "--no-headers"]);
+    table.row(
+        "kubectl apply small.yaml until Ready",
+        started,
+        line.split_whitespace().collect::<Vec<_>>().join(" "),
+    );
+}
+
+fn wait_until_ready() {
+    kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "paxoscluster/small",
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ]);
+}
+
+/// A pod with bash only speaks HTTP to the Services, as any client in the Kubernetes cluster would.
+fn propose_from_a_pod(client_image: &str, table: &mut Table) {
+    const SCRIPT: &str = r#"
+        set -eu
+        exchange() { # host, request line, body
+            exec 3<>"/dev/tcp/$1/8080"
+            printf '%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
+                "$2" "$1" "${#3}" "$3" >&3
+            cat <&3
+            echo
+        }
+        exchange small 'POST /propose?wait=true' \
+            '{"clientId":"pod","timestamp":1,"operation":"WRITE","resource":"greeting","data":"hello from a pod"}'
+        exchange small-reader 'GET /resource/greeting' ''
+    "#;
+    let started = Instant::now();
+    apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": "client", "namespace": NAMESPACE },
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
+            },
+            "containers": [{
+                "name": "client",
+                "image": client_image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["bash", "-c", SCRIPT],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
+                },
+            }],
+        },
+    }));
+    let ended = [
+        "wait",
+        "--for=jsonpath={.status.phase}=Succeeded",
+        "pod/client",
+        "-n",
+        NAMESPACE,
+    ];
+    kubectl(&[&ended[..], &["--timeout=30s"]].concat());
+    let said = kubectl(&["logs", "client", "-n", NAMESPACE]);
+    assert!(said.contains(r#""status":"COMMITTED""#), "{said}");
+    assert!(said.contains(r#""data":"hello from a pod""#), "{said}");
+    kubectl(&["delete", "pod", "client", "-n", NAMESPACE, "--wait=false"]);
+    table.row(
+        "propose and read from a pod, through the Services",
+        started,
+        "COMMITTED, read back",
+    );
+}
+
+async fn lose_the_leader(client: &kube::Client, table: &mut Table) -> Vec<Committed> {
+    let writers = Writers::start(client, NAMESPACE, "small", "leader", 4);
+    at_least(&writers, 50).await;
+    let leader = leader(client).await;
+    let pod = format!("small-proposer-{leader}");
+    let before = writers.count();
+    let started = Instant::now();
+    kubectl(&["delete", "pod", &pod, "-n", NAMESPACE, "--wait=false"]);
+    at_least(&writers, before + 100).await;
+    wait_until_whole().await;
+    let whole = started.elapsed();
+    at_least(&writers, writers.count() + 100).await;
+    let written = writers.finish().await;
+    let next = self::leader(client).await;
+    table.add(
+        &format!("delete leader pod {pod} under 4 writers, until Ready"),
+        whole,
+        format!("{}, then proposer {next} leads", tale(&written)),
+    );
+    written.committed
+}
+
+async fn lose_every_pod(client: &kube::Client, table: &mut Table) -> Vec<Committed> {
+    let writers = Writers::start(client, NAMESPACE, "small", "all", 4);
+    at_least(&writers, 50).await;
+    let started = Instant::now();
+    kubectl(&[
+        "delete",
+        "pods",
+        "-l",
+        OF_SMALL,
+        "-n",
+        NAMESPACE,
+        "--wait=false",
+    ]);
+    wait_until_whole().await;
+    let whole = started.elapsed();
+    at_least(&writers, writers.count() + 50).await;
+    let written = writers.finish().await;
+    table.add(
+        "delete all pods at once under 4 writers, until Ready",
+        whole,
+        tale(&written),
+    );
+    written.committed
+}
+
+async fn at_least(writers: &Writers, count: usize) {
+    let what = format!("{count} commits");
+    eventually(&what, Duration::from_secs(60), || {
+        (writers.count() >= count).then_some(())
+    })
+    .await;
+}
+
+fn tale(written: &Written) -> String {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in &written.failed {
+        *reasons.entry(reason).or_default() += 1;
+    }
+    let mut most: Vec<_> = reasons.into_iter().collect();
+    most.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for (reason, count) in most.iter().take(5) {
+        println!("e2e: {count} attempts were answered: {}", reason.trim());
+    }
+    format!(
+        "{} commits, longest gap {:.2} s, {} attempts repeated",
+        written.committed.len(),
+        written.longest_gap().as_secs_f64(),
+        written.failed.len(),
+    )
+}
+
+/// Until no pod is on its way out or in, and the operator has seen it: the condition alone may still
+/// tell of the time before.
+async fn wait_until_whole() {
+    let pods = || -> Vec<Value> {
+        let pods = get(&["pods", "-l", OF_SMALL, "-n", NAMESPACE]);
+        pods["items"].as_array().cloned().unwrap_or_default()
+    };
+    let ready = |pod: &Value| {
+        let conditions = pod["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        pod["metadata"]["deletionTimestamp"].is_null()
+            && conditions
+                .iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    };
+    eventually("8 pods are ready", Duration::from_secs(120), || {
+        let pods = pods();
+        (pods.len() == 8 && pods.iter().all(ready)).then_some(())
+    })
+    .await;
+    wait_until_ready();
+}
+
+/// The leader, as any of the proposers knows it.
+async fn leader(client: &kube::Client) -> u64 {
+    for _ in 0..100 {
+        let answer = request(client, NAMESPACE, "services/small:http", "/status", None).await;
+        if let Some(leader) = answer
+            .ok()
+            .and_then(|answer| answer.json()["leader_id"].as_u64())
+        {
+            return leader;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no leader within 10 s");
+}
+
+/// Every committed write is there, as it was written.
+async fn read_all(client: &kube::Client, step: &str, written: &[Committed], table: &mut Table) {
+    let started = Instant::now();
+    let mut lost = Vec::new();
+    for write in written {
+        let path = format!("/resource/{}", write.resource);
+        let answer = request(client, NAMESPACE, "services/small-reader:http", &path, None).await;
+        match answer {
+            Ok(answer) if answer.status == 200 && answer.json()["data"] == write.data => {}
+            Ok(answer) => lost.push(format!(
+                "{}: {} {}",
+                write.resource, answer.status, answer.body
+            )),
+            Err(error) => lost.push(format!("{}: {error}", write.resource)),
+        }
+    }
+    assert!(
+        lost.is_empty(),
+        "{} of {} are lost: {lost:#?}",
+        lost.len(),
+        written.len()
+    );
+    table.row(
+        step,
+        started,
+        format!("{} of {} values there", written.len(), written.len()),
+    );
+}
+
+/// What could change: every object of the namespace and what the operator counts.
+async fn snapshot(client: &kube::Client) -> BTreeMap<String, String> {
+    let mut seen = BTreeMap::new();
+    for kind in listable() {
+        for object in get(&[&kind, "-n", NAMESPACE])["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let version = object["metadata"]["resourceVersion"]
+                .as_str()
+                .unwrap_or_default();
+            seen.insert(
+                format!("{kind}/{}", object["metadata"]["name"]),
+                version.to_owned(),
+            );
+        }
+    }
+    for line in operator_metrics(client).await.lines() {
+        let counts = [
+            "paxos_operator_writes_total",
+            "paxos_operator_reconcile_errors_total",
+            "paxos_operator_watch_errors_total",
+        ];
+        if let Some((metric, value)) = line.rsplit_once(' ')
+            && counts.iter().any(|name| metric.starts_with(name))
+        {
+            seen.insert(metric.to_owned(), value.to_owned());
+        }
+    }
+    seen
+}
+
+async fn operator_metrics(client: &kube::Client) -> String {
+    let service = format!("services/{RELEASE}:metrics");
+    let answer = request(client, SYSTEM, &service, "/metrics", None).await;
+    let answer = answer.expect("the API server answers");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+fn listable() -> Vec<String> {
+    let kinds = kubectl(&[
+        "api-resources",
+        "--namespaced",
+        "--verbs=list",
+        "-o",
+        "name",
+    ]);
+    let kinds = kinds.lines().map(str::to_owned);
+    // Metrics servers make theirs up for each request, and events are listed once, not twice.
+    kinds
+        .filter(|kind| !kind.ends_with(".metrics.k8s.io") && kind != "events")
+        .collect()
+}
+
+async fn rest(client: &kube::Client, table: &mut Table) {
+    // The last counters are written, and the StatefulSets' own controllers are done.
+    let started = Instant::now();
+    let mut before = snapshot(client).await;
+    loop {
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        let now = snapshot(client).await;
+        if now == before {
+            break;
+        }
+        before = now;
+        assert!(
+            started.elapsed() < Duration::from_secs(180),
+            "it does not come to rest"
+        );
+    }
+    table.row("until nothing changes any more", started, "");
+
+    let started = Instant::now();
+    let reconciled = |metrics: &str| -> f64 {
+        let line = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix("paxos_operator_reconciliations_total{result=\"ok\"} "));
+        line.expect("it is counted").parse().expect("a number")
+    };
+    let looked = reconciled(&operator_metrics(client).await);
+    tokio::time::sleep(REST).await;
+    let metrics = operator_metrics(client).await;
+    let now = snapshot(client).await;
+    let changed: Vec<_> = now
+        .iter()
+        .filter(|(what, value)| before.get(*what) != Some(value))
+        .collect();
+    assert!(
+        changed.is_empty() && now.len() == before.len(),
+        "changed at rest: {changed:#?}"
+    );
+    let looked = reconciled(&metrics) - looked;
+    assert!(
+        looked > 0.0,
+        "the operator did look at the cluster meanwhile"
+    );
+
+    let logs = kubectl(&["logs", &format!("deployment/{RELEASE}"), "-n", SYSTEM]);
+    let level = |line: &&str| {
+        let entry: Value = serde_json::from_str(line).unwrap_or_default();
+        entry["level"] == "ERROR" || entry["level"] == "WARN" || entry["level"].is_null()
+    };
+    let (complaints, recent) = (logs.lines().filter(level), started.elapsed());
+    for line in complaints.clone() {
+        println!("e2e: the operator's log: {line}");
+    }
+    let since = format!("--since={}s", recent.as_secs());
+    let logs_at_rest = kubectl(&[
+        "logs",
+        &format!("deployment/{RELEASE}"),
+        "-n",
+        SYSTEM,
+        &since,
+    ]);
+    assert_eq!(
+        logs_at_rest.lines().filter(level).collect::<Vec<_>>(),
+        [""; 0],
+        "at rest"
+    );
+    assert!(!logs.contains(r#""level":"ERROR""#), "{logs}");
+    let memory = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    let memory: f64 = memory
+        .and_then(|bytes| bytes.parse().ok())
+        .unwrap_or_default();
+    table.row(
+        "at rest",
+        started,
+        format!(
+            "{} objects and counters unchanged, {looked} reconciliations, 0 warnings; {} in the whole run; operator {:.0} MiB",
+            now.len(), complaints.count(), memory / f64::from(1 << 20),
+        ),
+    );
+}
+
+/// Every object of the namespace, as `kind/name`, but those that tell of the past.
+fn objects() -> BTreeSet<String> {
+    let mut objects = BTreeSet::new();
+    for kind in listable()
+        .iter()
+        .filter(|kind| *kind != "events.events.k8s.io")
+    {
+        let list = get(&[kind, "-n", NAMESPACE]);
+        for object in list["items"].as_array().into_iter().flatten() {
+            objects.insert(format!("{kind}/{}", object["metadata"]["name"]));
+        }
+    }
+    objects
+}
+
+async fn delete(before: &BTreeSet<String>, table: &mut Table) {
+    let started = Instant::now();
+    kubectl(&[
+        "delete",
+        "paxoscluster",
+        "small",
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ]);
+    let is_volume = |object: &String| object.starts_with("persistentvolumeclaims/");
+    let volumes = loop {
+        let left: Vec<String> = objects().difference(before).cloned().collect();
+        if left.iter().all(is_volume) {
+            break left.len();
+        }
+        let waited = started.elapsed();
+        assert!(waited < Duration::from_secs(60), "left behind: {left:#?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(volumes, 8, "every node's volume stays");
+    table.row(
+        "kubectl delete, until all is gone",
+        started,
+        format!("{volumes} PersistentVolumeClaims left, nothing else"),
+    );
+}
+
+/// Clusters go on without their operator, and the CRD stays.
+async fn uninstall(client: &kube::Client, table: &mut Table) {
+    let started = Instant::now();
+    helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]);
+    let writers = Writers::start(client, NAMESPACE, "small", "alone", 1);
+    at_least(&writers, 20).await;
+    let written = writers.finish().await;
+    kubectl(&["get", "paxoscluster", "small", "-n", NAMESPACE]);
+    table.row(
+        "helm uninstall, and write",
+        started,
+        format!("{} commits; the CRD stays", written.committed.len()),
+    );
+    kubectl(&[
+        "delete",
+        "paxoscluster",
+        "small",
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ]);
+}
