@@ -1,6 +1,7 @@
 //! The node's entry point: reads the environment, binds the port and runs.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use proposer::config::Config;
 use proposer::{logs, serve};
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let written = logs.clone();
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -45,12 +47,14 @@ fn main() -> ExitCode {
     });
     // Threads that only wait for the next message end with the process.
     runtime.shutdown_background();
-    match ended {
+    let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(target: "important", %error, "cannot run");
             eprintln!("{error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    written.flush(Duration::from_millis(200));
+    code
 }

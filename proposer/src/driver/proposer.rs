@@ -26,7 +26,7 @@ use crate::paxos::message::{
 };
 use crate::paxos::proposer::{Effects, Input, Proposer, Settings, To};
 use crate::peers::{Breakers, Lane, PeerOptions, guard, post};
-use crate::state_file::{self, Opened, State, StateFile};
+use crate::state_file::{self, State, StateFile};
 use crate::wire::HeartbeatBody;
 
 /// Requests, and bytes of their values, that may wait or be under way; more are answered 503.
@@ -269,12 +269,6 @@ struct Job {
 /// Opens the proposer's state and starts the loop.
 pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartError> {
     let (file, state, opened) = StateFile::open(&config.data_dir, config.node_id)?;
-    match &opened {
-        Opened::Fresh | Opened::Loaded => {}
-        // Safe even so: a claim lies above the promises of a quorum of acceptors, and no value was
-        // ever proposed at a ballot that a quorum had not promised.
-        other => warn!(target: "important", opened = ?other, "the state file could not be read"),
-    }
     info!(target: "important", counter = state.proposal_counter, ?opened, "proposer's state read");
     let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
         return Err(std::io::Error::other("ACCEPTORS is empty").into());
@@ -285,6 +279,13 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         ..Settings::default()
     };
     let core = Proposer::new(config.node_id, members, settings, state.proposal_counter);
+    let core = match opened.knows_every_claim() {
+        true => core,
+        false => {
+            warn!(target: "important", ?opened, "the state on disk is damaged");
+            core.with_claims_lost()
+        }
+    };
     let shared = Arc::new(Shared::default());
     let (jobs, new_jobs) = mpsc::unbounded_channel();
     let (events, new_events) = mpsc::unbounded_channel();

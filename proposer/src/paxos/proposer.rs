@@ -43,6 +43,10 @@ impl Default for Settings {
     }
 }
 
+/// More elections in a row than one proposer can have lost: one a millisecond for a quarter of an
+/// hour.
+const ROUNDS_LOST: u64 = 1 << 20;
+
 /// How many batches that no learner has confirmed are told again at a tick. Learners apply in order
 /// and fetch longer stretches from the acceptors themselves.
 const RETELL_BATCHES: usize = 4;
@@ -123,6 +127,8 @@ pub struct Proposer {
     settings: Settings,
     /// The highest round ever claimed here.
     counter: u64,
+    /// Rounds to leave out at the next claim.
+    skip: u64,
     /// Every slot up to here is chosen, from the word of acceptors or by our own count of votes.
     committed: Slot,
     /// Every slot up to here is on the disks of a quorum of learners.
@@ -203,9 +209,19 @@ impl Proposer {
             members,
             settings,
             counter: claimed,
+            skip: 0,
             committed: Slot::ZERO,
             trim: Slot::ZERO,
             phase: Phase::Following(None),
+        }
+    }
+
+    /// The same for a proposer whose claims are not all known, as its disk was damaged: the next one
+    /// leaves out more rounds than it can have claimed without a quorum's promise.
+    pub fn with_claims_lost(self) -> Proposer {
+        Proposer {
+            skip: ROUNDS_LOST,
+            ..self
         }
     }
 
@@ -415,6 +431,7 @@ impl Proposer {
         let Some(counter) = next_round(self.counter, promised, quorum) else {
             return;
         };
+        let counter = counter.saturating_add(std::mem::take(&mut self.skip));
         let Some(ballot) = Ballot::new(counter, self.me) else {
             return;
         };

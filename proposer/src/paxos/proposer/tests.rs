@@ -515,3 +515,17 @@ fn only_the_heartbeat_of_a_higher_ballot_ends_a_leadership() {
         );
     }
 }
+
+#[test]
+fn a_proposer_that_lost_its_claims_leaves_out_more_rounds_than_it_can_have_claimed() {
+    let mut damaged = proposer(3).with_claims_lost();
+    step(&mut damaged, Input::ElectionTimeout);
+    reply(&mut damaged, 1, probed(ballot(8, 2)));
+    reply(&mut damaged, 2, probed(Ballot::NONE));
+    assert_eq!(damaged.counter(), 9 + ROUNDS_LOST);
+    // Once: from then on it knows what it claimed.
+    step(&mut damaged, Input::ElectionTimeout);
+    reply(&mut damaged, 1, probed(ballot(8, 2)));
+    reply(&mut damaged, 2, probed(Ballot::NONE));
+    assert_eq!(damaged.counter(), 10 + ROUNDS_LOST);
+}
