@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The path of `proposer`, up to date and of the same profile as this program. Cargo gives a package
-/// the paths of its own binaries alone, so this one is built here, into the same target folder.
+/// The path of `proposer`: what the variable `PROPOSER` says, else built now, up to date and of the
+/// same profile as this program. Cargo gives a package the paths of its own binaries alone, so this
+/// one is built here, into the same target folder.
 pub fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
+        if let Some(path) = env::var_os("PROPOSER") {
+            return path.into();
+        }
         let this = env::current_exe().expect("a program knows its path");
         let folder = this
             .ancestors()

@@ -7,6 +7,7 @@ pub mod client;
 pub mod http;
 mod node;
 mod ports;
+pub mod workload;
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -54,11 +55,15 @@ impl Cluster {
         ];
         let count = roles.iter().map(|(_, count)| u16::from(*count)).sum();
         let mut ports = ports::block(count)..;
-        let names = roles.iter().flat_map(|(role, count)| (1..=*count).map(|id| (*role, id)));
+        let names = roles
+            .iter()
+            .flat_map(|(role, count)| (1..=*count).map(|id| (*role, id)));
         let ports: BTreeMap<Name, u16> = names.zip(&mut ports).collect();
         let addresses = |role| {
             let of_role = ports.iter().filter(|((r, _), _)| *r == role);
-            of_role.map(|(_, port)| format!("127.0.0.1:{port}")).collect()
+            of_role
+                .map(|(_, port)| format!("127.0.0.1:{port}"))
+                .collect()
         };
         let node = |(&(role, id), &port): (&Name, &u16)| {
             let data_dir = folder.path().join(format!("{role}-{id}"));
@@ -95,7 +100,9 @@ impl Cluster {
 
     /// A node, to change its process.
     pub fn node_mut(&mut self, name: Name) -> &mut Node {
-        self.nodes.get_mut(&name).expect("the cluster has this node")
+        self.nodes
+            .get_mut(&name)
+            .expect("the cluster has this node")
     }
 
     /// The base URLs of a role, in order.
@@ -185,7 +192,9 @@ impl Cluster {
     /// The end of every node's output.
     pub fn tails(&self) -> String {
         let tail = |(_, node): (&Name, &Node)| {
-            let status = node.status().map_or("does not answer".into(), |s| s.to_string());
+            let status = node
+                .status()
+                .map_or("does not answer".into(), |s| s.to_string());
             format!("--- {}: {status}\n{}\n", node.config.name(), node.tail())
         };
         self.nodes.iter().map(tail).collect()
