@@ -1,5 +1,7 @@
 //! Test support shared by the suites of this package.
 pub mod check;
+pub mod cluster;
+pub mod history;
 pub mod kube;
 pub mod sim;
 pub mod tools;

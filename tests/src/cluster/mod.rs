@@ -1,0 +1,202 @@
+//! A whole cluster of real processes on loopback: started, killed, stopped and started again, used
+//! by clients that keep a history, and looked into afterwards.
+
+mod audit;
+pub mod binary;
+pub mod client;
+pub mod http;
+mod node;
+mod ports;
+pub mod workload;
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proposer::config::{Config, Role};
+use proposer::paxos::ids::NodeId;
+use tempfile::TempDir;
+
+pub use audit::{Audit, LogLine};
+pub use node::Node;
+
+/// How long a cluster may take to elect a leader, and a node to be ready again.
+pub const READY_WITHIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
+
+/// A node by role and number.
+pub type Name = (Role, u8);
+
+/// Processes, their folders and their addresses. All of them end with this value.
+pub struct Cluster {
+    nodes: BTreeMap<Name, Node>,
+    /// Where the nodes' folders are.
+    pub folder: TempDir,
+}
+
+impl Cluster {
+    /// A cluster of so many proposers, acceptors and learners, ready to serve.
+    pub fn start(proposers: u8, acceptors: u8, learners: u8) -> Cluster {
+        let mut cluster = Cluster::prepare(proposers, acceptors, learners);
+        for node in cluster.nodes.values_mut() {
+            node.start();
+        }
+        cluster.wait_until_ready();
+        cluster
+    }
+
+    /// The same, with no process started yet.
+    pub fn prepare(proposers: u8, acceptors: u8, learners: u8) -> Cluster {
+        let folder = TempDir::with_prefix("cluster-").expect("a temporary folder");
+        let roles = [
+            (Role::Proposer, proposers),
+            (Role::Acceptor, acceptors),
+            (Role::Learner, learners),
+        ];
+        let count = roles.iter().map(|(_, count)| u16::from(*count)).sum();
+        let mut ports = ports::block(count)..;
+        let names = roles
+            .iter()
+            .flat_map(|(role, count)| (1..=*count).map(|id| (*role, id)));
+        let ports: BTreeMap<Name, u16> = names.zip(&mut ports).collect();
+        let addresses = |role| {
+            let of_role = ports.iter().filter(|((r, _), _)| *r == role);
+            of_role
+                .map(|(_, port)| format!("127.0.0.1:{port}"))
+                .collect()
+        };
+        let node = |(&(role, id), &port): (&Name, &u16)| {
+            let data_dir = folder.path().join(format!("{role}-{id}"));
+            let config = Config {
+                port,
+                proposers: addresses(Role::Proposer),
+                acceptors: addresses(Role::Acceptor),
+                learners: addresses(Role::Learner),
+                log_dir: data_dir.join("logs"),
+                data_dir,
+                ..Config::new(role, NodeId::new(id).expect("ids start at 1"))
+            };
+            ((role, id), Node::new(config))
+        };
+        let nodes = ports.iter().map(node).collect();
+        Cluster { nodes, folder }
+    }
+
+    /// Every node's name.
+    pub fn names(&self) -> Vec<Name> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The names of a role.
+    pub fn of_role(&self, role: Role) -> Vec<Name> {
+        let names = self.nodes.keys().copied();
+        names.filter(|(r, _)| *r == role).collect()
+    }
+
+    /// A node.
+    pub fn node(&self, name: Name) -> &Node {
+        &self.nodes[&name]
+    }
+
+    /// A node, to change its process.
+    pub fn node_mut(&mut self, name: Name) -> &mut Node {
+        self.nodes
+            .get_mut(&name)
+            .expect("the cluster has this node")
+    }
+
+    /// The base URLs of a role, in order.
+    pub fn urls(&self, role: Role) -> Vec<String> {
+        let names = self.of_role(role).into_iter();
+        names.map(|name| self.node(name).url()).collect()
+    }
+
+    /// kill -9 of some nodes at once.
+    pub fn kill(&mut self, names: &[Name]) {
+        for name in names {
+            self.node(*name).signal(rustix::process::Signal::KILL);
+        }
+        for name in names {
+            self.node_mut(*name).wait(READY_WITHIN);
+        }
+    }
+
+    /// Starts nodes that do not run.
+    pub fn restart(&mut self, names: &[Name]) {
+        for name in names {
+            self.node_mut(*name).start();
+        }
+    }
+
+    /// The proposer that says that it leads, with the highest term if several do.
+    pub fn leader(&self) -> Option<Name> {
+        let proposers = self.of_role(Role::Proposer).into_iter();
+        let leading = proposers.filter_map(|name| {
+            let status = self.node(name).status()?;
+            let leads = status["is_leader"] == true;
+            leads.then(|| (status["term"].as_u64().unwrap_or(0), name))
+        });
+        leading.max().map(|(_, name)| name)
+    }
+
+    /// Waits for a leader.
+    pub fn wait_for_leader(&self) -> Name {
+        self.wait_for("a proposer leads", READY_WITHIN, || self.leader())
+    }
+
+    /// Waits until every node says that it is ready.
+    pub fn wait_until_ready(&self) {
+        self.wait_for("all nodes are ready", READY_WITHIN, || {
+            let ready = self.nodes.values().all(Node::is_ready);
+            ready.then_some(())
+        });
+    }
+
+    /// Waits until all learners have applied the same, and returns up to where.
+    pub fn wait_until_learners_agree(&self, at_least: u64) -> u64 {
+        let learners = self.of_role(Role::Learner);
+        self.wait_for("all learners have applied the same", READY_WITHIN, || {
+            let applied = learners
+                .iter()
+                .map(|name| self.node(*name).number("applied_instance_id"));
+            let applied: Vec<u64> = applied.collect::<Option<_>>()?;
+            let first = *applied.first()?;
+            (first >= at_least && applied.iter().all(|a| *a == first)).then_some(first)
+        })
+    }
+
+    /// Asks again and again until there is an answer.
+    ///
+    /// # Panics
+    /// When there is none in time; the message has the end of every node's output.
+    pub fn wait_for<T>(
+        &self,
+        what: &str,
+        within: Duration,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(answer) = condition() {
+                return answer;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not within {within:?}: {what}\n{}",
+                self.tails()
+            );
+            thread::sleep(POLL);
+        }
+    }
+
+    /// The end of every node's output.
+    pub fn tails(&self) -> String {
+        let tail = |(_, node): (&Name, &Node)| {
+            let status = node
+                .status()
+                .map_or("does not answer".into(), |s| s.to_string());
+            format!("--- {}: {status}\n{}\n", node.config.name(), node.tail())
+        };
+        self.nodes.iter().map(tail).collect()
+    }
+}
