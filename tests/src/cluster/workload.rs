@@ -30,7 +30,7 @@ pub struct Load {
     pub keys: u64,
     /// The longest pause between two operations of a client, in milliseconds.
     pub pause_ms: u64,
-    /// Of all randomness.
+    /// Of all randomness; also makes the clients' names unlike those of another load.
     pub seed: u64,
 }
 
@@ -169,7 +169,7 @@ impl Shared {
 
     fn write(&self, id: u32, urls: Vec<String>) -> Seen {
         let mut rng = self.rng(id);
-        let mut client = Client::new(format!("writer-{id}"), urls);
+        let mut client = Client::new(format!("writer-{}-{id}", self.load.seed), urls);
         let mut seen = Seen::default();
         let mut number = u64::from(id) << 32;
         // A guess at the version, so that compare-and-set wins now and then.

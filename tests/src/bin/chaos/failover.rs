@@ -58,13 +58,14 @@ fn terminate(cluster: &mut Cluster, times: u64, writers: u32, rng: &mut Rng) {
         readers: 0,
         keys: 1000,
         pause_ms: 0,
-        seed: 2,
+        seed: 0,
     };
     let mut gaps = Vec::new();
     let mut answers: BTreeMap<u16, u64> = BTreeMap::new();
     let mut slowest_end = Duration::ZERO;
-    for _ in 0..times {
-        let workload = Workload::start(cluster, load);
+    for n in 0..times {
+        let seed = 2 + n;
+        let workload = Workload::start(cluster, Load { seed, ..load });
         thread::sleep(Duration::from_millis(200));
         let leader = cluster.wait_for_leader();
         let started = Instant::now();
