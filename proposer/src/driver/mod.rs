@@ -7,6 +7,8 @@ pub mod barrier;
 pub mod learner;
 pub mod proposer;
 
+use std::io::Write;
+
 use tracing::error;
 
 /// Why a role's loop refuses to start.
@@ -39,7 +41,11 @@ pub enum StartError {
 /// succeeds proves nothing (Rebello et al., "Can Applications Recover from fsync Failures?").
 pub(crate) fn end_on_disk_error(error: &dyn std::error::Error) -> ! {
     error!(target: "important", %error, "the disk failed, ending the process");
-    // Standard error too, as the log's writer may not get the time.
-    eprintln!("the disk failed, ending the process: {error}");
+    // Standard error too, as the log's writer may not get the time. It may be on the very disk that
+    // failed, where eprintln! would panic and leave a process that does nothing.
+    let _ = writeln!(
+        std::io::stderr(),
+        "the disk failed, ending the process: {error}"
+    );
     std::process::exit(1);
 }
