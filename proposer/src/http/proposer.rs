@@ -278,8 +278,15 @@ async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarde
     let Ok(answers) = state.handle.submit(values, wait, true, within).await else {
         return Forwarded::Busy;
     };
+    // Some may have had no room before their time was over.
+    let consecutive = |(i, answer): (usize, &Answer)| match (&answers[0], answer) {
+        (Answer::Assigned(first), Answer::Assigned(slot)) => *slot == first.plus(i as u64),
+        _ => false,
+    };
     match answers.first() {
-        Some(Answer::Assigned(first)) => Forwarded::Assigned { first: *first },
+        Some(Answer::Assigned(first)) if answers.iter().enumerate().all(consecutive) => {
+            Forwarded::Assigned { first: *first }
+        }
         Some(Answer::NoLeader) if answers.iter().all(|a| *a == Answer::NoLeader) => {
             Forwarded::NotLeader
         }
