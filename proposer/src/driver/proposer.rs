@@ -11,6 +11,7 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -230,7 +231,7 @@ enum Event {
     /// Another proposer has taken our heartbeat and follows us.
     Followed(NodeId),
     TakeOver,
-    Forwarded(Vec<Item>, Result<Message, LinkError>),
+    Forwarded(u64, Result<Message, LinkError>),
     Read(u64, oneshot::Sender<Option<Slot>>),
     /// Nothing listens any more where the leader of this ballot was.
     LeaderGone(Ballot),
@@ -251,6 +252,13 @@ struct Progress {
     applied: Slot,
     durable: Slot,
     at: Instant,
+}
+
+/// Values sent on to a leader, until it answers.
+struct Forward {
+    to: Ballot,
+    items: Vec<Item>,
+    call: AbortHandle,
 }
 
 struct Job {
@@ -336,7 +344,9 @@ struct Run {
     queue: VecDeque<Item>,
     /// Values that this leader has proposed, until their outcomes are known.
     proposed: BTreeMap<Slot, Item>,
-    forwards: usize,
+    /// Messages under way to a leader, by number.
+    forwards: BTreeMap<u64, Forward>,
+    next_forward: u64,
     /// Not before: the leader has just refused something.
     forward_at: Instant,
     reads: BTreeMap<u64, oneshot::Sender<Option<Slot>>>,
@@ -426,7 +436,8 @@ impl Run {
             jobs: BTreeMap::new(),
             queue: VecDeque::new(),
             proposed: BTreeMap::new(),
-            forwards: 0,
+            forwards: BTreeMap::new(),
+            next_forward: 0,
             forward_at: now,
             reads: BTreeMap::new(),
             leaving: None,
@@ -577,7 +588,7 @@ impl Run {
                 info!(target: "important", "the leader asks this proposer to succeed it");
                 self.step(Input::TakeOver);
             }
-            Event::Forwarded(items, answer) => self.forwarded(items, answer),
+            Event::Forwarded(id, answer) => self.forwarded(id, answer),
             Event::Read(id, answer) => {
                 self.reads.insert(id, answer);
                 self.step(Input::Read(id));
@@ -698,6 +709,16 @@ impl Run {
                 match self.jobs.get(&item.job).is_some_and(|job| job.forwarded) {
                     true => self.settle(item.job, item.index, Answer::Unknown(None)),
                     false => self.queue.push_front(item),
+                }
+            }
+        }
+        // The same goes for a leader elsewhere, which may be cut off or stopped and never answer.
+        if leader.is_some() {
+            let forwards = self.forwards.extract_if(.., |_, f| Some(f.to) != leader);
+            for forward in forwards.collect::<Vec<_>>().into_iter().rev() {
+                forward.1.call.abort();
+                for item in forward.1.items.into_iter().rev() {
+                    self.queue.push_front(item);
                 }
             }
         }
@@ -846,10 +867,10 @@ impl Run {
             if self.leaving.is_none() {
                 self.propose();
             }
-        } else if let Some(leader) = self.core.leader().and_then(Ballot::node)
+        } else if let Some(leader) = self.core.leader()
             && Instant::now() >= self.forward_at
         {
-            while !self.queue.is_empty() && self.forwards < FORWARDS {
+            while !self.queue.is_empty() && self.forwards.len() < FORWARDS {
                 self.forward(leader);
             }
         }
@@ -880,11 +901,11 @@ impl Run {
         }
     }
 
-    fn forward(&mut self, leader: NodeId) {
+    fn forward(&mut self, to: Ballot) {
         let Some(link) = self
             .proposers
             .iter()
-            .find(|link| link.node.id == leader)
+            .find(|link| to.node() == Some(link.node.id))
             .cloned()
         else {
             return;
@@ -923,16 +944,22 @@ impl Run {
         };
         let values: Values = items.iter().map(|item| item.value.clone()).collect();
         let frame = self.frame(Message::Forward { wait_ms, values });
-        self.forwards += 1;
+        let id = self.next_forward;
+        self.next_forward += 1;
         let events = self.events.clone();
-        tokio::spawn(async move {
+        let call = tokio::spawn(async move {
             let answer = link.ask(Lane::Bulk, frame, left, Breakers::Ignore).await;
-            let _ = events.send(Event::Forwarded(items, answer));
+            let _ = events.send(Event::Forwarded(id, answer));
         });
+        let call = call.abort_handle();
+        self.forwards.insert(id, Forward { to, items, call });
     }
 
-    fn forwarded(&mut self, items: Vec<Item>, answer: Result<Message, LinkError>) {
-        self.forwards -= 1;
+    fn forwarded(&mut self, id: u64, answer: Result<Message, LinkError>) {
+        // Not there: taken back, since another proposer leads.
+        let Some(Forward { items, .. }) = self.forwards.remove(&id) else {
+            return;
+        };
         match answer {
             Ok(Message::Forwarded(Forwarded::Assigned { first })) => {
                 for (i, item) in items.into_iter().enumerate() {
