@@ -325,7 +325,7 @@ fn what_is_accepted_while_no_learner_runs_is_where_it_was_said_to_be() {
             }
         }
     }
-    assert!(accepted.len() > 8000, "{}", accepted.len());
+    assert!(accepted.len() >= 7000, "{}", accepted.len());
     cluster.restart(&learners);
     cluster.wait_until_ready();
     let audit = compare(&cluster, None);
@@ -360,6 +360,46 @@ fn a_read_that_nobody_waits_for_any_more_blocks_no_later_write() {
     }
     client("mallory", &cluster).write("afterwards", json!(1));
     compare(&cluster, None);
+}
+
+#[test]
+fn requests_that_nobody_waits_for_any_more_take_no_memory() {
+    let mut cluster = Cluster::prepare(1, 1, 1);
+    let proposer = cluster.of_role(Role::Proposer)[0];
+    cluster.node_mut(proposer).start();
+    cluster.wait_for("it answers", PATIENCE, || cluster.node(proposer).status());
+    // No acceptor, no leader: 400 MB of requests that each wait for a moment in vain.
+    let data = "x".repeat(60_000);
+    let url = format!(
+        "{}/propose/batch?wait=true&timeoutMs=50",
+        cluster.node(proposer).url()
+    );
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (url, data) = (&url, &data);
+            scope.spawn(move || {
+                for i in 0..100 {
+                    let request = |n| {
+                        json!({
+                            "clientId": format!("{thread}/{i}/{n}"), "timestamp": i,
+                            "operation": "WRITE", "resource": "x", "data": data,
+                        })
+                    };
+                    let answer = post(url, &(0..16).map(request).collect());
+                    assert_eq!(answer.status, 503, "{}", answer.text());
+                    assert_eq!(answer.header("retry-after"), "1");
+                }
+            });
+        }
+    });
+    let pid = cluster.node(proposer).pid().as_raw_pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kib: u64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 200 << 10, "{kib} KiB");
 }
 
 #[test]
@@ -447,7 +487,7 @@ fn a_disk_that_fails_ends_the_process_with_code_1() {
             maximum: Some(0),
         };
         prlimit(Some(cluster.node(victim).pid()), Resource::Fsize, limit).unwrap();
-        client("frank", &cluster).write(&format!("{victim:?}"), json!(1));
+        client(&format!("frank-{}", victim.0), &cluster).write("disk", json!(1));
         let status = cluster.node_mut(victim).wait(PATIENCE);
         assert_eq!(status.code(), Some(1), "{status}");
         cluster.restart(&[victim]);

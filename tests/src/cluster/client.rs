@@ -121,7 +121,10 @@ impl Client {
         };
         match self.propose(&proposal, Duration::from_secs(30)) {
             Outcome::Committed { instance, version } => (instance, version),
-            other => panic!("{} to {resource}: {other:?}, {:?}", self.id, self.answers),
+            other => panic!(
+                "{} to {resource}: {other:?}, {:?} {:?}",
+                self.id, self.answers, self.unexpected
+            ),
         }
     }
 
@@ -143,7 +146,7 @@ impl Client {
             503 | 504 => None,
             _ => {
                 self.note(&answer);
-                None
+                Some(Outcome::Unknown)
             }
         }
     }
