@@ -1050,9 +1050,18 @@ impl Run {
 
     fn expire(&mut self, now: Instant) {
         let late = self.jobs.iter().filter(|(_, job)| job.deadline <= now);
-        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+        let late: Vec<u64> = late.map(|(id, _)| *id).collect();
+        if late.is_empty() {
+            return;
+        }
+        for id in late {
             self.finish(id);
         }
+        // Their values go with them: the bounds count what somebody waits for. Nor must an outcome
+        // that nobody waits for hold up what learners may be spared.
+        self.queue.retain(|item| self.jobs.contains_key(&item.job));
+        self.proposed
+            .retain(|_, item| self.jobs.contains_key(&item.job));
     }
 
     fn finish(&mut self, id: u64) {
