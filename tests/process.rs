@@ -263,10 +263,8 @@ fn two_processes_never_share_a_folder() {
     let config = &cluster.node((Role::Acceptor, 1)).config;
     let mut env = config.to_env();
     env.retain(|(name, _)| *name != "PORT");
-    let output = Command::new(binary::path())
-        .env_clear()
-        .envs(env)
-        .env("PORT", "1");
-    let output = output.output().unwrap();
+    let mut command = Command::new(binary::path());
+    let output = command.env_clear().envs(env).env("PORT", "1").output();
+    let output = output.unwrap();
     assert_eq!(output.status.code(), Some(1));
 }
