@@ -148,7 +148,7 @@ fn what_is_wrong_is_refused_with_the_field_named() {
     }
     for (role, path, field) in [
         (Role::Learner, "/instance/0", "id"),
-        (Role::Learner, "/instance/x", "id"),
+        (Role::Learner, "/instance/x", "path"),
         (Role::Learner, "/instances?limit=0", "limit"),
         (Role::Learner, "/log?from=0", "from"),
         (Role::Learner, "/log?follow=perhaps", "follow"),
