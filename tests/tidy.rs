@@ -87,8 +87,8 @@ fn has_word(line: &str, word: &str) -> bool {
     code.match_indices(word).any(|(at, _)| {
         let before = code[..at].chars().next_back();
         let after = code[at + word.len()..].chars().next();
-        !before.is_some_and(part_of_word)
-            && !(word.ends_with(part_of_word) && after.is_some_and(part_of_word))
+        let joined = word.ends_with(part_of_word) && after.is_some_and(part_of_word);
+        !(joined || before.is_some_and(part_of_word))
     })
 }
 
