@@ -33,6 +33,25 @@ crds:
 setup:
 	tests/tools/install-helm.sh
 
+## sim: many seeds of the simulator (SEEDS=0..20000)
+SEEDS ?= 0..20000
+sim:
+	$(CARGO) run --locked --release -p tests --bin sim -- --seeds $(SEEDS) --events 20000
+
+## model: the larger configurations of the model
+model:
+	$(CARGO) run --locked --release -p tests --bin model
+
+## chaos: kill real processes under load and compare everything (CYCLES=200)
+CYCLES ?= 200
+chaos:
+	$(CARGO) build --locked --release -p proposer
+	$(CARGO) run --locked --release -p tests --bin chaos -- --cycles $(CYCLES)
+
+## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
+e2e:
+	$(CARGO) test --locked -p tests --test e2e -- --nocapture
+
 ## image: the container image with both programs (IMAGE=name:tag, BUILDER=buildah or docker)
 IMAGE ?= ghcr.io/clustersync/cluster-sync:dev
 BUILDER ?= buildah

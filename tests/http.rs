@@ -1,1 +1,235 @@
+//! What clients should not send, to every route of every role: always a 4xx with a `detail`, never
+//! a 5xx, and a node that is as well afterwards as before.
 
+use std::time::Duration;
+
+use http::{Method, Request};
+use proposer::config::Role;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tests::cluster::http::{Answer, agent, send};
+use tests::cluster::{Cluster, Name};
+
+const POSTS: [(Role, &str); 9] = [
+    (Role::Proposer, "/propose"),
+    (Role::Proposer, "/propose?wait=true"),
+    (Role::Proposer, "/propose/batch"),
+    (Role::Proposer, "/leader-heartbeat"),
+    (Role::Proposer, "/paxos/proposer/1"),
+    (Role::Acceptor, "/prepare"),
+    (Role::Acceptor, "/accept"),
+    (Role::Acceptor, "/paxos/acceptor/1"),
+    (Role::Learner, "/learn"),
+];
+
+const GETS: [&str; 6] = [
+    "/status",
+    "/health",
+    "/ready",
+    "/logs/important",
+    "/metrics",
+    "/logs",
+];
+
+fn call(cluster: &Cluster, role: Role, method: Method, path: &str, body: &[u8]) -> Answer {
+    let name: Name = (role, 1);
+    let url = format!("{}{path}", cluster.node(name).url());
+    let request = Request::builder().method(method).uri(url);
+    let request = request.body(body.to_vec()).unwrap();
+    send(&agent(Duration::from_secs(10)), request).unwrap()
+}
+
+/// A refusal in the form of RFC 9457; its detail.
+fn refused(answer: &Answer, status: std::ops::Range<u16>) -> String {
+    assert!(
+        status.contains(&answer.status),
+        "{} {}",
+        answer.status,
+        answer.text()
+    );
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    let detail = answer.json()["detail"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(!detail.is_empty(), "{}", answer.text());
+    detail
+}
+
+fn assert_healthy(cluster: &Cluster) {
+    for role in [Role::Proposer, Role::Acceptor, Role::Learner] {
+        let health = call(cluster, role, Method::GET, "/health", b"");
+        assert_eq!(health.status, 200);
+        assert_eq!(health.json()["status"], "healthy");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_the_field_named() {
+    let cluster = Cluster::start(1, 1, 1);
+    let post = |role, path: &str, body: &str| {
+        refused(
+            &call(&cluster, role, Method::POST, path, body.as_bytes()),
+            400..500,
+        )
+    };
+    let request = r#"{"clientId":"a","timestamp":1,"operation":"WRITE","resource":"r","data":1}"#;
+    for (field, body) in [
+        ("clientId", request.replace("\"a\"", "7")),
+        ("clientId", request.replace("\"a\"", "\"\"")),
+        ("timestamp", request.replace(":1,", ":-1,")),
+        ("timestamp", request.replace(":1,", ":\"now\",")),
+        ("operation", request.replace("WRITE", "BURN")),
+        ("resource", request.replace("\"r\"", "\"\"")),
+        ("data", request.replace(",\"data\":1", "")),
+        ("ifVersion", request.replace("}", ",\"ifVersion\":-1}")),
+        ("requestId", request.replace("}", ",\"requestId\":\"\"}")),
+    ] {
+        let detail = post(Role::Proposer, "/propose", &body);
+        assert!(detail.contains(field), "{field}: {detail}");
+        let detail = post(
+            Role::Proposer,
+            "/propose/batch",
+            &format!("[{request},{body}]"),
+        );
+        assert!(
+            detail.contains(field) && detail.contains("[1]"),
+            "{field}: {detail}"
+        );
+    }
+    for (role, path, body, field) in [
+        (Role::Proposer, "/propose?timeoutMs=0", request, "timeoutMs"),
+        (Role::Proposer, "/propose?wait=perhaps", request, "wait"),
+        (
+            Role::Proposer,
+            "/leader-heartbeat",
+            r#"{"leaderId":0,"term":1,"lastInstanceId":1}"#,
+            "leaderId",
+        ),
+        (
+            Role::Proposer,
+            "/leader-heartbeat",
+            r#"{"leaderId":1,"lastInstanceId":1}"#,
+            "term",
+        ),
+        (
+            Role::Acceptor,
+            "/prepare",
+            r#"{"proposalNumber":256,"instanceId":1,"proposerId":1}"#,
+            "proposalNumber",
+        ),
+        (
+            Role::Acceptor,
+            "/prepare",
+            r#"{"proposalNumber":257,"instanceId":1,"proposerId":2}"#,
+            "proposerId",
+        ),
+        (
+            Role::Acceptor,
+            "/accept",
+            r#"{"proposalNumber":257,"instanceId":0,"proposerId":1,"value":null}"#,
+            "instanceId",
+        ),
+        (
+            Role::Acceptor,
+            "/accept",
+            r#"{"proposalNumber":257,"instanceId":1,"proposerId":1,"value":5}"#,
+            "value",
+        ),
+        (
+            Role::Learner,
+            "/learn",
+            r#"{"instanceId":"x"}"#,
+            "instanceId",
+        ),
+    ] {
+        let detail = post(role, path, body);
+        assert!(detail.contains(field), "{path} {body}: {detail}");
+    }
+    for (role, path, field) in [
+        (Role::Learner, "/instance/0", "id"),
+        (Role::Learner, "/instance/x", "path"),
+        (Role::Learner, "/instances?limit=0", "limit"),
+        (Role::Learner, "/log?from=0", "from"),
+        (Role::Learner, "/log?follow=perhaps", "follow"),
+        (Role::Learner, "/resource/r?consistency=some", "consistency"),
+        (Role::Proposer, "/logs/important?limit=1001", "limit"),
+    ] {
+        let answer = call(&cluster, role, Method::GET, path, b"");
+        let detail = refused(&answer, 400..401);
+        assert!(detail.contains(field), "{path}: {detail}");
+    }
+    assert_healthy(&cluster);
+}
+
+#[test]
+fn unknown_paths_wrong_methods_and_large_bodies_are_refused() {
+    let cluster = Cluster::start(1, 1, 1);
+    for (role, path) in POSTS {
+        let path = path.split('?').next().unwrap();
+        refused(&call(&cluster, role, Method::GET, path, b""), 405..406);
+        if !path.starts_with("/paxos/") {
+            refused(
+                &call(
+                    &cluster,
+                    role,
+                    Method::POST,
+                    path,
+                    &vec![b' '; (1 << 20) + 1],
+                ),
+                413..414,
+            );
+        }
+    }
+    for role in [Role::Proposer, Role::Acceptor, Role::Learner] {
+        refused(
+            &call(&cluster, role, Method::GET, "/nothing/here", b""),
+            404..405,
+        );
+        for path in GETS {
+            refused(&call(&cluster, role, Method::POST, path, b"{}"), 405..406);
+        }
+        refused(&call(&cluster, role, Method::GET, "/logs", b""), 403..404);
+    }
+    // Another acceptor's traffic is not for this one.
+    refused(
+        &call(
+            &cluster,
+            Role::Acceptor,
+            Method::POST,
+            "/paxos/acceptor/2",
+            b"",
+        ),
+        404..405,
+    );
+    assert_healthy(&cluster);
+}
+
+#[test]
+fn no_body_makes_a_server_error() {
+    let cluster = Cluster::start(1, 1, 1);
+    let json = r#"\{("(clientId|timestamp|operation|resource|data|proposalNumber|instanceId|proposerId|value|leaderId|term)":("WRITE"|null|-?[0-9]{1,20}|\[\]|"[a-z]{0,3}"),){0,6}"data":[0-9]\}"#;
+    let body = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..200),
+        json.prop_map(String::into_bytes),
+        // A frame's head, and anything after it.
+        prop::collection::vec(any::<u8>(), 0..80)
+            .prop_map(|rest| [b"P\x01\x01\x01", &rest[..]].concat()),
+    ];
+    let config = Config {
+        cases: 600,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut runner = TestRunner::new(config);
+    let posts = prop::sample::select(POSTS.to_vec());
+    let checked = runner.run(&(posts, body), |((role, path), body)| {
+        let answer = call(&cluster, role, Method::POST, path, &body);
+        // 503 and 504 are answers to good requests that cannot be served now.
+        let fine = answer.status < 500 || matches!(answer.status, 503 | 504);
+        prop_assert!(fine, "{path}: {} {}", answer.status, answer.text());
+        Ok(())
+    });
+    checked.unwrap();
+    assert_healthy(&cluster);
+}

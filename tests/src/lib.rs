@@ -3,5 +3,6 @@ pub mod check;
 pub mod cluster;
 pub mod history;
 pub mod kube;
+pub mod model;
 pub mod sim;
 pub mod tools;

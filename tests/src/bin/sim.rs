@@ -1,5 +1,6 @@
 //! `sim --seed N [--events N]` replays one seed and prints every event;
-//! `sim --seeds FROM..TO [--events N]` runs many, on every core, and counts.
+//! `sim --seeds FROM..TO [--events N]` runs many, on every core, and counts; with `--first` it stops at
+//! the first that fails.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -25,15 +26,18 @@ fn main() -> ExitCode {
     }
     let range = value("--seeds").and_then(|text| text.split_once(".."));
     match range.map(|(from, to)| (from.parse(), to.parse())) {
-        Some((Ok(from), Ok(to))) => many(from, to, events),
+        Some((Ok(from), Ok(to))) => {
+            let first = arguments.iter().any(|argument| argument == "--first");
+            many(from, to, events, first)
+        }
         _ => {
-            eprintln!("usage: sim --seed N | --seeds FROM..TO [--events N] [--threads N]");
+            eprintln!("usage: sim --seed N | --seeds FROM..TO [--first] [--events N]");
             ExitCode::from(2)
         }
     }
 }
 
-fn many(from: u64, to: u64, events: u64) -> ExitCode {
+fn many(from: u64, to: u64, events: u64, first: bool) -> ExitCode {
     panic::set_hook(Box::new(|_| {}));
     let next = AtomicU64::new(from);
     let total = Mutex::new((Summary::default(), Vec::new()));
@@ -55,6 +59,9 @@ fn many(from: u64, to: u64, events: u64) -> ExitCode {
                         Err(failure) => {
                             println!("{failure}");
                             total.1.push(seed);
+                            if first {
+                                next.store(to, Ordering::Relaxed);
+                            }
                         }
                     }
                 }

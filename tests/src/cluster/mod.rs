@@ -82,6 +82,28 @@ impl Cluster {
         Cluster { nodes, folder }
     }
 
+    /// Adds store 1, which learns from this cluster's learners, and starts it.
+    pub fn add_store(&mut self) -> Name {
+        let name = (Role::Store, 1);
+        let addresses = |role| -> Vec<String> {
+            let urls = self.urls(role).into_iter();
+            urls.map(|url| url.trim_start_matches("http://").to_owned())
+                .collect()
+        };
+        let data_dir = self.folder.path().join("store-1");
+        let mut node = Node::new(Config {
+            port: ports::block(1),
+            proposers: addresses(Role::Proposer),
+            learners: addresses(Role::Learner),
+            log_dir: data_dir.join("logs"),
+            data_dir,
+            ..Config::new(Role::Store, NodeId::new(1).expect("1 is an id"))
+        });
+        node.start();
+        self.nodes.insert(name, node);
+        name
+    }
+
     /// Every node's name.
     pub fn names(&self) -> Vec<Name> {
         self.nodes.keys().copied().collect()

@@ -1,0 +1,116 @@
+//! Rules for the text of the tree that no compiler checks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the protocol must not know of: time, disks, networks, chance, threads, hashing order.
+const IMPURE: [&str; 12] = [
+    "tokio",
+    "axum",
+    "hyper",
+    "std::time",
+    "std::net",
+    "std::fs",
+    "std::env",
+    "std::thread",
+    "rand",
+    "HashMap",
+    "HashSet",
+    "async",
+];
+
+/// Unfinished work and tests that do not run.
+const UNFINISHED: [&str; 4] = [
+    concat!("todo", "!"),
+    concat!("unimplemented", "!"),
+    concat!("dbg", "!"),
+    concat!("#[", "ignore"),
+];
+
+#[test]
+fn the_protocol_is_pure() {
+    let paxos = root().join("proposer/src/paxos");
+    let files: Vec<_> = sources(&paxos)
+        .chain([paxos.with_extension("rs")])
+        .filter(|file| file.exists())
+        .collect();
+    assert!(files.len() >= 10, "{files:?}");
+    let found = find(&files, &IMPURE);
+    assert!(
+        found.is_empty(),
+        "proposer/src/paxos stays pure:\n{}",
+        found.join("\n")
+    );
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let files: Vec<_> = ["proposer", "operator", "tests"]
+        .iter()
+        .flat_map(|part| sources(&root().join(part)))
+        .collect();
+    let found = find(&files, &UNFINISHED);
+    assert!(
+        found.is_empty(),
+        "finish it or take it out:\n{}",
+        found.join("\n")
+    );
+}
+
+#[test]
+fn words_are_found_as_words_and_not_in_comments() {
+    assert!(has_word("use rand::Rng;", "rand"));
+    assert!(has_word("std::time::Instant", "std::time"));
+    assert!(!has_word("let operand = 1;", "rand"));
+    assert!(!has_word("let random = 1;", "rand"));
+    assert!(!has_word("a(); // never async", "async"));
+}
+
+/// `file:line: text` of every line in which one of the words occurs.
+fn find(files: &[PathBuf], words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(file).expect("a source file is text");
+        for (number, line) in (1..).zip(text.lines()) {
+            if words.iter().any(|word| has_word(line, word)) {
+                found.push(format!("{}:{number}: {}", file.display(), line.trim()));
+            }
+        }
+    }
+    found
+}
+
+/// Whether the code of a line has that word; comments may have it.
+fn has_word(line: &str, word: &str) -> bool {
+    let code = line.split("//").next().unwrap_or_default();
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        let joined = word.ends_with(part_of_word) && after.is_some_and(part_of_word);
+        !(joined || before.is_some_and(part_of_word))
+    })
+}
+
+fn sources(dir: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
+    let entries = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    Box::new(
+        entries.flat_map(|path| -> Box<dyn Iterator<Item = PathBuf>> {
+            if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+                sources(&path)
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                Box::new([path].into_iter())
+            } else {
+                Box::new([].into_iter())
+            }
+        }),
+    )
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
