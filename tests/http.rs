@@ -7,6 +7,7 @@ use http::{Method, Request};
 use proposer::config::Role;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tests::cluster::client::Client;
 use tests::cluster::http::{Answer, agent, send};
 use tests::cluster::{Cluster, Name};
 
@@ -137,6 +138,12 @@ fn what_is_wrong_is_refused_with_the_field_named() {
             "value",
         ),
         (
+            Role::Acceptor,
+            "/accept",
+            r#"{"proposalNumber":257,"instanceId":1,"proposerId":1,"value":{"clientId":7}}"#,
+            "clientId",
+        ),
+        (
             Role::Learner,
             "/learn",
             r#"{"instanceId":"x"}"#,
@@ -159,6 +166,17 @@ fn what_is_wrong_is_refused_with_the_field_named() {
         let detail = refused(&answer, 400..401);
         assert!(detail.contains(field), "{path}: {detail}");
     }
+    assert_healthy(&cluster);
+}
+
+#[test]
+fn a_leader_that_is_no_proposer_of_the_cluster_is_not_believed() {
+    let cluster = Cluster::start(1, 1, 1);
+    let heartbeat = br#"{"leaderId":200,"term":1000000,"lastInstanceId":0}"#;
+    let path = "/leader-heartbeat";
+    let answer = call(&cluster, Role::Proposer, Method::POST, path, heartbeat);
+    assert!(refused(&answer, 400..401).contains("leaderId"));
+    Client::new("alice", cluster.urls(Role::Proposer)).write("r", serde_json::json!(1));
     assert_healthy(&cluster);
 }
 
