@@ -17,7 +17,7 @@ use crate::driver::acceptor::Handle;
 use crate::link;
 use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::message::{Message, Reply, Request, Value, Values};
-use crate::problem::{Body, Problem, Raw};
+use crate::problem::{Body, Problem, Raw, explain};
 use crate::wire::{CommandView, ProposeBody};
 
 #[derive(Clone)]
@@ -214,8 +214,11 @@ fn parse_value(json: &RawValue) -> Result<Value, Problem> {
     if json.get() == "null" {
         return Ok(Value::NOOP);
     }
-    let body: ProposeBody<'_> = serde_json::from_str(json.get())
-        .map_err(|error| Problem::bad_request("value", error.to_string()))?;
+    let text = json.get();
+    let body: ProposeBody<'_> = serde_json::from_str(text).map_err(|error| {
+        let problem = explain::<ProposeBody<'_>>(text.as_bytes(), &error);
+        Problem::bad_request("value", problem.detail())
+    })?;
     body.to_value()
         .map_err(|bad| Problem::bad_request(&format!("value.{}", bad.field), bad.expected))
 }
