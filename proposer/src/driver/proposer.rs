@@ -78,6 +78,8 @@ pub struct Handle {
     jobs: mpsc::UnboundedSender<NewJob>,
     events: mpsc::UnboundedSender<Event>,
     shared: Arc<Shared>,
+    /// How many proposers the cluster has.
+    proposers: usize,
 }
 
 #[derive(Default)]
@@ -189,7 +191,12 @@ impl Handle {
         answered.await.ok().flatten()
     }
 
-    /// Another proposer says that it leads.
+    /// Whether the cluster has a proposer of that number.
+    pub fn knows(&self, proposer: NodeId) -> bool {
+        proposer.index() < self.proposers
+    }
+
+    /// Another proposer, one that this one [`knows`](Self::knows), says that it leads.
     pub fn heartbeat(&self, heartbeat: Heartbeat) {
         // The loop lives as long as the process.
         let _ = self.events.send(Event::Heartbeat(heartbeat));
@@ -301,6 +308,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         jobs,
         events: events.clone(),
         shared: shared.clone(),
+        proposers: config.proposers.len(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -871,7 +879,9 @@ impl Run {
             && Instant::now() >= self.forward_at
         {
             while !self.queue.is_empty() && self.forwards.len() < FORWARDS {
-                self.forward(leader);
+                if !self.forward(leader) {
+                    break;
+                }
             }
         }
     }
@@ -901,14 +911,15 @@ impl Run {
         }
     }
 
-    fn forward(&mut self, to: Ballot) {
+    /// Sends the head of the queue on; `false` if there is nobody of that name to send it to.
+    fn forward(&mut self, to: Ballot) -> bool {
         let Some(link) = self
             .proposers
             .iter()
             .find(|link| to.node() == Some(link.node.id))
             .cloned()
         else {
-            return;
+            return false;
         };
         let mut items = Vec::new();
         let mut bytes = 0;
@@ -929,7 +940,7 @@ impl Run {
             }
         }
         if items.is_empty() {
-            return;
+            return true;
         }
         let now = Instant::now();
         let deadlines = items.iter().filter_map(|item| self.jobs.get(&item.job));
@@ -953,6 +964,7 @@ impl Run {
         });
         let call = call.abort_handle();
         self.forwards.insert(id, Forward { to, items, call });
+        true
     }
 
     fn forwarded(&mut self, id: u64, answer: Result<Message, LinkError>) {

@@ -240,6 +240,11 @@ async fn leader_heartbeat(
     let heartbeat = body
         .to_heartbeat()
         .map_err(|bad| Problem::bad_request(bad.field, bad.expected))?;
+    let leader = heartbeat.ballot.node();
+    if !leader.is_some_and(|leader| state.handle.knows(leader)) {
+        let detail = "must be the number of a proposer in PROPOSERS";
+        return Err(Problem::bad_request("leaderId", detail));
+    }
     let current = state.handle.view().leader;
     state.handle.heartbeat(heartbeat);
     let ignored = current.is_some_and(|leader| heartbeat.ballot < leader);
