@@ -46,7 +46,7 @@ model:
 CYCLES ?= 200
 chaos:
 	$(CARGO) build --locked --release -p proposer
-	$(CARGO) run --locked --release -p tests --bin chaos -- --cycles $(CYCLES)
+	$(CARGO) run --locked --release -p tests --bin chaos -- --cycles $(CYCLES) --faults all
 
 ## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
 e2e:
