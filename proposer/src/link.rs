@@ -51,26 +51,24 @@ pub enum Error {
 }
 
 impl Link {
-    /// Links to every node of a role, in order; `None` stands where `me` is.
-    pub fn all(config: &Config, role: Role, options: PeerOptions) -> Vec<Option<Link>> {
-        let addresses = config.addresses(role).iter().enumerate();
-        addresses
-            .map(|(index, address)| {
-                let node = NodeName {
-                    role,
-                    id: NodeId::at(index)?,
-                };
-                if role == config.role && node.id == config.node_id {
-                    return None;
-                }
-                let path = path(node).parse().ok()?;
-                Some(Link {
-                    node,
-                    peer: Peer::new(node.to_string(), address, options),
-                    path,
-                })
+    /// Links to every node of a role but this one, in order.
+    pub fn all(config: &Config, role: Role, options: PeerOptions) -> Vec<Link> {
+        let link = |(index, address): (usize, &String)| {
+            let node = NodeName {
+                role,
+                id: NodeId::at(index)?,
+            };
+            if role == config.role && node.id == config.node_id {
+                return None;
+            }
+            Some(Link {
+                node,
+                peer: Peer::new(node.to_string(), address, options),
+                path: path(node).parse().ok()?,
             })
-            .collect()
+        };
+        let addresses = config.addresses(role).iter();
+        addresses.enumerate().filter_map(link).collect()
     }
 
     /// Sends an encoded [`Frame`] and returns the answer.

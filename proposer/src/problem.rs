@@ -143,7 +143,7 @@ pub fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> 
 async fn unknown_path(uri: Uri) -> Problem {
     let path = uri.path();
     Problem::not_found(format!(
-        "there is nothing at {path}: see /openapi.json for the paths"
+        "there is nothing at {path}: see the table of paths in the README"
     ))
 }
 

@@ -2,7 +2,6 @@
 //! that must be applied first, having confirmed with a quorum, after the read arrived, that it
 //! still leads (Ongaro, "Consensus", section 6.4). No clocks, no leases.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -43,7 +42,6 @@ impl Barrier {
             id: config.node_id,
         };
         let links = Link::all(config, Role::Proposer, PeerOptions::default());
-        let links: Arc<[Link]> = links.into_iter().flatten().collect();
         let known = learner.clone();
         tokio::spawn(async move {
             let mut waiting = Vec::new();

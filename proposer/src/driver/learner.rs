@@ -368,7 +368,6 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
     };
     if is_store {
         let links = Link::all(config, Role::Learner, PeerOptions::default());
-        let links: Vec<Link> = links.into_iter().flatten().collect();
         let store = handle.clone();
         tokio::spawn(async move { transfer::follow(&links, &snapshots, &store).await });
     }
@@ -425,8 +424,8 @@ struct Run {
     catching_up: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    acceptors: Vec<Option<Link>>,
-    learners: Vec<Option<Link>>,
+    acceptors: Vec<Link>,
+    learners: Vec<Link>,
     runtime: runtime::Handle,
     handle: Handle,
     /// When the oldest entry was written that is not synced.
@@ -655,7 +654,7 @@ impl Run {
             applied = delivered.0,
             "too far behind for the acceptors, asking the other learners"
         );
-        let links: Vec<Link> = self.learners.iter().flatten().cloned().collect();
+        let links = self.learners.clone();
         let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
         self.runtime.spawn(async move {
             transfer::catch_up(&links, &snapshots, delivered, floor, &handle).await;
@@ -750,7 +749,7 @@ impl Run {
             message: Message::Request(request),
         }
         .encode();
-        for link in self.acceptors.iter().flatten().cloned() {
+        for link in self.acceptors.iter().cloned() {
             let (frame, handle) = (frame.clone(), self.handle.clone());
             self.runtime.spawn(async move {
                 // Any quorum will do, so breakers would only make a rare call rarer.

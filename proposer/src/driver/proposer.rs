@@ -62,8 +62,8 @@ pub enum Answer {
     Assigned(Slot),
     /// It was chosen and applied.
     Done(Applied),
-    /// It may or may not take effect. The slot that it had, if one was given.
-    Unknown(Option<Slot>),
+    /// It may or may not take effect.
+    Unknown,
     /// No leader took it: it has no effect.
     NoLeader,
 }
@@ -165,7 +165,7 @@ impl Handle {
         self.jobs.send(job).map_err(|_| Busy)?;
         Ok(answered
             .await
-            .unwrap_or_else(|_| vec![Answer::Unknown(None); count]))
+            .unwrap_or_else(|_| vec![Answer::Unknown; count]))
     }
 
     fn room(&self, values: &[Value]) -> Result<Room, Busy> {
@@ -403,13 +403,8 @@ impl Run {
         metrics: Arc<Metrics>,
     ) -> Run {
         let now = Instant::now();
-        let links = |role, options| {
-            Link::all(config, role, options)
-                .into_iter()
-                .flatten()
-                .collect()
-        };
-        let acceptors: Vec<Link> = links(Role::Acceptor, PeerOptions::default());
+        let links = |role| Link::all(config, role, PeerOptions::default());
+        let acceptors = links(Role::Acceptor);
         let saved = State {
             proposal_counter: core.counter(),
             ..State::default()
@@ -433,8 +428,8 @@ impl Run {
             shared,
             metrics,
             acceptors,
-            learners: links(Role::Learner, PeerOptions::default()),
-            proposers: links(Role::Proposer, PeerOptions::default()),
+            learners: links(Role::Learner),
+            proposers: links(Role::Proposer),
             election_at: now,
             succession_at: None,
             heard_at: now,
@@ -715,7 +710,7 @@ impl Run {
             let proposed = std::mem::take(&mut self.proposed);
             for item in proposed.into_values().rev() {
                 match self.jobs.get(&item.job).is_some_and(|job| job.forwarded) {
-                    true => self.settle(item.job, item.index, Answer::Unknown(None)),
+                    true => self.settle(item.job, item.index, Answer::Unknown),
                     false => self.queue.push_front(item),
                 }
             }
@@ -979,7 +974,7 @@ impl Run {
                     self.settle(item.job, item.index, Answer::Assigned(slot));
                 }
             }
-            Ok(Message::Forwarded(Forwarded::Outcomes { outcomes, .. }))
+            Ok(Message::Forwarded(Forwarded::Outcomes { outcomes }))
                 if outcomes.len() == items.len() =>
             {
                 let mut open = Vec::new();
@@ -1081,7 +1076,7 @@ impl Run {
             return;
         };
         let open = if job.submitted {
-            Answer::Unknown(None)
+            Answer::Unknown
         } else {
             Answer::NoLeader
         };
@@ -1220,7 +1215,7 @@ fn outcome_label(answer: &Answer) -> &'static str {
             Outcome::Reused => "reused",
             _ => "committed",
         },
-        Answer::Unknown(_) => "unknown",
+        Answer::Unknown => "unknown",
         Answer::NoLeader => "no_leader",
     }
 }

@@ -13,7 +13,6 @@ use futures::stream;
 use http::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value as Json_, json};
 use tokio::sync::watch;
 
@@ -214,8 +213,6 @@ fn unreadable(error: &dyn std::error::Error) -> Problem {
 #[serde(rename_all = "camelCase")]
 struct LearnBody {
     instance_id: u64,
-    #[serde(default)]
-    value: Option<Box<RawValue>>,
 }
 
 /// The readable form. It never changes what this learner knows: only acceptors say what is chosen,
@@ -225,7 +222,6 @@ async fn learn(
     Body(body): Body<LearnBody>,
 ) -> Result<Response, Problem> {
     let slot = slot("instanceId", body.instance_id)?;
-    let _ = body.value;
     if slot > *state.handle.applied().borrow() {
         let pending = json!({"status": "pending", "instanceId": slot.0});
         return Ok((StatusCode::ACCEPTED, Json(pending)).into_response());

@@ -129,7 +129,7 @@ async fn propose(
         }
         Some(Answer::Done(applied)) => Ok(render(StatusCode::OK, &OutcomeView::of(&applied))),
         Some(Answer::NoLeader) => Err(no_leader()),
-        Some(Answer::Unknown(_)) | None => {
+        Some(Answer::Unknown) | None => {
             let unknown = OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL));
             Ok(render(StatusCode::GATEWAY_TIMEOUT, &unknown))
         }
@@ -156,13 +156,13 @@ async fn propose_batch(
         .map(|answer| match answer {
             Answer::Assigned(slot) => accepted(slot.0),
             Answer::Done(applied) => OutcomeView::of(applied),
-            Answer::Unknown(_) => OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL)),
+            Answer::Unknown => OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL)),
             Answer::NoLeader => OutcomeView::bare("NO_LEADER", Some(NO_LEADER_DETAIL)),
         })
         .collect();
     let unknown = answers
         .iter()
-        .all(|answer| matches!(answer, Answer::Unknown(_)));
+        .all(|answer| matches!(answer, Answer::Unknown));
     let status = match (query.wait, unknown) {
         (_, true) => StatusCode::GATEWAY_TIMEOUT,
         (true, false) => StatusCode::OK,
@@ -301,7 +301,6 @@ async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarde
                 _ => None,
             });
             Forwarded::Outcomes {
-                first: Default::default(),
                 outcomes: outcomes.collect(),
             }
         }

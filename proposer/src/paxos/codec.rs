@@ -261,9 +261,8 @@ fn put_message(out: &mut BytesMut, message: &Message) {
                     out.put_u8(3);
                     out.put_u64_le(first.0);
                 }
-                Forwarded::Outcomes { first, outcomes } => {
+                Forwarded::Outcomes { outcomes } => {
                     out.put_u8(4);
-                    out.put_u64_le(first.0);
                     out.put_u32_le(outcomes.len() as u32);
                     outcomes
                         .iter()
@@ -311,7 +310,6 @@ fn message(bytes: &mut Bytes) -> Result<Message> {
                 first: slot(bytes)?,
             },
             4 => Forwarded::Outcomes {
-                first: slot(bytes)?,
                 outcomes: list(bytes, 1, optional_applied)?,
             },
             _ => return Err(Error::Malformed("unknown answer to Forward")),

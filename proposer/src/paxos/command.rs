@@ -8,7 +8,7 @@
 
 use std::hash::Hasher;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::message::Value;
@@ -206,15 +206,6 @@ fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     let (text, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
     std::str::from_utf8(text).ok()
-}
-
-/// The part of `value` that `part` borrows, without a copy.
-pub fn slice_of(value: &Value, part: &[u8]) -> Bytes {
-    if part.is_empty() {
-        Bytes::new()
-    } else {
-        value.0.slice_ref(part)
-    }
 }
 
 #[cfg(test)]

@@ -228,8 +228,6 @@ pub enum Forwarded {
     },
     /// What became of the values; `None` where that was not known in time.
     Outcomes {
-        /// The first value's slot.
-        first: Slot,
         /// One for each value.
         outcomes: Vec<Option<Applied>>,
     },

@@ -108,10 +108,7 @@ fn messages() -> Vec<Message> {
         Message::Forwarded(Forwarded::NotLeader),
         Message::Forwarded(Forwarded::Busy),
         Message::Forwarded(Forwarded::Assigned { first: slot }),
-        Message::Forwarded(Forwarded::Outcomes {
-            first: slot,
-            outcomes,
-        }),
+        Message::Forwarded(Forwarded::Outcomes { outcomes }),
         Message::TakeOver,
         Message::ReadIndex,
         Message::Readable(None),
