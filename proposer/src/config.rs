@@ -13,10 +13,10 @@ pub use crate::paxos::ids::Role;
 const fn needs(role: Role, use_cluster_store: bool) -> &'static [Role] {
     match (role, use_cluster_store) {
         (Role::Proposer, _) => &[Role::Proposer, Role::Acceptor, Role::Learner],
-        (Role::Acceptor, _) => &[],
+        (Role::Acceptor, _) => &[Role::Acceptor],
         (Role::Learner, false) => &[Role::Acceptor, Role::Proposer],
         (Role::Learner, true) => &[Role::Acceptor, Role::Proposer, Role::Store],
-        (Role::Store, _) => &[Role::Learner, Role::Proposer],
+        (Role::Store, _) => &[Role::Acceptor, Role::Learner, Role::Proposer],
     }
 }
 
@@ -171,13 +171,18 @@ impl Config {
         let mut take = |role| lists.remove(&role).unwrap_or_default();
         let (proposers, acceptors) = (take(Role::Proposer), take(Role::Acceptor));
         let (learners, stores) = (take(Role::Learner), take(Role::Store));
-        if let (Some(Role::Proposer), Some(node)) = (role, node_id)
-            && !proposers.is_empty()
-            && node.index() >= proposers.len()
+        let own = match role {
+            Some(Role::Proposer) => &proposers[..],
+            Some(Role::Acceptor) => &acceptors[..],
+            _ => &[],
+        };
+        if let (Some(role), Some(node)) = (role, node_id)
+            && !own.is_empty()
+            && node.index() >= own.len()
         {
             reader.invalid.push(Invalid {
-                variable: "PROPOSERS",
-                held: Some(proposers.join(",")),
+                variable: role.list_variable(),
+                held: Some(own.join(",")),
                 expected: format!("at least {node} addresses, as NODE_ID is {node}"),
             });
         }
@@ -393,8 +398,11 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_contract() {
-        let config = from(&[("NODE_ID", "1"), ("ROLE", "acceptor")]).unwrap();
-        assert_eq!(config, Config::new(Role::Acceptor, NodeId::new(1).unwrap()));
+        let own = ("ACCEPTORS", "a:1");
+        let config = from(&[("NODE_ID", "1"), ("ROLE", "acceptor"), own]).unwrap();
+        let mut expected = Config::new(Role::Acceptor, NodeId::new(1).unwrap());
+        expected.acceptors = vec!["a:1".to_owned()];
+        assert_eq!(config, expected);
         assert_eq!(config.port, 8080);
         assert_eq!(config.log_dir, PathBuf::from("/data/logs"));
     }
@@ -420,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proposer_must_be_in_its_own_list() {
+    fn proposers_and_acceptors_must_be_in_their_own_lists() {
         let lists = [
             ("PROPOSERS", "a:1,b:2"),
             ("ACCEPTORS", "a:1"),
@@ -429,11 +437,13 @@ mod tests {
         let env = |id| [&[("NODE_ID", id)], &lists[..]].concat();
         assert!(from(&env("2")).is_ok());
         assert_eq!(from(&env("3")).unwrap_err()[0].variable, "PROPOSERS");
+        let acceptor = [("NODE_ID", "2"), ("ROLE", "acceptor"), ("ACCEPTORS", "a:1")];
+        assert_eq!(from(&acceptor).unwrap_err()[0].variable, "ACCEPTORS");
     }
 
     #[test]
     fn the_election_timeout_leaves_room_for_heartbeats() {
-        let base = [("NODE_ID", "1"), ("ROLE", "acceptor")];
+        let base = [("NODE_ID", "1"), ("ROLE", "acceptor"), ("ACCEPTORS", "a:1")];
         let env = |more: &[(&'static str, &'static str)]| [&base[..], more].concat();
         assert!(from(&env(&[("HEARTBEAT_INTERVAL_MS", "200")])).is_err());
         assert!(

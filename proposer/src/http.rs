@@ -17,10 +17,11 @@ use serde_json::{Value as Json_, json};
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::identity::Identity;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::paxos::codec::{Frame, NodeName};
-use crate::paxos::message::Message;
+use crate::paxos::message::{Message, Request as Paxos};
 use crate::problem::{BodyLimits, Params, Problem, finish};
 
 pub mod acceptor;
@@ -30,8 +31,8 @@ pub mod proposer;
 /// What the routes of every role share.
 #[derive(Clone)]
 pub struct Node {
-    /// Who this is.
-    pub name: NodeName,
+    /// Who this is, and on which disk.
+    pub identity: Identity,
     /// Since when.
     pub started: Instant,
     /// `DEBUG`.
@@ -45,14 +46,15 @@ pub struct Node {
 }
 
 impl Node {
+    /// Who this is.
+    pub fn name(&self) -> NodeName {
+        self.identity.name()
+    }
+
     /// For this configuration, started now.
-    pub fn new(config: &Config, logs: Logs, metrics: Arc<Metrics>) -> Node {
-        let name = NodeName {
-            role: config.role,
-            id: config.node_id,
-        };
+    pub fn new(config: &Config, identity: Identity, logs: Logs, metrics: Arc<Metrics>) -> Node {
         Node {
-            name,
+            identity,
             started: Instant::now(),
             debug: config.debug,
             logs,
@@ -89,10 +91,13 @@ pub fn router<S: RoleState>(routes: Router<S>, state: S) -> Router {
 async fn status<S: RoleState>(State(state): State<S>) -> Json<Json_> {
     let node = state.node();
     let mut status = json!({
-        "node_id": node.name.id.number(),
-        "role": node.name.role.name(),
+        "node_id": node.name().id.number(),
+        "role": node.name().role.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": node.started.elapsed().as_secs(),
+        "cluster": node.identity.cluster().map(|cluster| cluster.to_string()),
+        "incarnation": format!("{:016x}", node.identity.start().incarnation),
+        "starts": node.identity.start().count,
         "ready": state.not_ready().is_none(),
     });
     if let (Json_::Object(all), Json_::Object(own)) = (&mut status, state.status()) {
@@ -105,8 +110,8 @@ async fn health<S: RoleState>(State(state): State<S>) -> Json<Json_> {
     let node = state.node();
     Json(json!({
         "status": "healthy",
-        "node_id": node.name.id.number(),
-        "role": node.name.role.name(),
+        "node_id": node.name().id.number(),
+        "role": node.name().role.name(),
         "uptime": node.started.elapsed().as_secs(),
     }))
 }
@@ -201,24 +206,31 @@ pub(crate) fn frame_limits() -> axum::Extension<BodyLimits> {
     .layer()
 }
 
-/// The frame in a body.
-pub(crate) fn decode(body: Bytes) -> Result<Frame, Problem> {
-    Frame::decode(body).map_err(|error| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            format!("{error}: this path is for the cluster's nodes"),
-        )
-    })
-}
+impl Node {
+    /// The frame in a body, from a node of this cluster.
+    pub(crate) fn decode(&self, body: Bytes) -> Result<Frame, Problem> {
+        let frame = Frame::decode(body).map_err(|error| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("{error}: this path is for the cluster's nodes"),
+            )
+        })?;
+        // Says itself which cluster it is of, and is told what is wrong.
+        if !matches!(frame.message, Message::Request(Paxos::Enlist { .. })) {
+            self.identity.check(&frame).map_err(|error| {
+                let detail = format!("{} sent a message: {error}", frame.from);
+                Problem::new(StatusCode::CONFLICT, detail)
+            })?;
+        }
+        Ok(frame)
+    }
 
-/// A frame as an answer.
-pub(crate) fn answer(from: NodeName, message: Message) -> Response {
-    let content_type: HeaderValue = crate::link::CONTENT_TYPE;
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        Frame { from, message }.encode(),
-    )
-        .into_response()
+    /// A message as an answer.
+    pub(crate) fn answer(&self, message: Message) -> Response {
+        let content_type: HeaderValue = crate::link::CONTENT_TYPE;
+        let frame = self.identity.frame(message);
+        ([(header::CONTENT_TYPE, content_type)], frame).into_response()
+    }
 }
 
 /// An answer in JSON that was rendered already.

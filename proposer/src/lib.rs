@@ -8,6 +8,8 @@ pub mod breaker;
 pub mod config;
 pub mod driver;
 pub mod http;
+pub mod identity;
+pub mod json_file;
 pub mod link;
 pub mod logs;
 pub mod media;
@@ -34,6 +36,7 @@ use config::{Config, Role};
 use driver::StartError;
 use driver::barrier::Barrier;
 use http::Node;
+use identity::Identity;
 use logs::Logs;
 use metrics::Metrics;
 
@@ -55,23 +58,38 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let metrics = Metrics::new(config.role.name()).map_err(std::io::Error::other)?;
     let metrics = Arc::new(metrics);
-    let node = Node::new(&config, logs, metrics.clone());
+    let identity = Identity::open(&config).map_err(StartError::from)?;
+    let start = identity.start();
+    info!(
+        target: "important",
+        cluster = identity.cluster().map(|cluster| cluster.to_string()),
+        incarnation = format!("{:016x}", start.incarnation),
+        start = start.count,
+        "{} starts",
+        config.name()
+    );
+    let node = Node::new(&config, identity.clone(), logs, metrics.clone());
     let about_to_end = node.ending.clone();
     let (end, ending) = watch::channel(false);
     let mut proposer = None;
     let app = match config.role {
         Role::Proposer => {
-            let handle = driver::proposer::start(&config, metrics)?;
+            let handle = driver::proposer::start(&config, &identity, metrics)?;
             proposer = Some(handle.clone());
             http::proposer::routes(node, handle)
         }
-        Role::Acceptor => http::acceptor::routes(node, driver::acceptor::start(&config, metrics)?),
+        Role::Acceptor => {
+            http::acceptor::routes(node, driver::acceptor::start(&config, &identity, metrics)?)
+        }
         Role::Learner | Role::Store => {
-            let handle = driver::learner::start(&config, metrics)?;
-            let barrier = Barrier::start(&config, handle.clone());
+            let handle = driver::learner::start(&config, &identity, metrics)?;
+            let barrier = Barrier::start(&config, &identity, handle.clone());
             http::learner::routes(node, handle, barrier, ending)
         }
     };
+    if config.role != Role::Acceptor {
+        driver::roll_call::start(&config, &identity);
+    }
     info!(target: "important", port = config.port, "{} serves", config.name());
     let shutdown = async move {
         shutdown.await;

@@ -6,9 +6,10 @@ use http::{HeaderValue, StatusCode};
 use std::time::Duration;
 
 use crate::config::{Config, Role};
+use crate::identity::{Identity, OtherCluster};
 use crate::paxos::codec::{self, Frame, NodeName};
 use crate::paxos::ids::NodeId;
-use crate::paxos::message::Message;
+use crate::paxos::message::{Message, Reply};
 use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
 
 /// The path at which a node takes the cluster's own traffic. It names the node, because an address
@@ -30,6 +31,7 @@ pub struct Link {
     pub node: NodeName,
     /// Its connections.
     pub peer: Peer,
+    me: Identity,
     path: PathAndQuery,
 }
 
@@ -48,11 +50,14 @@ pub enum Error {
     /// Another node answered under this address.
     #[error("{0} answered under its address")]
     Stranger(NodeName),
+    /// A node of another cluster answered.
+    #[error("its answer is not for this node: {0}")]
+    OtherCluster(#[from] OtherCluster),
 }
 
 impl Link {
     /// Links to every node of a role but this one, in order.
-    pub fn all(config: &Config, role: Role, options: PeerOptions) -> Vec<Link> {
+    pub fn all(config: &Config, me: &Identity, role: Role, options: PeerOptions) -> Vec<Link> {
         let link = |(index, address): (usize, &String)| {
             let node = NodeName {
                 role,
@@ -63,6 +68,7 @@ impl Link {
             }
             Some(Link {
                 node,
+                me: me.clone(),
                 peer: Peer::new(node.to_string(), address, options),
                 path: path(node).parse().ok()?,
             })
@@ -87,6 +93,14 @@ impl Link {
         let frame = Frame::decode(response.into_body())?;
         if frame.from != self.node {
             return Err(Error::Stranger(frame.from));
+        }
+        // Says itself which cluster it is of.
+        let enlists = matches!(
+            frame.message,
+            Message::Reply(Reply::Witnessed { .. } | Reply::Refused { .. })
+        );
+        if !enlists {
+            self.me.check(&frame)?;
         }
         Ok(frame.message)
     }

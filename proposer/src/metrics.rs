@@ -9,6 +9,7 @@ use prometheus::{
 };
 
 use crate::paxos::message::{Reply, Request};
+use crate::paxos::standing::Refusal;
 
 /// The node's metrics. One value per process.
 pub struct Metrics {
@@ -45,6 +46,8 @@ pub struct Metrics {
     wal_written: IntCounter,
     acceptor_requests: IntCounterVec,
     acceptor_replies: IntCounterVec,
+    /// See [`Metrics::acceptor_stands`].
+    acceptor_voting: IntGaugeVec,
 }
 
 const SECONDS: [f64; 14] = [
@@ -117,6 +120,15 @@ impl Metrics {
                 "Requests to this acceptor, by kind.",
                 "kind",
             )?,
+            acceptor_voting: {
+                let opts = Opts::new(
+                    "acceptor_voting",
+                    "1 for how an acceptor stands: voting, joining (until the others have seen its disk), or why it must not vote.",
+                );
+                let gauges = IntGaugeVec::new(opts, &["standing"])?;
+                r.register(Box::new(gauges.clone()))?;
+                gauges
+            },
             acceptor_replies: counters(
                 r,
                 "acceptor_replies_total",
@@ -155,8 +167,18 @@ impl Metrics {
             Request::Accept { .. } => "accept",
             Request::Renew { .. } => "renew",
             Request::Fetch { .. } => "fetch",
+            Request::Enlist { .. } => "enlist",
         };
         self.acceptor_requests.with_label_values(&[kind]).inc();
+    }
+
+    /// Shows an acceptor's standing, one of [`Refusal::NAMES`], `voting` and `joining`.
+    pub(crate) fn acceptor_stands(&self, standing: &str) {
+        for name in ["voting", "joining"].into_iter().chain(Refusal::NAMES) {
+            self.acceptor_voting
+                .with_label_values(&[name])
+                .set((name == standing).into());
+        }
     }
 
     pub(crate) fn acceptor_reply(&self, reply: &Reply) {
@@ -168,6 +190,9 @@ impl Metrics {
             Reply::Nack { .. } => "nack",
             Reply::Fetched { .. } => "fetched",
             Reply::Truncated { .. } => "truncated",
+            Reply::NotVoting => "not_voting",
+            Reply::Witnessed { .. } => "witnessed",
+            Reply::Refused { .. } => "refused",
         };
         self.acceptor_replies.with_label_values(&[kind]).inc();
     }

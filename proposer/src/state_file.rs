@@ -7,13 +7,13 @@
 //! Files are replaced, never changed in place: a new file, synced, renamed over the old one, and the
 //! folder synced. A state file that cannot be read is renamed to `….corrupt-<n>` and stays.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::media::{FileMedia, Media, MediaFile};
+pub use crate::json_file::Error;
+use crate::json_file::{self, Fields, io_error};
+use crate::media::{FileMedia, Media};
 use crate::paxos::ids::NodeId;
 
 #[cfg(test)]
@@ -25,7 +25,6 @@ const FORMAT: u64 = 1;
 const CHECKPOINTS: usize = 5;
 /// The folder of the checkpoints, in the data folder.
 const CHECKPOINTS_DIR: &str = "checkpoints";
-const CRC: &str = "crc32c";
 
 /// A proposer's durable state. The default is that of a proposer that never ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,38 +73,6 @@ impl Opened {
     }
 }
 
-/// Why the state cannot be kept. Each is a reason to end the process.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The folder cannot be opened.
-    #[error("cannot open the state's folder: {0}")]
-    Open(io::Error),
-    /// The disk refused.
-    #[error("cannot {action} {file}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file's path.
-        file: String,
-        /// The operating system's answer.
-        source: io::Error,
-    },
-    /// The state was written by a later program.
-    #[error(
-        "{file} has format {format}, and this program knows up to {FORMAT}. Nothing was changed. \
-         Start the version of the program that wrote it, or a later one"
-    )]
-    Unsupported {
-        /// The file's path.
-        file: String,
-        /// Its format.
-        format: u64,
-    },
-    /// An earlier error ended this state file.
-    #[error("the state file stopped after an earlier error")]
-    Poisoned,
-}
-
 /// The files of one proposer. One process, one thread.
 pub struct StateFile<M: Media = FileMedia> {
     root: M,
@@ -116,11 +83,14 @@ pub struct StateFile<M: Media = FileMedia> {
 }
 
 impl StateFile {
-    /// Opens the state of a proposer in its data folder, which is made if absent and locked.
-    pub fn open(dir: &Path, id: NodeId) -> Result<(StateFile, State, Opened), Error> {
-        let root = FileMedia::open(dir).map_err(Error::Open)?;
+    /// Opens the state of a proposer in its data folder, `root`, whose path is `dir`.
+    pub fn open(
+        root: &FileMedia,
+        dir: &Path,
+        id: NodeId,
+    ) -> Result<(StateFile, State, Opened), Error> {
         let checkpoints = FileMedia::open(dir.join(CHECKPOINTS_DIR)).map_err(Error::Open)?;
-        StateFile::open_on(root, checkpoints, id)
+        StateFile::open_on(root.clone(), checkpoints, id)
     }
 }
 
@@ -285,110 +255,42 @@ enum Loaded {
 }
 
 fn load(folder: &impl Media, name: &str) -> Result<Loaded, Error> {
-    let bytes = match folder.open(name).and_then(|file| file.read_all()) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::Absent),
-        Err(source) => return Err(io_error(folder, "read", name, source)),
-    };
-    match decode(&bytes) {
-        Decoded::State(state) => Ok(Loaded::State(state)),
-        Decoded::Unreadable => Ok(Loaded::Unreadable),
-        Decoded::Format(format) => Err(Error::Unsupported {
-            file: folder.describe(name),
-            format,
-        }),
-    }
+    Ok(match json_file::load(folder, name, FORMAT)? {
+        json_file::Loaded::Absent => Loaded::Absent,
+        json_file::Loaded::Unreadable => Loaded::Unreadable,
+        json_file::Loaded::Fields(fields) => {
+            decode(&fields).map_or(Loaded::Unreadable, Loaded::State)
+        }
+    })
 }
 
-/// Puts a new file in the place of an old one, so that a crash leaves either.
 fn replace(folder: &impl Media, name: &str, state: &State) -> Result<(), Error> {
-    let temporary = format!("{name}.tmp");
-    let fail = |action| move |source| io_error(folder, action, name, source);
-    match folder.remove(&temporary) {
-        // A process that was killed has left it.
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(io_error(folder, "remove", &temporary, source)),
-    }
-    let file = folder.create(&temporary).map_err(fail("create"))?;
-    file.write_at(&encode(state), 0).map_err(fail("write"))?;
-    file.sync_data().map_err(fail("sync"))?;
-    folder.rename(&temporary, name).map_err(fail("replace"))?;
-    folder.sync_dir().map_err(fail("sync the folder of"))
-}
-
-/// A JSON object; `crc32c` is over the others of its fields, as compact JSON in the fields' order.
-fn encode(state: &State) -> Vec<u8> {
-    let mut fields = BTreeMap::from([
-        ("format", Value::from(FORMAT)),
-        ("proposal_counter", state.proposal_counter.into()),
-        ("last_instance_id", state.last_instance_id.into()),
+    let fields = Fields::from([
+        ("format".to_owned(), FORMAT.into()),
+        ("proposal_counter".to_owned(), state.proposal_counter.into()),
+        ("last_instance_id".to_owned(), state.last_instance_id.into()),
         (
-            "current_leader",
+            "current_leader".to_owned(),
             state.current_leader.map(NodeId::number).into(),
         ),
-        ("current_term", state.current_term.into()),
+        ("current_term".to_owned(), state.current_term.into()),
     ]);
-    fields.insert(CRC, checksum(&fields).into());
-    let mut bytes = serde_json::to_vec_pretty(&fields).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes
+    json_file::replace(folder, name, fields)
 }
 
-enum Decoded {
-    State(State),
-    Unreadable,
-    Format(u64),
-}
-
-/// Reads what [`encode`] writes, and the same without `format` and `crc32c`: the file of an older
-/// program, or one that a person has edited.
-fn decode(bytes: &[u8]) -> Decoded {
-    let Ok(mut fields) = serde_json::from_slice::<BTreeMap<String, Value>>(bytes) else {
-        return Decoded::Unreadable;
-    };
-    if let Some(crc) = fields.remove(CRC)
-        && crc != checksum(&fields)
-    {
-        return Decoded::Unreadable;
-    }
-    let format = match fields.get("format").map(Value::as_u64) {
-        None => FORMAT,
-        Some(Some(format)) => format,
-        Some(None) => return Decoded::Unreadable,
-    };
-    if format > FORMAT {
-        return Decoded::Format(format);
-    }
+fn decode(fields: &Fields) -> Option<State> {
     let number = |name: &str| fields.get(name)?.as_u64();
-    let leader = match fields.get("current_leader") {
-        Some(Value::Null) => Some(None),
-        Some(leader) => leader
-            .as_u64()
-            .and_then(|leader| u8::try_from(leader).ok())
-            .and_then(NodeId::new)
-            .map(Some),
-        None => None,
+    let current_leader = match fields.get("current_leader")? {
+        Value::Null => None,
+        leader => {
+            let leader = leader.as_u64().and_then(|leader| u8::try_from(leader).ok());
+            Some(leader.and_then(NodeId::new)?)
+        }
     };
-    let state = || {
-        Some(State {
-            proposal_counter: number("proposal_counter")?,
-            last_instance_id: number("last_instance_id")?,
-            current_leader: leader?,
-            current_term: number("current_term")?,
-        })
-    };
-    state().map_or(Decoded::Unreadable, Decoded::State)
-}
-
-fn checksum<K: serde::Serialize + Ord>(fields: &BTreeMap<K, Value>) -> u32 {
-    crc32c::crc32c(&serde_json::to_vec(fields).unwrap_or_default())
-}
-
-fn io_error(folder: &impl Media, action: &'static str, name: &str, source: io::Error) -> Error {
-    Error::Io {
-        action,
-        file: folder.describe(name),
-        source,
-    }
+    Some(State {
+        proposal_counter: number("proposal_counter")?,
+        last_instance_id: number("last_instance_id")?,
+        current_leader,
+        current_term: number("current_term")?,
+    })
 }

@@ -199,14 +199,14 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
 }
 
 /// Whose addresses a role is given: those it talks to and no more, since a longer list restarts
-/// whoever reads it. An acceptor only answers.
+/// whoever reads it. All show their disks to the acceptors.
 fn peers(role: Role) -> &'static [Role] {
     match role {
         Role::Proposer => &[Role::Proposer, Role::Acceptor, Role::Learner],
-        Role::Acceptor => &[],
+        Role::Acceptor => &[Role::Acceptor],
         // The other learners: one that is too far behind takes over their snapshot.
         Role::Learner => &[Role::Proposer, Role::Acceptor, Role::Learner, Role::Store],
-        Role::Store => &[Role::Proposer, Role::Learner],
+        Role::Store => &[Role::Proposer, Role::Acceptor, Role::Learner],
     }
 }
 

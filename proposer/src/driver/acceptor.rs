@@ -2,22 +2,27 @@
 //! fdatasync, and only then sends the answers.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::runtime;
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{debug, error, info};
 
 use super::{StartError, end_on_disk_error};
-use crate::config::Config;
+use crate::config::{Config, Role};
+use crate::identity::Identity;
+use crate::link::Link;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::paxos::acceptor::{Acceptor, Record};
-use crate::paxos::ids::{Ballot, Slot};
-use crate::paxos::message::{Reply, Request};
+use crate::paxos::ids::{Ballot, Members, NodeId, Slot};
+use crate::paxos::message::{Message, Reply, Request};
 use crate::paxos::output::Output;
+use crate::paxos::standing::{Member, Refusal};
+use crate::peers::{Breakers, Lane, PeerOptions};
 use crate::wal::{self, Position, Wal};
 
 /// Requests that may wait; further ones are refused, and their senders send them again.
@@ -25,10 +30,19 @@ const QUEUE: usize = 4096;
 /// Requests that share one fdatasync at most.
 const GROUP: usize = 1024;
 
-struct Ask {
-    request: Request,
-    answer: oneshot::Sender<Reply>,
+enum Ask {
+    Request {
+        request: Request,
+        answer: oneshot::Sender<Reply>,
+    },
+    /// Another acceptor's answer to [`Request::Enlist`].
+    Heard { from: NodeId, reply: Reply },
 }
+
+/// How often the other acceptors are asked to witness this start, until it votes and after that.
+const ENLIST_INTERVAL: Duration = Duration::from_millis(100);
+const LATE_ENLIST_INTERVAL: Duration = Duration::from_secs(2);
+const ENLIST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The running acceptor. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +58,8 @@ struct View {
     committed: AtomicU64,
     last_voted: AtomicU64,
     floor: AtomicU64,
+    votes: AtomicBool,
+    refusal: OnceLock<Refusal>,
 }
 
 /// Too many requests wait.
@@ -54,10 +70,20 @@ impl Handle {
     /// Asks the acceptor; the answer is durable.
     pub async fn ask(&self, request: Request) -> Result<Reply, Busy> {
         let (answer, answered) = oneshot::channel();
-        match self.queue.try_send(Ask { request, answer }) {
+        match self.queue.try_send(Ask::Request { request, answer }) {
             Ok(()) => answered.await.map_err(|_| Busy),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
         }
+    }
+
+    /// Whether it takes part.
+    pub fn votes(&self) -> bool {
+        self.view.votes.load(Ordering::Relaxed)
+    }
+
+    /// Why it never will on this disk, if so.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.view.refusal.get().copied()
     }
 
     /// The highest ballot promised.
@@ -81,11 +107,19 @@ impl Handle {
     }
 }
 
-/// Opens the acceptor's log, replays it and starts the loop.
-pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartError> {
+/// Opens the acceptor's log, replays it and starts the loop. Call within a Tokio runtime.
+pub fn start(
+    config: &Config,
+    identity: &Identity,
+    metrics: Arc<Metrics>,
+) -> Result<Handle, StartError> {
+    let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
+        return Err(std::io::Error::other("ACCEPTORS is empty").into());
+    };
     let path = config.data_dir.join("wal");
     let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
-    let mut acceptor = Acceptor::new();
+    let start = identity.start();
+    let mut member = Member::new(config.node_id, members, start, Acceptor::new());
     let mut records = 0u64;
     let mut positions = Positions::default();
     let started = Instant::now();
@@ -93,83 +127,183 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         // A copy: the bytes are a slice of the whole segment.
         let bytes = bytes::Bytes::copy_from_slice(bytes);
         let record = Record::decode(bytes).map_err(|error| error.to_string())?;
-        acceptor.remember(&record);
+        member.remember(&record);
         positions.note(position, &record);
         records += 1;
         Ok(())
     })?;
+    identity.check_log(member.cluster())?;
     info!(
         target: "important",
         records,
-        promised = acceptor.promised().number(),
-        last_voted = acceptor.last_voted().0,
+        promised = member.acceptor().promised().number(),
+        last_voted = member.acceptor().last_voted().0,
         millis = started.elapsed().as_millis() as u64,
         "acceptor's log replayed"
     );
-    let view = Arc::new(View::default());
-    show(&view, &acceptor);
     let (queue, requests) = sync_channel(QUEUE);
-    let tick = config.election_timeout / 2;
-    let run = {
-        let view = view.clone();
-        move || {
-            run(
-                acceptor,
-                Log {
-                    wal,
-                    positions,
-                    metrics: metrics.clone(),
-                },
-                &requests,
-                tick,
-                &view,
-                &metrics,
-            )
-        }
+    let handle = Handle {
+        queue,
+        view: Arc::default(),
     };
+    let run = Run {
+        member,
+        log: Log {
+            wal,
+            positions,
+            metrics: metrics.clone(),
+        },
+        identity: identity.clone(),
+        others: Link::all(config, identity, Role::Acceptor, PeerOptions::default()),
+        runtime: runtime::Handle::current(),
+        handle: handle.clone(),
+        metrics,
+        stood: "",
+    };
+    let tick = config.election_timeout / 2;
     std::thread::Builder::new()
         .name("acceptor".into())
-        .spawn(run)?;
-    Ok(Handle { queue, view })
+        .spawn(move || run.run(&requests, tick))?;
+    Ok(handle)
 }
 
-fn run(
-    mut acceptor: Acceptor,
-    mut log: Log,
-    requests: &Receiver<Ask>,
-    tick: Duration,
-    view: &View,
-    metrics: &Metrics,
-) {
-    let mut next_tick = Instant::now() + tick;
-    loop {
-        let wait = next_tick.saturating_duration_since(Instant::now());
-        let first = match requests.recv_timeout(wait) {
-            Ok(ask) => Some(ask),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        if Instant::now() >= next_tick {
-            acceptor.tick();
-            next_tick = Instant::now() + tick;
-        }
-        let Some(first) = first else { continue };
+struct Run {
+    member: Member,
+    log: Log,
+    identity: Identity,
+    others: Vec<Link>,
+    runtime: runtime::Handle,
+    /// Its own, for the answers of other acceptors.
+    handle: Handle,
+    metrics: Arc<Metrics>,
+    /// How it stood when that was last said.
+    stood: &'static str,
+}
 
-        let mut answers = Vec::new();
-        let mut outputs = Vec::new();
-        for ask in std::iter::once(first).chain(requests.try_iter().take(GROUP - 1)) {
-            metrics.acceptor_request(&ask.request);
-            outputs.push(acceptor.handle(ask.request));
-            answers.push(ask.answer);
+impl Run {
+    fn run(mut self, requests: &Receiver<Ask>, tick: Duration) {
+        let begun = self.member.begin();
+        self.persist(begun);
+        self.show();
+        let (mut next_tick, mut next_enlist) = (Instant::now() + tick, Instant::now());
+        loop {
+            let now = Instant::now();
+            if now >= next_tick {
+                self.member.tick();
+                next_tick = now + tick;
+            }
+            if now >= next_enlist {
+                self.enlist();
+                let interval = match self.member.votes() {
+                    true => LATE_ENLIST_INTERVAL,
+                    false => ENLIST_INTERVAL,
+                };
+                next_enlist = now + interval;
+            }
+            let wait = next_tick.min(next_enlist).saturating_duration_since(now);
+            let first = match requests.recv_timeout(wait) {
+                Ok(ask) => ask,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let mut group = Vec::new();
+            for ask in std::iter::once(first).chain(requests.try_iter().take(GROUP - 1)) {
+                match ask {
+                    Ask::Request { request, answer } => {
+                        self.metrics.acceptor_request(&request);
+                        group.push((self.member.handle(request), answer));
+                    }
+                    Ask::Heard { from, reply } => {
+                        // Records go to the log in the order in which they came to be.
+                        self.answer(&mut group);
+                        let heard = self.member.heard(from, &reply);
+                        self.persist(heard);
+                        self.show();
+                    }
+                }
+            }
+            self.answer(&mut group);
         }
-        let replies = Output::group(outputs)
-            .persist(|records| log.append(records))
-            .unwrap_or_else(|error| end_on_disk_error(&error));
-        show(view, &acceptor);
+    }
+
+    /// Makes a group of answers durable with one fdatasync, and sends them.
+    fn answer(&mut self, group: &mut Vec<(Output<Record, Reply>, oneshot::Sender<Reply>)>) {
+        let (outputs, answers): (Vec<_>, Vec<_>) = group.drain(..).unzip();
+        let replies = self.persist(Output::group(outputs));
+        self.show();
         for (answer, reply) in answers.into_iter().zip(replies) {
-            metrics.acceptor_reply(&reply);
+            self.metrics.acceptor_reply(&reply);
             // The asker may have given up.
             let _ = answer.send(reply);
+        }
+    }
+
+    fn persist<E>(&mut self, output: Output<Record, E>) -> E {
+        output
+            .persist(|records| self.log.append(records))
+            .unwrap_or_else(|error| end_on_disk_error(&error))
+    }
+
+    /// Asks other acceptors to witness this start.
+    fn enlist(&self) {
+        let Some((open, request)) = self.member.enlist() else {
+            return;
+        };
+        let frame = self.identity.frame(Message::Request(request));
+        for link in self
+            .others
+            .iter()
+            .filter(|link| open.contains(&link.node.id))
+        {
+            let (link, frame, queue) = (link.clone(), frame.clone(), self.handle.queue.clone());
+            self.runtime.spawn(async move {
+                match link
+                    .ask(Lane::Control, frame, ENLIST_TIMEOUT, Breakers::Ignore)
+                    .await
+                {
+                    Ok(Message::Reply(reply)) => {
+                        let from = link.node.id;
+                        // Full: it is asked again.
+                        let _ = queue.try_send(Ask::Heard { from, reply });
+                    }
+                    Ok(_) => {}
+                    Err(error) => debug!(acceptor = %link.node, %error, "is no witness yet"),
+                }
+            });
+        }
+    }
+
+    /// Publishes how things stand, all of it durable.
+    fn show(&mut self) {
+        let view = &self.handle.view;
+        let acceptor = self.member.acceptor();
+        let set = |of: &AtomicU64, value| of.store(value, Ordering::Relaxed);
+        set(&view.promised, acceptor.promised().number());
+        set(&view.committed, acceptor.committed().0);
+        set(&view.last_voted, acceptor.last_voted().0);
+        set(&view.floor, acceptor.floor().0);
+        view.votes.store(self.member.votes(), Ordering::Relaxed);
+        let stands = match self.member.refusal() {
+            Some(refusal) => {
+                let _ = view.refusal.set(refusal);
+                refusal.name()
+            }
+            None if self.member.votes() => "voting",
+            None => "joining",
+        };
+        if stands != std::mem::replace(&mut self.stood, stands) {
+            if let Some(cluster) = self.member.cluster().filter(|_| self.member.votes())
+                && let Err(error) = self.identity.witnessed(cluster)
+            {
+                end_on_disk_error(&error);
+            }
+            self.metrics.acceptor_stands(stands);
+            match self.member.refusal() {
+                Some(refusal) => {
+                    error!(target: "important", standing = stands, "does not vote: {refusal}");
+                }
+                None => info!(target: "important", standing = stands, "how this acceptor stands"),
+            }
         }
     }
 }
@@ -224,14 +358,4 @@ impl Positions {
         }
         self.0.front().map(|(position, _)| *position)
     }
-}
-
-fn show(view: &View, acceptor: &Acceptor) {
-    view.promised
-        .store(acceptor.promised().number(), Ordering::Relaxed);
-    view.committed
-        .store(acceptor.committed().0, Ordering::Relaxed);
-    view.last_voted
-        .store(acceptor.last_voted().0, Ordering::Relaxed);
-    view.floor.store(acceptor.floor().0, Ordering::Relaxed);
 }

@@ -9,8 +9,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, Role};
 use crate::driver::learner;
+use crate::identity::Identity;
 use crate::link::Link;
-use crate::paxos::codec::{Frame, NodeName};
 use crate::paxos::ids::Slot;
 use crate::paxos::message::Message;
 use crate::peers::{Breakers, Lane, PeerOptions};
@@ -35,13 +35,10 @@ pub struct TooLate;
 
 impl Barrier {
     /// Starts the asking. Call within a Tokio runtime.
-    pub fn start(config: &Config, learner: learner::Handle) -> Barrier {
+    pub fn start(config: &Config, identity: &Identity, learner: learner::Handle) -> Barrier {
         let (queue, mut reads) = mpsc::channel::<oneshot::Sender<Slot>>(QUEUE);
-        let me = NodeName {
-            role: config.role,
-            id: config.node_id,
-        };
-        let links = Link::all(config, Role::Proposer, PeerOptions::default());
+        let me = identity.clone();
+        let links = Link::all(config, identity, Role::Proposer, PeerOptions::default());
         let known = learner.clone();
         tokio::spawn(async move {
             let mut waiting = Vec::new();
@@ -57,7 +54,7 @@ impl Barrier {
                     if waiting.is_empty() {
                         break;
                     }
-                    if let Some(slot) = ask(&links, me, &known).await {
+                    if let Some(slot) = ask(&links, &me, &known).await {
                         for read in waiting.drain(..) {
                             let _ = read.send(slot);
                         }
@@ -88,12 +85,8 @@ impl Barrier {
 }
 
 /// Asks the likely leader, then the others.
-async fn ask(links: &[Link], me: NodeName, learner: &learner::Handle) -> Option<Slot> {
-    let frame = Frame {
-        from: me,
-        message: Message::ReadIndex,
-    }
-    .encode();
+async fn ask(links: &[Link], me: &Identity, learner: &learner::Handle) -> Option<Slot> {
+    let frame = me.frame(Message::ReadIndex);
     let leader = learner.leader();
     let likely = links.iter().filter(|link| Some(link.node.id) == leader);
     let others = links.iter().filter(|link| Some(link.node.id) != leader);

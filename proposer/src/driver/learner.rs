@@ -17,10 +17,11 @@ use tracing::{debug, error, info, warn};
 
 use super::{StartError, end_on_disk_error};
 use crate::config::{Config, Role};
+use crate::identity::Identity;
 use crate::link::Link;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
-use crate::paxos::codec::{self, Entry, Frame, NodeName};
+use crate::paxos::codec::{self, Entry, NodeName};
 use crate::paxos::command::Command;
 use crate::paxos::ids::{Members, NodeId, Slot};
 use crate::paxos::learner::{Effects, Input, Learner};
@@ -273,7 +274,11 @@ impl Handle {
 }
 
 /// Opens the learner's log, replays it and starts the loop. Call within a Tokio runtime.
-pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartError> {
+pub fn start(
+    config: &Config,
+    identity: &Identity,
+    metrics: Arc<Metrics>,
+) -> Result<Handle, StartError> {
     let path = config.data_dir.join("log");
     let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
     let started = Instant::now();
@@ -344,10 +349,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         snapshots: snapshots.clone(),
     };
     let run = Run {
-        me: NodeName {
-            role: config.role,
-            id: config.node_id,
-        },
+        me: identity.clone(),
         core: Learner::new(members, applied),
         wal,
         index,
@@ -358,8 +360,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         catching_up: false,
         shared,
         metrics,
-        acceptors: Link::all(config, Role::Acceptor, PeerOptions::default()),
-        learners: Link::all(config, Role::Learner, PeerOptions::default()),
+        acceptors: Link::all(config, identity, Role::Acceptor, PeerOptions::default()),
+        learners: Link::all(config, identity, Role::Learner, PeerOptions::default()),
         runtime: runtime::Handle::current(),
         handle: handle.clone(),
         unsynced: None,
@@ -367,7 +369,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         held: Vec::new(),
     };
     if is_store {
-        let links = Link::all(config, Role::Learner, PeerOptions::default());
+        let links = Link::all(config, identity, Role::Learner, PeerOptions::default());
         let store = handle.clone();
         tokio::spawn(async move { transfer::follow(&links, &snapshots, &store).await });
     }
@@ -411,7 +413,7 @@ struct Held {
 }
 
 struct Run {
-    me: NodeName,
+    me: Identity,
     core: Learner,
     wal: Wal<FileMedia>,
     /// Where in the log the record lies that starts with a slot.
@@ -744,11 +746,7 @@ impl Run {
 
     fn fetch(&self, request: Request) {
         debug!(?request, "fetching chosen values from the acceptors");
-        let frame = Frame {
-            from: self.me,
-            message: Message::Request(request),
-        }
-        .encode();
+        let frame = self.me.frame(Message::Request(request));
         for link in self.acceptors.iter().cloned() {
             let (frame, handle) = (frame.clone(), self.handle.clone());
             self.runtime.spawn(async move {

@@ -6,6 +6,7 @@ pub mod acceptor;
 pub mod barrier;
 pub mod learner;
 pub mod proposer;
+pub(crate) mod roll_call;
 
 use std::io::Write;
 
@@ -22,6 +23,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The disk is not this node's.
+    #[error(transparent)]
+    Identity(#[from] crate::identity::Error),
     /// The log.
     #[error(transparent)]
     Log(#[from] crate::wal::Error),
@@ -46,6 +50,17 @@ pub(crate) fn end_on_disk_error(error: &dyn std::error::Error) -> ! {
     let _ = writeln!(
         std::io::stderr(),
         "the disk failed, ending the process: {error}"
+    );
+    std::process::exit(1);
+}
+
+/// The disk is not the one that this node must have. Ends the process before it harms anything; with
+/// the right disk the next start goes well.
+pub(crate) fn end_on_wrong_disk(why: &str) -> ! {
+    error!(target: "important", why, "this is not the disk of this node, ending the process");
+    let _ = writeln!(
+        std::io::stderr(),
+        "this is not the disk of this node: {why}"
     );
     std::process::exit(1);
 }

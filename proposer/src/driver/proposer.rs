@@ -17,9 +17,9 @@ use tracing::{debug, info, warn};
 
 use super::{StartError, end_on_disk_error};
 use crate::config::{Config, Role};
+use crate::identity::Identity;
 use crate::link::{Error as LinkError, Link};
 use crate::metrics::Metrics;
-use crate::paxos::codec::{Frame, NodeName};
 use crate::paxos::ids::{Ballot, Members, NodeId, Slot};
 use crate::paxos::machine::{Applied, Outcome};
 use crate::paxos::message::{
@@ -282,8 +282,13 @@ struct Job {
 }
 
 /// Opens the proposer's state and starts the loop.
-pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartError> {
-    let (file, state, opened) = StateFile::open(&config.data_dir, config.node_id)?;
+pub fn start(
+    config: &Config,
+    identity: &Identity,
+    metrics: Arc<Metrics>,
+) -> Result<Handle, StartError> {
+    let (file, state, opened) =
+        StateFile::open(identity.media(), &config.data_dir, config.node_id)?;
     info!(target: "important", counter = state.proposal_counter, ?opened, "proposer's state read");
     let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
         return Err(std::io::Error::other("ACCEPTORS is empty").into());
@@ -293,7 +298,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
         patience_ticks: patience.max(4) as u64,
         ..Settings::default()
     };
-    let core = Proposer::new(config.node_id, members, settings, state.proposal_counter);
+    let core = Proposer::new(config.node_id, members, settings, state.proposal_counter)
+        .with_run(identity.start().run);
     let core = match opened.knows_every_claim() {
         true => core,
         false => {
@@ -313,9 +319,9 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let config = config.clone();
+    let (config, identity) = (config.clone(), identity.clone());
     let run = move || {
-        let run = Run::new(&config, core, file, events, shared, metrics);
+        let run = Run::new(&config, &identity, core, file, events, shared, metrics);
         runtime.block_on(run.run(new_events, new_jobs));
     };
     std::thread::Builder::new()
@@ -325,7 +331,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>) -> Result<Handle, StartErro
 }
 
 struct Run {
-    me: NodeName,
+    me: Identity,
     heartbeat_interval: Duration,
     election_timeout: Duration,
     core: Proposer,
@@ -396,6 +402,7 @@ struct Leaving {
 impl Run {
     fn new(
         config: &Config,
+        me: &Identity,
         core: Proposer,
         file: StateFile,
         events: mpsc::UnboundedSender<Event>,
@@ -403,17 +410,14 @@ impl Run {
         metrics: Arc<Metrics>,
     ) -> Run {
         let now = Instant::now();
-        let links = |role| Link::all(config, role, PeerOptions::default());
+        let links = |role| Link::all(config, me, role, PeerOptions::default());
         let acceptors = links(Role::Acceptor);
         let saved = State {
             proposal_counter: core.counter(),
             ..State::default()
         };
         let mut run = Run {
-            me: NodeName {
-                role: Role::Proposer,
-                id: config.node_id,
-            },
+            me: me.clone(),
             heartbeat_interval: config.heartbeat_interval,
             election_timeout: config.election_timeout,
             core,
@@ -487,7 +491,7 @@ impl Run {
     }
 
     fn elect(&mut self) {
-        if self.leaving.is_some() {
+        if self.leaving.is_some() || self.me.cluster().is_none() {
             self.restart_election_timer();
         } else if self
             .succession_at
@@ -600,7 +604,7 @@ impl Run {
                 let silent = Instant::now() - self.heard_at >= 2 * self.heartbeat_interval;
                 if silent && self.core.leader() == Some(ballot) && self.succession_at.is_none() {
                     let before = |link: &&Link| {
-                        link.node.id < self.me.id && ballot.node() != Some(link.node.id)
+                        link.node.id < self.me.name().id && ballot.node() != Some(link.node.id)
                     };
                     let rank = self.proposers.iter().filter(before).count() as u32;
                     self.succession_at = Some(Instant::now() + rank * SUCCESSION_STEP);
@@ -804,11 +808,7 @@ impl Run {
     }
 
     fn frame(&self, message: Message) -> Bytes {
-        Frame {
-            from: self.me,
-            message,
-        }
-        .encode()
+        self.me.frame(message)
     }
 
     fn answer_read(&mut self, read: u64, slot: Option<Slot>) {

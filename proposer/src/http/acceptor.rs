@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json_, json};
 
-use super::{Node, RoleState, answer, decode, frame_limits, router};
+use super::{Node, RoleState, frame_limits, router};
 use crate::driver::acceptor::Handle;
 use crate::link;
 use crate::paxos::ids::{Ballot, NodeId, Slot};
@@ -28,7 +28,7 @@ struct Acceptor {
 
 /// All of the acceptor's routes.
 pub fn routes(node: Node, handle: Handle) -> Router {
-    let path = link::path(node.name);
+    let path = link::path(node.name());
     let own = Router::new()
         .route(&path, post(message))
         .layer(frame_limits());
@@ -54,13 +54,36 @@ impl RoleState for Acceptor {
             "last_instance_id": self.handle.last_voted().0,
             "committed_instance_id": self.handle.committed().0,
             "trimmed_instance_id": self.handle.floor().0,
-            "state": "voting",
+            "state": match self.handle.refusal() {
+                Some(refusal) => refusal.name(),
+                None if self.handle.votes() => "voting",
+                None => "joining",
+            },
+            "refusal": self.handle.refusal().map(|refusal| refusal.to_string()),
         })
     }
 
     fn not_ready(&self) -> Option<String> {
-        None
+        match self.handle.refusal() {
+            Some(refusal) => Some(refusal.to_string()),
+            None if self.handle.votes() => None,
+            None => Some(
+                "it waits for other acceptors to see its disk: for all of them in a new cluster, \
+                 else for a quorum"
+                    .to_owned(),
+            ),
+        }
     }
+}
+
+/// The answer of an acceptor that does not take part.
+fn not_voting(state: &Acceptor) -> Problem {
+    let why = state.not_ready();
+    let why = why.unwrap_or_else(|| "it has just begun to vote: send it again".to_owned());
+    Problem::unavailable(
+        format!("this acceptor does not vote: {why}"),
+        Duration::from_secs(1),
+    )
 }
 
 fn busy() -> Problem {
@@ -74,14 +97,14 @@ async fn message(State(state): State<Acceptor>, Raw(body): Raw) -> Result<Respon
     // A copy of the right size: votes are slices of it and stay, and the body that it came in may be
     // a small part of a large buffer.
     let body = Bytes::copy_from_slice(&body);
-    let Message::Request(request) = decode(body)?.message else {
+    let Message::Request(request) = state.node.decode(body)?.message else {
         return Err(Problem::bad_request(
             "message",
             "is none that an acceptor takes",
         ));
     };
     let reply = state.handle.ask(request).await.map_err(|_| busy())?;
-    Ok(answer(state.node.name, Message::Reply(reply)))
+    Ok(state.node.answer(Message::Reply(reply)))
 }
 
 #[derive(Deserialize)]
@@ -147,7 +170,11 @@ async fn prepare(
         body.instance_id,
         body.proposer_id,
     )?;
-    let request = Request::Prepare { ballot, from: slot };
+    let request = Request::Prepare {
+        ballot,
+        run: 0,
+        from: slot,
+    };
     Ok(Json(
         match state.handle.ask(request).await.map_err(|_| busy())? {
             Reply::Promise { votes, .. } => match votes.iter().find(|vote| vote.slot == slot) {
@@ -159,6 +186,7 @@ async fn prepare(
                 }),
                 None => json!({"type": "PROMISE", "accepted": true, "highestAccepted": -1}),
             },
+            Reply::NotVoting => return Err(not_voting(&state)),
             reply => refusal("NOT_PROMISE", &reply),
         },
     ))
@@ -196,6 +224,7 @@ async fn accept(
                 "instanceId": slot.0,
                 "proposalNumber": ballot.number(),
             }),
+            Reply::NotVoting => return Err(not_voting(&state)),
             reply => refusal("NOT_ACCEPTED", &reply),
         },
     ))

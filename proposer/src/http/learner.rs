@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json_, json};
 use tokio::sync::watch;
 
-use super::{Node, RoleState, answer, decode, frame_limits, json_bytes, router};
+use super::{Node, RoleState, frame_limits, json_bytes, router};
 use crate::driver::barrier::Barrier;
 use crate::driver::learner::transfer::{LENGTH_HEADER, SLOT_HEADER};
 use crate::driver::learner::{Busy, Handle, NoEntries};
@@ -48,7 +48,7 @@ pub fn routes(
     barrier: Barrier,
     ending: watch::Receiver<bool>,
 ) -> Router {
-    let path = link::path(node.name);
+    let path = link::path(node.name());
     let own = Router::new()
         .route(&format!("{path}/snapshot"), get(snapshot))
         .route(&format!("{path}/entries"), get(entries))
@@ -131,15 +131,22 @@ fn busy(_: Busy) -> Problem {
 }
 
 async fn message(State(state): State<Learner>, Raw(body): Raw) -> Result<Response, Problem> {
-    let frame = decode(body)?;
+    let frame = state.node.decode(body)?;
     let Message::Learn(learn) = frame.message else {
         return Err(Problem::bad_request(
             "message",
             "is none that a learner takes",
         ));
     };
+    // What is applied here is of one cluster only.
+    if state.node.identity.cluster().is_none() {
+        return Err(Problem::unavailable(
+            "this node does not know its cluster yet",
+            Duration::from_secs(1),
+        ));
+    }
     let learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
-    Ok(answer(state.node.name, Message::Learned(learned)))
+    Ok(state.node.answer(Message::Learned(learned)))
 }
 
 #[derive(Deserialize)]

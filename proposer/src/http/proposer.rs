@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
 
-use super::{Node, RoleState, answer, decode, frame_limits, json_bytes, router};
+use super::{Node, RoleState, frame_limits, json_bytes, router};
 use crate::driver::proposer::{Answer, Handle};
 use crate::link;
 use crate::paxos::ids::{Ballot, NodeId};
@@ -35,7 +35,7 @@ struct Proposer {
 
 /// All of the proposer's routes.
 pub fn routes(node: Node, handle: Handle) -> Router {
-    let path = link::path(node.name);
+    let path = link::path(node.name());
     let own = Router::new()
         .route(&path, post(message))
         .layer(frame_limits());
@@ -56,7 +56,7 @@ impl RoleState for Proposer {
         let view = self.handle.view();
         let leader = view.leader.and_then(Ballot::node);
         json!({
-            "is_leader": leader == Some(self.node.name.id),
+            "is_leader": leader == Some(self.node.name().id),
             "leader_id": leader.map(NodeId::number),
             "term": view.leader.map_or(0, Ballot::counter),
             "last_instance_id": view.last.0,
@@ -216,7 +216,10 @@ fn parse_batch(body: &Bytes) -> Result<Vec<Value>, Problem> {
 
 async fn leader_status(State(state): State<Proposer>) -> Result<Json<Json_>, Problem> {
     let view = state.handle.view();
-    let Some(ballot) = view.leader.filter(|b| b.node() == Some(state.node.name.id)) else {
+    let Some(ballot) = view
+        .leader
+        .filter(|b| b.node() == Some(state.node.name().id))
+    else {
         let detail = match view.leader.and_then(Ballot::node) {
             Some(leader) => format!("proposer {leader} leads, not this one: ask it"),
             None => "this proposer does not lead, and knows no leader".to_owned(),
@@ -224,7 +227,7 @@ async fn leader_status(State(state): State<Proposer>) -> Result<Json<Json_>, Pro
         return Err(Problem::forbidden(detail));
     };
     Ok(Json(json!({
-        "leaderId": state.node.name.id.number(),
+        "leaderId": state.node.name().id.number(),
         "term": ballot.counter(),
         "proposalNumber": ballot.number(),
         "lastInstanceId": view.last.0,
@@ -251,13 +254,13 @@ async fn leader_heartbeat(
     Ok(Json(json!({
         "status": "acknowledged",
         "ignored": ignored,
-        "nodeId": state.node.name.id.number(),
+        "nodeId": state.node.name().id.number(),
         "term": current.map_or(0, Ballot::counter).max(if ignored { 0 } else { body.term }),
     })))
 }
 
 async fn message(State(state): State<Proposer>, Raw(body): Raw) -> Result<Response, Problem> {
-    let reply = match decode(body)?.message {
+    let reply = match state.node.decode(body)?.message {
         Message::Forward { wait_ms, values } => {
             Message::Forwarded(forward(&state, wait_ms, values.to_vec()).await)
         }
@@ -273,7 +276,7 @@ async fn message(State(state): State<Proposer>, Raw(body): Raw) -> Result<Respon
             ));
         }
     };
-    Ok(answer(state.node.name, reply))
+    Ok(state.node.answer(reply))
 }
 
 async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarded {

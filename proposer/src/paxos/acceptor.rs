@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::ids::{Ballot, Slot};
 use super::message::{Reply, Request, Value, Values, Vote};
 use super::output::Output;
+use super::standing::Ledger;
 
 /// All that an acceptor must never forget.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +17,8 @@ pub enum Record {
     Promised {
         /// The promise.
         ballot: Ballot,
+        /// Which process it was given to; 0 if that is not known.
+        run: u64,
     },
     /// Votes in consecutive slots; implies the promise of their ballot.
     Accepted {
@@ -34,11 +37,15 @@ pub enum Record {
     Trimmed {
         /// The promise.
         promised: Ballot,
+        /// Which process it was given to; 0 if that is not known.
+        run: u64,
         /// The last slot forgotten.
         floor: Slot,
         /// What a leader said to be chosen; at least `floor`.
         committed: Slot,
     },
+    /// What it knows of the cluster's nodes, instead of what it knew before.
+    Known(Ledger),
 }
 
 /// How much one answer carries before it tells the asker to come again.
@@ -88,6 +95,9 @@ const LEADER_TICKS: u8 = 2;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Acceptor {
     promised: Ballot,
+    /// Which process the promise was given to; 0 if a vote or a renewal brought the ballot here. A
+    /// proposer sends those only when a quorum has promised, so no other process gets one.
+    promised_to: u64,
     votes: BTreeMap<Slot, (Ballot, Value)>,
     committed: Slot,
     /// Votes up to here are forgotten; never above `committed`.
@@ -119,12 +129,12 @@ impl Acceptor {
     /// Replays one record, in the order in which they were written.
     pub fn remember(&mut self, record: &Record) {
         match record {
-            Record::Promised { ballot } => {
+            Record::Promised { ballot, run } => {
                 assert!(
                     *ballot >= self.promised,
                     "an acceptor never goes back on a promise"
                 );
-                self.promised = *ballot;
+                (self.promised, self.promised_to) = (*ballot, *run);
             }
             Record::Accepted {
                 ballot,
@@ -136,7 +146,9 @@ impl Acceptor {
                     *ballot >= self.promised,
                     "an acceptor never votes below its promise"
                 );
-                self.promised = *ballot;
+                if *ballot > self.promised {
+                    (self.promised, self.promised_to) = (*ballot, 0);
+                }
                 self.committed = self.committed.max(*committed);
                 for (slot, value) in slots(*first, values).filter(|(slot, _)| *slot > self.floor) {
                     self.votes.insert(slot, (*ballot, value.clone()));
@@ -144,6 +156,7 @@ impl Acceptor {
             }
             Record::Trimmed {
                 promised,
+                run,
                 floor,
                 committed,
             } => {
@@ -152,11 +165,13 @@ impl Acceptor {
                     "an acceptor never goes back on a promise"
                 );
                 assert!(floor <= committed, "only what is chosen is forgotten");
-                self.promised = *promised;
+                (self.promised, self.promised_to) = (*promised, *run);
                 self.committed = self.committed.max(*committed);
                 self.floor = self.floor.max(*floor);
                 self.votes = self.votes.split_off(&self.floor.next());
             }
+            // The standing's own.
+            Record::Known(_) => {}
         }
     }
 
@@ -168,7 +183,7 @@ impl Acceptor {
                 committed: self.committed,
                 leader_alive: self.leader_ticks > 0,
             }),
-            Request::Prepare { ballot, from } => self.prepare(ballot, from),
+            Request::Prepare { ballot, run, from } => self.prepare(ballot, run, from),
             Request::Accept {
                 ballot,
                 first,
@@ -186,10 +201,11 @@ impl Acceptor {
                 }
                 self.leader_ticks = LEADER_TICKS;
                 self.committed = self.committed.max(committed);
-                let mut records = self.promise(ballot);
+                let mut records = self.promise(ballot, 0);
                 records.extend(self.trim(trim));
                 Output::new(records, Reply::Renewed { ballot, round })
             }
+            Request::Enlist { .. } => answer(Reply::NotVoting),
             // Never "no votes": what is forgotten was chosen.
             Request::Fetch { from, .. } if from <= self.floor => answer(Reply::Truncated {
                 from,
@@ -237,14 +253,15 @@ impl Acceptor {
             .map(|(ballot, value)| (*ballot, value))
     }
 
-    fn prepare(&mut self, ballot: Ballot, from: Slot) -> Output<Record, Reply> {
-        if self.refuses(ballot) {
+    fn prepare(&mut self, ballot: Ballot, run: u64, from: Slot) -> Output<Record, Reply> {
+        let promised_another = self.promised_to != 0 && self.promised_to != run;
+        if self.refuses(ballot) || (ballot == self.promised && promised_another) {
             return self.nack(ballot);
         }
         // A candidate gets the grace that a leader gets: those whose timers fire while it gathers
         // promises wait, instead of outbidding it.
         self.leader_ticks = LEADER_TICKS;
-        let records = self.promise(ballot);
+        let records = self.promise(ballot, run);
         let (votes, rest) = self.votes_from(from, Slot(u64::MAX));
         let committed = self.committed;
         Output::new(
@@ -292,7 +309,7 @@ impl Acceptor {
         };
         if known == values.len() {
             self.committed = self.committed.max(committed);
-            return Output::new(self.promise(ballot), reply);
+            return Output::new(self.promise(ballot, 0), reply);
         }
         let record = Record::Accepted {
             ballot,
@@ -313,6 +330,7 @@ impl Acceptor {
         }
         let record = Record::Trimmed {
             promised: self.promised,
+            run: self.promised_to,
             floor,
             committed: self.committed,
         };
@@ -324,11 +342,12 @@ impl Acceptor {
         ballot < self.promised || ballot.node().is_none() || ballot.is_poison_after(self.promised)
     }
 
-    fn promise(&mut self, ballot: Ballot) -> Vec<Record> {
-        if ballot == self.promised {
+    fn promise(&mut self, ballot: Ballot, run: u64) -> Vec<Record> {
+        let known = run == 0 || run == self.promised_to;
+        if ballot == self.promised && known {
             return Vec::new();
         }
-        let record = Record::Promised { ballot };
+        let record = Record::Promised { ballot, run };
         self.remember(&record);
         vec![record]
     }

@@ -1,46 +1,33 @@
 //! The bytes of the cluster's own traffic and of its logs. Numbers are little-endian. A frame:
 //!
 //! ```text
-//! 'P' · version u8 · from (role u8, id u8) · kind u8 · body
+//! 'P' · version u8 · from (role u8, id u8) · cluster u64, 0 when not known · kind u8 · body
 //! ```
 //!
 //! The receiver is named by the path that a frame is posted to, so a broadcast is encoded once.
 //! Decoding never copies values: they are slices of the frame. It refuses what is cut short, too
 //! long or unknown.
 
-use std::fmt;
-
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::acceptor::Record;
-use super::ids::{Ballot, NodeId, Role, Slot};
+pub use super::ids::NodeName;
+use super::ids::{Ballot, ClusterId, NodeId, Role, Slot};
 use super::machine::{Applied, Outcome, Resource};
 use super::message::{Forwarded, Learn, Learned, Message, Reply, Request, Value, Values, Vote};
+use super::standing::{Ledger, Refusal, Start};
 
 /// The version of this encoding. A node refuses frames of another one by name.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 const MAGIC: u8 = b'P';
-
-/// A node of any role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeName {
-    /// Its role.
-    pub role: Role,
-    /// Its number within the role.
-    pub id: NodeId,
-}
-
-impl fmt::Display for NodeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.role, self.id)
-    }
-}
 
 /// A message on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Who sends it.
     pub from: NodeName,
+    /// The cluster that it belongs to, once it knows.
+    pub cluster: Option<ClusterId>,
     /// What it says.
     pub message: Message,
 }
@@ -68,6 +55,7 @@ impl Frame {
         out.put_u8(MAGIC);
         out.put_u8(VERSION);
         put_node_name(&mut out, self.from);
+        put_cluster(&mut out, self.cluster);
         put_message(&mut out, &self.message);
         out.freeze()
     }
@@ -82,11 +70,16 @@ impl Frame {
         }
         bytes.advance(2);
         let from = node_name(&mut bytes)?;
+        let cluster = cluster(&mut bytes)?;
         let message = message(&mut bytes)?;
         if !bytes.is_empty() {
             return Err(Error::Malformed("bytes follow its end"));
         }
-        Ok(Frame { from, message })
+        Ok(Frame {
+            from,
+            cluster,
+            message,
+        })
     }
 }
 
@@ -95,17 +88,29 @@ impl Record {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
-            Record::Promised { ballot } => {
-                out.put_u8(1);
+            Record::Promised { ballot, run } => {
+                out.put_u8(4);
                 out.put_u64_le(ballot.number());
+                out.put_u64_le(*run);
+            }
+            Record::Known(ledger) => {
+                out.put_u8(6);
+                put_cluster(&mut out, ledger.cluster);
+                out.put_u32_le(ledger.starts.len() as u32);
+                for (node, start) in &ledger.starts {
+                    put_node_name(&mut out, *node);
+                    put_start(&mut out, *start);
+                }
             }
             Record::Trimmed {
                 promised,
+                run,
                 floor,
                 committed,
             } => {
-                out.put_u8(3);
+                out.put_u8(5);
                 out.put_u64_le(promised.number());
+                out.put_u64_le(*run);
                 out.put_u64_le(floor.0);
                 out.put_u64_le(committed.0);
             }
@@ -129,8 +134,10 @@ impl Record {
     /// The record in these bytes.
     pub fn decode(mut bytes: Bytes) -> Result<Record> {
         let record = match u8(&mut bytes)? {
-            1 => Record::Promised {
+            // Kinds 1 and 3 are those of logs from before an acceptor had a standing.
+            4 => Record::Promised {
                 ballot: ballot(&mut bytes)?,
+                run: u64(&mut bytes)?,
             },
             2 => {
                 let ballot = ballot(&mut bytes)?;
@@ -142,11 +149,20 @@ impl Record {
                     values: values(&mut bytes, first)?,
                 }
             }
-            3 => Record::Trimmed {
+            5 => Record::Trimmed {
                 promised: promise(&mut bytes)?,
+                run: u64(&mut bytes)?,
                 floor: slot(&mut bytes)?,
                 committed: slot(&mut bytes)?,
             },
+            6 => Record::Known(Ledger {
+                cluster: cluster(&mut bytes)?,
+                starts: list(&mut bytes, 26, |bytes| {
+                    Ok((node_name(bytes)?, start(bytes)?))
+                })?
+                .into_iter()
+                .collect(),
+            }),
             _ => return Err(Error::Malformed("unknown kind of record")),
         };
         if bytes.is_empty() {
@@ -329,9 +345,10 @@ fn message(bytes: &mut Bytes) -> Result<Message> {
 fn put_request(out: &mut BytesMut, request: &Request) {
     match request {
         Request::Probe => out.put_u8(1),
-        Request::Prepare { ballot, from } => {
+        Request::Prepare { ballot, run, from } => {
             out.put_u8(2);
             out.put_u64_le(ballot.number());
+            out.put_u64_le(*run);
             out.put_u64_le(from.0);
         }
         Request::Accept {
@@ -363,6 +380,16 @@ fn put_request(out: &mut BytesMut, request: &Request) {
             out.put_u64_le(from.0);
             out.put_u64_le(to.0);
         }
+        Request::Enlist {
+            node,
+            start,
+            cluster,
+        } => {
+            out.put_u8(6);
+            put_node_name(out, *node);
+            put_start(out, *start);
+            put_cluster(out, *cluster);
+        }
     }
 }
 
@@ -371,6 +398,7 @@ fn request(kind: u8, bytes: &mut Bytes) -> Result<Request> {
         1 => Request::Probe,
         2 => Request::Prepare {
             ballot: ballot(bytes)?,
+            run: u64(bytes)?,
             from: slot(bytes)?,
         },
         3 => {
@@ -391,6 +419,11 @@ fn request(kind: u8, bytes: &mut Bytes) -> Result<Request> {
         5 => Request::Fetch {
             from: slot(bytes)?,
             to: slot(bytes)?,
+        },
+        6 => Request::Enlist {
+            node: node_name(bytes)?,
+            start: start(bytes)?,
+            cluster: cluster(bytes)?,
         },
         _ => return Err(Error::Malformed("unknown kind of request")),
     })
@@ -453,6 +486,22 @@ fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_u64_le(to.0);
             put_votes(out, votes);
         }
+        Reply::NotVoting => out.put_u8(28),
+        Reply::Witnessed {
+            start,
+            witness,
+            cluster,
+        } => {
+            out.put_u8(29);
+            put_start(out, *start);
+            put_start(out, *witness);
+            put_cluster(out, *cluster);
+        }
+        Reply::Refused { start, refusal } => {
+            out.put_u8(30);
+            put_start(out, *start);
+            put_refusal(out, *refusal);
+        }
     }
 }
 
@@ -497,7 +546,73 @@ fn reply(kind: u8, bytes: &mut Bytes) -> Result<Reply> {
             from: slot(bytes)?,
             floor: slot(bytes)?,
         },
+        28 => Reply::NotVoting,
+        29 => Reply::Witnessed {
+            start: start(bytes)?,
+            witness: start(bytes)?,
+            cluster: cluster(bytes)?,
+        },
+        30 => Reply::Refused {
+            start: start(bytes)?,
+            refusal: refusal(bytes)?,
+        },
         _ => return Err(Error::Malformed("unknown kind of reply")),
+    })
+}
+
+fn put_start(out: &mut BytesMut, start: Start) {
+    out.put_u64_le(start.incarnation);
+    out.put_u64_le(start.count);
+    out.put_u64_le(start.run);
+}
+
+fn start(bytes: &mut Bytes) -> Result<Start> {
+    Ok(Start {
+        incarnation: u64(bytes)?,
+        count: u64(bytes)?,
+        run: u64(bytes)?,
+    })
+}
+
+fn put_cluster(out: &mut BytesMut, cluster: Option<ClusterId>) {
+    out.put_u64_le(cluster.map_or(0, ClusterId::number));
+}
+
+fn cluster(bytes: &mut Bytes) -> Result<Option<ClusterId>> {
+    u64(bytes).map(ClusterId::new)
+}
+
+fn put_refusal(out: &mut BytesMut, refusal: Refusal) {
+    match refusal {
+        Refusal::OtherDisk { known } => {
+            out.put_u8(1);
+            put_start(out, known);
+        }
+        Refusal::OlderCopy { known } => {
+            out.put_u8(2);
+            put_start(out, known);
+        }
+        Refusal::OtherCluster { cluster } => {
+            out.put_u8(3);
+            put_cluster(out, Some(cluster));
+        }
+        Refusal::NotAMember => out.put_u8(4),
+    }
+}
+
+fn refusal(bytes: &mut Bytes) -> Result<Refusal> {
+    Ok(match u8(bytes)? {
+        1 => Refusal::OtherDisk {
+            known: start(bytes)?,
+        },
+        2 => Refusal::OlderCopy {
+            known: start(bytes)?,
+        },
+        3 => Refusal::OtherCluster {
+            cluster: cluster(bytes)?.ok_or(Error::Malformed("cluster 0"))?,
+        },
+        4 => Refusal::NotAMember,
+        _ => return Err(Error::Malformed("unknown refusal")),
     })
 }
 

@@ -89,6 +89,52 @@ impl fmt::Display for Role {
     }
 }
 
+/// A node of any role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeName {
+    /// Its role.
+    pub role: Role,
+    /// Its number within the role.
+    pub id: NodeId,
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.role, self.id)
+    }
+}
+
+/// Which cluster: a random number as old as the cluster. As text, 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(u64);
+
+impl ClusterId {
+    /// `None` for 0, which names no cluster.
+    pub const fn new(number: u64) -> Option<ClusterId> {
+        if number == 0 {
+            None
+        } else {
+            Some(ClusterId(number))
+        }
+    }
+
+    /// From 16 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<ClusterId> {
+        u64::from_str_radix(text, 16).ok().and_then(ClusterId::new)
+    }
+
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// A ballot, `proposalNumber` on the wire: counter × 256 + the proposer's id. Two proposers never
 /// share one, and a proposer never uses one twice (Lamport, "Paxos Made Simple", 2.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

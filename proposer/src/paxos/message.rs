@@ -7,6 +7,7 @@
 //! | [`Request::Accept`] | leader | acceptor | [`Reply::Accepted`] or [`Reply::Nack`] |
 //! | [`Request::Renew`] | leader | acceptor | [`Reply::Renewed`] or [`Reply::Nack`] |
 //! | [`Request::Fetch`] | learner | acceptor | [`Reply::Fetched`] or [`Reply::Truncated`] |
+//! | [`Request::Enlist`] | any node | acceptor | [`Reply::Witnessed`] or [`Reply::Refused`] |
 //! | [`Learn`] | leader | learner | the slot it has applied, with outcomes |
 //! | [`Heartbeat`] | leader | proposer | none needed |
 
@@ -15,8 +16,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::ids::{Ballot, Slot};
+use super::ids::{Ballot, ClusterId, NodeName, Slot};
 use super::machine::Applied;
+use super::standing::{Refusal, Start};
 
 /// What a slot holds: bytes the protocol never looks into. Empty bytes are the no-op with which a
 /// new leader fills a slot in which nothing can have been chosen.
@@ -77,6 +79,9 @@ pub enum Request {
     Prepare {
         /// The candidate's ballot.
         ballot: Ballot,
+        /// The candidate's [`Start::run`]: two processes that use one identity, one of them with
+        /// another disk, could claim the same ballot.
+        run: u64,
         /// The first slot whose votes the candidate needs.
         from: Slot,
     },
@@ -108,6 +113,15 @@ pub enum Request {
         from: Slot,
         /// The last slot.
         to: Slot,
+    },
+    /// A node has started: is its disk the one that it always had? See [`super::standing`].
+    Enlist {
+        /// Which node.
+        node: NodeName,
+        /// Its start.
+        start: Start,
+        /// The cluster that its disk belongs to, if it does.
+        cluster: Option<ClusterId>,
     },
 }
 
@@ -175,6 +189,24 @@ pub enum Reply {
         to: Slot,
         /// The votes in slots `from` to `to`, in order.
         votes: Vec<Vote>,
+    },
+    /// To everything but [`Request::Enlist`], from an acceptor that must not take part, or not yet.
+    NotVoting,
+    /// To [`Request::Enlist`]: the start is written down.
+    Witnessed {
+        /// The request's start.
+        start: Start,
+        /// The witness's own.
+        witness: Start,
+        /// The cluster that the witness votes in.
+        cluster: Option<ClusterId>,
+    },
+    /// To [`Request::Enlist`]: this is not the disk that the node must have.
+    Refused {
+        /// The request's start.
+        start: Start,
+        /// What is wrong.
+        refusal: Refusal,
     },
 }
 

@@ -31,3 +31,4 @@ pub mod message;
 pub mod output;
 pub mod proposer;
 pub mod snapshot;
+pub mod standing;

@@ -14,6 +14,13 @@ impl<R, E> Output<R, E> {
         Output { records, effects }
     }
 
+    /// The same with one more record, if `more` finds one due.
+    pub(super) fn and(mut self, more: impl FnOnce(&[R]) -> Option<R>) -> Output<R, E> {
+        let record = more(&self.records);
+        self.records.extend(record);
+        self
+    }
+
     /// The only door to the effects: hands the records, if there are any, to `write`, which makes
     /// them durable. When it fails, nothing may be sent, and the node must end.
     pub fn persist<X>(self, write: impl FnOnce(&[R]) -> Result<(), X>) -> Result<E, X> {

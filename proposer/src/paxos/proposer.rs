@@ -123,6 +123,8 @@ pub struct Effects {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposer {
     me: NodeId,
+    /// Which process this is: goes with each Prepare.
+    run: u64,
     members: Members,
     settings: Settings,
     /// The highest round ever claimed here.
@@ -206,6 +208,7 @@ impl Proposer {
     pub fn new(me: NodeId, members: Members, settings: Settings, claimed: u64) -> Proposer {
         Proposer {
             me,
+            run: 0,
             members,
             settings,
             counter: claimed,
@@ -214,6 +217,11 @@ impl Proposer {
             trim: Slot::ZERO,
             phase: Phase::Following(None),
         }
+    }
+
+    /// The same, named among the processes that have had this identity: a random number of its start.
+    pub fn with_run(self, run: u64) -> Proposer {
+        Proposer { run, ..self }
     }
 
     /// The same for a proposer whose claims are not all known, as its disk was damaged: the next one
@@ -400,7 +408,11 @@ impl Proposer {
                     self.follow(None, effects);
                 }
             }
-            Reply::Fetched { .. } | Reply::Truncated { .. } => {}
+            Reply::Fetched { .. }
+            | Reply::Truncated { .. }
+            | Reply::NotVoting
+            | Reply::Witnessed { .. }
+            | Reply::Refused { .. } => {}
         }
     }
 
@@ -437,11 +449,11 @@ impl Proposer {
         };
         self.counter = counter;
         claims.push(Claim { counter });
-        let from = self.committed.next();
+        let (run, from) = (self.run, self.committed.next());
         effects.restart_election_timer = true;
         effects
             .acceptors
-            .push((To::All, Request::Prepare { ballot, from }));
+            .push((To::All, Request::Prepare { ballot, run, from }));
         self.phase = Phase::Preparing {
             ballot,
             from,
@@ -482,6 +494,7 @@ impl Proposer {
         if let Some(rest) = part.rest {
             let more = Request::Prepare {
                 ballot: *ballot,
+                run: self.run,
                 from: rest,
             };
             effects.acceptors.push((To::One(acceptor), more));

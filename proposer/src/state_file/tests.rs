@@ -1,5 +1,5 @@
 use super::*;
-use crate::media::SimMedia;
+use crate::media::{MediaFile, SimMedia};
 
 fn id() -> NodeId {
     NodeId::new(3).unwrap()
@@ -57,7 +57,10 @@ fn a_claim_writes_a_checkpoint_and_the_state_and_keeps_five_by_number() {
 
 #[test]
 fn the_state_is_a_json_object_with_the_names_of_the_design() {
-    let object: Value = serde_json::from_slice(&encode(&state(7))).unwrap();
+    let disk = Disk::default();
+    disk.open().unwrap().0.save(&state(7)).unwrap();
+    let file = disk.root.open("proposer_3_state.json").unwrap();
+    let object: Value = serde_json::from_slice(&file.read_all().unwrap()).unwrap();
     assert_eq!(object["proposal_counter"], 7);
     assert_eq!(object["last_instance_id"], 70);
     assert_eq!(object["current_leader"], 2);
@@ -260,11 +263,15 @@ fn a_crash_at_any_operation_leaves_the_old_state_or_the_new_one() {
 
 #[test]
 fn a_real_folder_keeps_the_state_and_is_locked() {
+    let open = |data: &Path| {
+        let root = FileMedia::open(data).map_err(Error::Open)?;
+        StateFile::open(&root, data, id())
+    };
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let (mut file, _, opened) = StateFile::open(&data, id()).unwrap();
+    let (mut file, _, opened) = open(&data).unwrap();
     assert_eq!(opened, Opened::Fresh);
-    let locked = StateFile::open(&data, id()).err().unwrap();
+    let locked = open(&data).err().unwrap();
     assert!(
         locked
             .to_string()
@@ -278,7 +285,7 @@ fn a_real_folder_keeps_the_state_and_is_locked() {
     .unwrap();
     drop(file);
     std::fs::write(data.join("proposer_3_state.json.tmp"), "killed").unwrap();
-    let (mut file, loaded, opened) = StateFile::open(&data, id()).unwrap();
+    let (mut file, loaded, opened) = open(&data).unwrap();
     assert_eq!(opened, Opened::Loaded);
     assert_eq!(loaded.last_instance_id, 11);
     file.save(&loaded).unwrap();

@@ -34,9 +34,9 @@ impl Ballots {
 
     pub(super) fn durable(&mut self, acceptor: NodeId, record: &Record) {
         let ballot = match record {
-            Record::Promised { ballot } | Record::Accepted { ballot, .. } => ballot,
+            Record::Promised { ballot, .. } | Record::Accepted { ballot, .. } => ballot,
             // Repeats a promise that is known.
-            Record::Trimmed { .. } => return,
+            Record::Trimmed { .. } | Record::Known(_) => return,
         };
         self.used.entry(*ballot).or_default().promised |= 1 << acceptor.number();
     }

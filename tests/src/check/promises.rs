@@ -30,11 +30,14 @@ impl Promises {
 
     pub(super) fn durable(&mut self, acceptor: NodeId, record: &Record) {
         let disk = &mut self.disks[acceptor.index()];
-        let (Record::Promised { ballot }
+        let (Record::Promised { ballot, .. }
         | Record::Accepted { ballot, .. }
         | Record::Trimmed {
             promised: ballot, ..
-        }) = record;
+        }) = record
+        else {
+            return;
+        };
         assert!(
             *ballot >= disk.promised,
             "a promise on disk never goes down"
@@ -97,7 +100,10 @@ impl Promises {
             Reply::Truncated { from, floor } => {
                 assert!(from <= floor, "only what is forgotten is said to be");
             }
-            Reply::Nack { .. } => {}
+            Reply::Nack { .. }
+            | Reply::NotVoting
+            | Reply::Witnessed { .. }
+            | Reply::Refused { .. } => {}
         }
     }
 

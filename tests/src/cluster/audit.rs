@@ -7,7 +7,7 @@ use std::time::Duration;
 use proposer::config::Role;
 use proposer::link;
 use proposer::paxos::codec::{Frame, NodeName};
-use proposer::paxos::ids::{NodeId, Slot};
+use proposer::paxos::ids::{ClusterId, NodeId, Slot};
 use proposer::paxos::message::{Message, Reply, Request, Vote};
 use proposer::wire::CommandView;
 use serde::Deserialize;
@@ -177,6 +177,8 @@ fn votes(cluster: &Cluster, (role, id): Name, from: u64, to: u64) -> Option<Vec<
     let path = link::path(name(role, id)?);
     let url = format!("{}{path}", cluster.node((role, id)).url());
     let agent = http::agent(Duration::from_secs(10));
+    let status = cluster.node((role, id)).status()?;
+    let known = ClusterId::parse(status["cluster"].as_str()?);
     let mut from = Slot(from);
     let mut all = Vec::new();
     while from.0 <= to {
@@ -184,6 +186,7 @@ fn votes(cluster: &Cluster, (role, id): Name, from: u64, to: u64) -> Option<Vec<
         let from_learner = name(Role::Learner, 1)?;
         let frame = Frame {
             from: from_learner,
+            cluster: known,
             message,
         };
         let answer = http::post(&agent, &url, frame.encode().to_vec()).ok()?;

@@ -257,6 +257,7 @@ impl Sim {
         }
         let frame = Frame {
             from: self.nodes[from].name,
+            cluster: None,
             message: message.clone(),
         };
         Frame::decode(frame.encode())

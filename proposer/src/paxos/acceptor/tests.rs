@@ -12,6 +12,7 @@ fn values(texts: &[&'static str]) -> Values {
 fn prepare(ballot: Ballot, from: u64) -> Request {
     Request::Prepare {
         ballot,
+        run: 0,
         from: Slot(from),
     }
 }
@@ -87,7 +88,8 @@ fn whatever_lies_below_the_promise_is_refused_and_whatever_does_not_is_taken() {
             assert_eq!(
                 records,
                 [Record::Promised {
-                    ballot: ballot(5, 2)
+                    ballot: ballot(5, 2),
+                    run: 0,
                 }]
             );
             assert_eq!(
@@ -331,6 +333,7 @@ fn a_trimmed_slot_is_never_said_to_be_empty() {
     let ballot = Ballot::from_number(2 * 256 + 2).unwrap();
     let prepare = Request::Prepare {
         ballot,
+        run: 0,
         from: Slot(1),
     };
     match acceptor
@@ -357,4 +360,39 @@ fn the_records_after_a_trim_are_enough_to_restore_it() {
     assert_eq!(restored.promised(), acceptor.promised());
     assert_eq!(restored.floor(), acceptor.floor());
     assert_eq!(restored.committed(), acceptor.committed());
+}
+
+/// Two processes with one identity, one of them without the other's disk, may claim the same ballot.
+#[test]
+fn one_ballot_is_promised_to_one_process_only() {
+    let prepare = |run| Request::Prepare {
+        ballot: ballot(5, 2),
+        run,
+        from: Slot(1),
+    };
+    let mut acceptor = Acceptor::new();
+    let (mut records, _) = handle(&mut acceptor, prepare(7));
+    assert!(!is_refused(&mut acceptor, prepare(7)));
+    assert!(is_refused(&mut acceptor, prepare(8)));
+    // Votes at the ballot change nothing, nor does a restart.
+    records.extend(handle(&mut acceptor, accept(ballot(5, 2), 1, &["a"])).0);
+    let mut restarted = Acceptor::new();
+    for record in &records {
+        restarted.remember(record);
+    }
+    assert!(is_refused(&mut restarted, prepare(8)));
+    assert!(!is_refused(&mut restarted, prepare(7)));
+}
+
+#[test]
+fn a_ballot_learned_from_a_vote_is_promised_to_the_first_that_asks() {
+    let mut acceptor = Acceptor::new();
+    handle(&mut acceptor, accept(ballot(5, 2), 1, &["a"]));
+    let prepare = |run| Request::Prepare {
+        ballot: ballot(5, 2),
+        run,
+        from: Slot(1),
+    };
+    assert!(!is_refused(&mut acceptor, prepare(7)));
+    assert!(is_refused(&mut acceptor, prepare(8)));
 }

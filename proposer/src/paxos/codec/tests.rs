@@ -38,7 +38,28 @@ fn messages() -> Vec<Message> {
     .collect();
     vec![
         Message::Request(Request::Probe),
-        Message::Request(Request::Prepare { ballot, from: slot }),
+        Message::Request(Request::Prepare {
+            ballot,
+            run: 3,
+            from: slot,
+        }),
+        Message::Request(Request::Enlist {
+            node: node(Role::Learner, 2),
+            start: start(1),
+            cluster: None,
+        }),
+        Message::Reply(Reply::NotVoting),
+        Message::Reply(Reply::Witnessed {
+            start: start(1),
+            witness: start(4),
+            cluster: ClusterId::new(9),
+        }),
+        refused(Refusal::OtherDisk { known: start(2) }),
+        refused(Refusal::OlderCopy { known: start(3) }),
+        refused(Refusal::OtherCluster {
+            cluster: ClusterId::new(5).unwrap(),
+        }),
+        refused(Refusal::NotAMember),
         Message::Request(Request::Accept {
             ballot,
             first: slot,
@@ -117,12 +138,33 @@ fn messages() -> Vec<Message> {
     ]
 }
 
+fn node(role: Role, id: u8) -> NodeName {
+    let id = NodeId::new(id).unwrap();
+    NodeName { role, id }
+}
+
+fn start(incarnation: u64) -> Start {
+    Start {
+        incarnation,
+        count: 6,
+        run: 7,
+    }
+}
+
+fn refused(refusal: Refusal) -> Message {
+    Message::Reply(Reply::Refused {
+        start: start(1),
+        refusal,
+    })
+}
+
 fn frame(message: Message) -> Frame {
     Frame {
         from: NodeName {
             role: Role::Proposer,
             id: NodeId::new(1).unwrap(),
         },
+        cluster: ClusterId::new(77),
         message,
     }
 }
@@ -172,7 +214,21 @@ fn records_and_entries_survive_their_bytes() {
     let (ballot, first) = (ballot_of(3), Slot(9));
     let values: Values = [text("a"), Value::NOOP].into();
     for record in [
-        Record::Promised { ballot },
+        Record::Promised { ballot, run: 4 },
+        Record::Trimmed {
+            promised: ballot,
+            run: 4,
+            floor: Slot(2),
+            committed: Slot(3),
+        },
+        Record::Known(Ledger {
+            cluster: ClusterId::new(8),
+            starts: [
+                (node(Role::Acceptor, 1), start(1)),
+                (node(Role::Store, 3), start(2)),
+            ]
+            .into(),
+        }),
         Record::Accepted {
             ballot,
             first,

@@ -256,6 +256,7 @@ fn the_parts_of_a_promise_count_in_order_and_only_whole_promises_elect() {
     );
     let more = Request::Prepare {
         ballot: mine(),
+        run: 0,
         from: Slot(2),
     };
     assert_eq!(effects.acceptors, [(To::One(node(2)), more)]);

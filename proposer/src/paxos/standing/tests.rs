@@ -1,0 +1,372 @@
+use std::convert::Infallible;
+
+use super::*;
+use crate::paxos::ids::{Ballot, Slot};
+
+/// Three or more acceptors with their disks, and a network that loses nothing.
+struct World {
+    members: Members,
+    /// Each disk.
+    disks: BTreeMap<NodeId, Disk>,
+    up: BTreeMap<NodeId, Member>,
+    numbers: u64,
+}
+
+#[derive(Clone)]
+struct Disk {
+    start: Start,
+    witnessed: bool,
+    records: Vec<Record>,
+}
+
+fn id(id: u8) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+impl World {
+    fn new(acceptors: u8) -> World {
+        let mut world = World {
+            members: Members::new(acceptors).unwrap(),
+            disks: BTreeMap::new(),
+            up: BTreeMap::new(),
+            numbers: 100,
+        };
+        for node in world.members.acceptors() {
+            world.wipe(node);
+        }
+        world
+    }
+
+    /// All of them have met.
+    fn founded(acceptors: u8) -> World {
+        let mut world = World::new(acceptors);
+        world.start_all();
+        world.meet();
+        assert_eq!(
+            world.voting(),
+            world.members.acceptors().collect::<Vec<_>>()
+        );
+        world
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn wipe(&mut self, node: NodeId) {
+        let start = Start {
+            incarnation: self.number(),
+            count: 1,
+            run: self.number(),
+        };
+        let disk = Disk {
+            start,
+            witnessed: false,
+            records: Vec::new(),
+        };
+        self.disks.insert(node, disk);
+    }
+
+    fn start(&mut self, node: NodeId) {
+        let run = self.number();
+        let disk = self.disks.get_mut(&node).unwrap();
+        if std::mem::take(&mut disk.witnessed) {
+            disk.start = disk.start.next(run);
+        }
+        let mut member = Member::new(node, self.members, disk.start, Acceptor::new());
+        for record in &disk.records {
+            member.remember(record);
+        }
+        let begun = member.begin();
+        self.up.insert(node, member);
+        self.persist(node, begun);
+    }
+
+    fn start_all(&mut self) {
+        for node in self.members.acceptors() {
+            self.start(node);
+        }
+    }
+
+    fn stop(&mut self, node: NodeId) {
+        self.up.remove(&node);
+    }
+
+    fn persist<E>(&mut self, node: NodeId, output: Output<Record, E>) -> E {
+        let records = &mut self.disks.get_mut(&node).unwrap().records;
+        let written = output.persist(|new| {
+            records.extend_from_slice(new);
+            Ok::<_, Infallible>(())
+        });
+        written.unwrap_or_else(|never| match never {})
+    }
+
+    fn ask(&mut self, node: NodeId, request: Request) -> Option<Reply> {
+        let output = self.up.get_mut(&node)?.handle(request);
+        Some(self.persist(node, output))
+    }
+
+    /// Everybody asks everybody that is up, until nothing changes.
+    fn meet(&mut self) {
+        for _ in 0..3 {
+            for node in self.members.acceptors() {
+                let Some((open, request)) = self.up.get(&node).and_then(Member::enlist) else {
+                    continue;
+                };
+                for other in open {
+                    let Some(reply) = self.ask(other, request.clone()) else {
+                        continue;
+                    };
+                    let output = self.up.get_mut(&node).unwrap().heard(other, &reply);
+                    self.persist(node, output);
+                }
+            }
+        }
+        for node in self.voting() {
+            self.disks.get_mut(&node).unwrap().witnessed = true;
+        }
+    }
+
+    fn voting(&self) -> Vec<NodeId> {
+        let voting = self.up.iter().filter(|(_, member)| member.votes());
+        voting.map(|(node, _)| *node).collect()
+    }
+
+    fn refusal(&self, node: NodeId) -> Option<&'static str> {
+        self.up[&node].refusal().map(Refusal::name)
+    }
+}
+
+fn prepare() -> Request {
+    Request::Prepare {
+        ballot: Ballot::new(1, id(1)).unwrap(),
+        run: 1,
+        from: Slot(1),
+    }
+}
+
+#[test]
+fn a_new_cluster_begins_when_all_its_acceptors_have_met() {
+    let mut world = World::new(3);
+    world.start(id(1));
+    world.start(id(2));
+    world.meet();
+    assert_eq!(world.voting(), []);
+    assert_eq!(world.ask(id(1), prepare()), Some(Reply::NotVoting));
+    world.start(id(3));
+    world.meet();
+    assert_eq!(world.voting(), [id(1), id(2), id(3)]);
+    assert!(matches!(
+        world.ask(id(1), prepare()),
+        Some(Reply::Promise { .. })
+    ));
+    let clusters: BTreeSet<_> = world.up.values().map(Member::cluster).collect();
+    assert_eq!(clusters.len(), 1);
+}
+
+#[test]
+fn starts_and_stops_during_the_founding_do_no_harm() {
+    let mut world = World::new(3);
+    for down in [1, 2, 3, 1] {
+        world.start_all();
+        world.stop(id(down));
+        world.meet();
+        assert_eq!(world.voting(), []);
+    }
+    world.start_all();
+    world.meet();
+    assert_eq!(world.voting().len(), 3);
+}
+
+#[test]
+fn an_acceptor_alone_needs_no_witness() {
+    let mut world = World::new(1);
+    world.start(id(1));
+    assert_eq!(world.voting(), [id(1)]);
+    world.start(id(1));
+    assert_eq!(world.voting(), [id(1)]);
+}
+
+#[test]
+fn a_restart_needs_a_quorum_and_no_more() {
+    let mut world = World::founded(5);
+    for down in [4, 5] {
+        world.stop(id(down));
+    }
+    world.start(id(1));
+    assert_eq!(world.voting(), [id(2), id(3)]);
+    world.meet();
+    assert_eq!(world.voting(), [id(1), id(2), id(3)]);
+    // All of the quorum at once.
+    for node in [1, 2, 3] {
+        world.start(id(node));
+    }
+    assert_eq!(world.voting(), []);
+    world.meet();
+    assert_eq!(world.voting(), [id(1), id(2), id(3)]);
+}
+
+#[test]
+fn an_acceptor_whose_disk_was_wiped_never_votes_again() {
+    for survivor in [1, 3] {
+        let mut world = World::founded(3);
+        let wiped = [1, 2, 3].into_iter().filter(|node| *node != survivor);
+        for node in wiped.clone() {
+            world.stop(id(node));
+            world.wipe(id(node));
+            world.start(id(node));
+        }
+        world.meet();
+        // One that remembers is enough, however many forget.
+        assert_eq!(world.voting(), [id(survivor)]);
+        for node in wiped {
+            assert_eq!(world.refusal(id(node)), Some("amnesia"));
+            assert_eq!(world.ask(id(node), prepare()), Some(Reply::NotVoting));
+        }
+    }
+}
+
+#[test]
+fn an_acceptor_that_forgot_is_no_witness() {
+    let mut world = World::founded(3);
+    world.stop(id(2));
+    world.wipe(id(2));
+    world.start(id(2));
+    world.stop(id(3));
+    world.start(id(1));
+    world.meet();
+    assert_eq!(world.voting(), []);
+    world.start(id(3));
+    world.meet();
+    assert_eq!(world.voting(), [id(1), id(3)]);
+}
+
+#[test]
+fn an_older_copy_of_a_disk_is_unmasked() {
+    let mut world = World::founded(3);
+    let copy = world.disks[&id(2)].clone();
+    world.start(id(2));
+    world.meet();
+    assert_eq!(world.voting().len(), 3);
+    world.stop(id(2));
+    world.disks.insert(id(2), copy);
+    // It counts the same starts again: what tells them apart is the run's own number. However often
+    // it starts, it does not get past what is known.
+    for _ in 0..4 {
+        world.start(id(2));
+        world.meet();
+    }
+    assert_eq!(world.voting(), [id(1), id(3)]);
+    assert_eq!(world.refusal(id(2)), Some("older-copy"));
+}
+
+#[test]
+fn two_processes_on_one_disk_do_not_both_vote() {
+    let mut world = World::founded(3);
+    let copy = world.disks[&id(2)].clone();
+    world.start(id(2));
+    let first = world.up.remove(&id(2)).unwrap();
+    world.disks.insert(id(2), copy);
+    world.start(id(2));
+    world.meet();
+    assert_eq!(world.voting().len(), 3);
+    world.up.insert(id(2), first);
+    world.meet();
+    assert_eq!(world.refusal(id(2)), Some("older-copy"));
+}
+
+#[test]
+fn a_disk_of_another_cluster_is_refused() {
+    let mut world = World::founded(3);
+    let mut other = World::new(3);
+    other.numbers = 1000;
+    for node in [1, 2, 3] {
+        other.wipe(id(node));
+    }
+    other.start_all();
+    other.meet();
+    world.stop(id(3));
+    world.disks.insert(id(3), other.disks[&id(3)].clone());
+    world.start(id(3));
+    world.meet();
+    assert_eq!(world.refusal(id(3)), Some("other-cluster"));
+    assert_eq!(world.voting(), [id(1), id(2)]);
+}
+
+#[test]
+fn the_number_of_acceptors_is_fixed() {
+    let mut world = World::founded(3);
+    world.members = Members::new(4).unwrap();
+    world.wipe(id(4));
+    world.start_all();
+    world.meet();
+    assert_eq!(world.refusal(id(4)), Some("not-a-member"));
+}
+
+#[test]
+fn another_role_may_have_a_new_disk_but_no_older_one() {
+    let mut world = World::founded(3);
+    let enlist = |incarnation, count, run| Request::Enlist {
+        node: NodeName {
+            role: Role::Learner,
+            id: id(1),
+        },
+        start: Start {
+            incarnation,
+            count,
+            run,
+        },
+        cluster: None,
+    };
+    let mut witnesses = |request| {
+        let reply = world.ask(id(1), request).unwrap();
+        matches!(reply, Reply::Witnessed { .. })
+    };
+    assert!(witnesses(enlist(7, 2, 1)));
+    assert!(witnesses(enlist(7, 2, 1)));
+    assert!(!witnesses(enlist(7, 2, 2)));
+    assert!(!witnesses(enlist(7, 1, 3)));
+    assert!(witnesses(enlist(7, 3, 4)));
+    assert!(witnesses(enlist(8, 1, 5)));
+}
+
+#[test]
+fn what_is_known_outlives_a_trim() {
+    let mut world = World::founded(3);
+    let policy = crate::paxos::acceptor::TrimPolicy { tail: 0, stride: 1 };
+    let member = world.up.get_mut(&id(1)).unwrap();
+    member.acceptor = member.acceptor.clone().with_trimming(policy);
+    let ballot = Ballot::new(1, id(1)).unwrap();
+    let values = [crate::paxos::message::Value("a".into())].into();
+    world.ask(
+        id(1),
+        Request::Accept {
+            ballot,
+            first: Slot(1),
+            values,
+            committed: Slot(1),
+        },
+    );
+    let before = world.disks[&id(1)].records.len();
+    world.ask(
+        id(1),
+        Request::Renew {
+            ballot,
+            round: 1,
+            committed: Slot(1),
+            trim: Slot(1),
+        },
+    );
+    let disk = world.disks.get_mut(&id(1)).unwrap();
+    disk.records.drain(..before);
+    assert!(
+        disk.records
+            .iter()
+            .any(|record| matches!(record, Record::Trimmed { .. }))
+    );
+    world.start(id(1));
+    world.meet();
+    assert!(world.voting().contains(&id(1)));
+    assert_eq!(world.up[&id(1)].acceptor().floor(), Slot(1));
+}
