@@ -410,6 +410,7 @@ fn a_folder_that_cannot_be_used_ends_with_code_1() {
             ("NODE_ID", "1"),
             ("ROLE", "acceptor"),
             ("PORT", "9"),
+            ("ACCEPTORS", "localhost:9"),
             ("DATA_DIR", "/dev/null/x"),
         ])
         .output()

@@ -36,9 +36,22 @@ pub struct Observed {
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// Those proposers that answered.
     pub proposers: Vec<Answer>,
+    /// Acceptors that must not vote with the disk they have.
+    pub refused: Vec<Refused>,
 }
 
-/// The part of a proposer's `GET /status` that the operator reads.
+/// An acceptor that must not vote with the disk it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its pod.
+    pub pod: String,
+    /// The PersistentVolumeClaim that the pod uses.
+    pub claim: String,
+    /// Why, in the acceptor's words.
+    pub why: String,
+}
+
+/// The part of a node's `GET /status` that the operator reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Answer {
@@ -52,6 +65,8 @@ pub struct Answer {
     pub term: i64,
     /// The last instance that it knows to be chosen.
     pub committed_instance_id: i64,
+    /// An acceptor's: why it must not vote.
+    pub refusal: Option<String>,
 }
 
 /// How to ask a node how it is.
@@ -120,20 +135,24 @@ pub async fn observe(
     cluster: &Cluster,
 ) -> kube::Result<Observed> {
     let made_for = names::made_for(&cluster.name);
-    let proposers = format!("{made_for},{}={}", names::ROLE_LABEL, Role::Proposer);
     let (stateful_sets, services, disruption_budgets, pods) = try_join!(
         list::<StatefulSet>(client, cluster, &made_for),
         list::<Service>(client, cluster, &made_for),
         list::<PodDisruptionBudget>(client, cluster, &made_for),
-        list::<Pod>(client, cluster, &proposers),
+        list::<Pod>(client, cluster, &made_for),
     )?;
-    let answers = pods.iter().filter_map(address).map(|node| nodes.ask(node));
-    let proposers = join_all(answers).await.into_iter().flatten().collect();
+    let proposers = pods.iter().filter(|pod| plays(pod, Role::Proposer));
+    let proposers = proposers.filter_map(address).map(|node| nodes.ask(node));
+    // One that votes is ready.
+    let silent = |pod: &&Pod| plays(pod, Role::Acceptor) && !is_ready(pod);
+    let refused = pods.iter().filter(silent).map(|pod| refused(nodes, pod));
+    let (proposers, refused) = futures::join!(join_all(proposers), join_all(refused));
     Ok(Observed {
         stateful_sets,
         services,
         disruption_budgets,
-        proposers,
+        proposers: proposers.into_iter().flatten().collect(),
+        refused: refused.into_iter().flatten().collect(),
     })
 }
 
@@ -175,6 +194,27 @@ where
         .items)
 }
 
+fn plays(pod: &Pod, role: Role) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(names::ROLE_LABEL)) == Some(&role.to_string())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| &status.conditions);
+    let mut conditions = conditions.flatten();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+async fn refused(nodes: &dyn NodeStatus, pod: &Pod) -> Option<Refused> {
+    let answer = nodes.ask(address(pod)?).await?;
+    let pod = pod.metadata.name.clone()?;
+    Some(Refused {
+        claim: format!("{}-{pod}", names::DATA_VOLUME),
+        pod,
+        why: answer.refusal?,
+    })
+}
+
 fn address(pod: &Pod) -> Option<SocketAddr> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
     Some(SocketAddr::new(ip, DEFAULT_PORT))
@@ -211,6 +251,7 @@ mod tests {
             leader_id: Some(2),
             term: 7,
             committed_instance_id: 41,
+            refusal: None,
         };
         assert_eq!(OverHttp.ask(node.await).await, Some(answer));
         let node = node_that_says("HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;

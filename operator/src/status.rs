@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Group, Invalid};
 use crate::crd::{PaxosClusterStatus, RoleStatus};
 use crate::desired::{Applied, Objects};
 use crate::names;
-use crate::observe::{Answer, Observed};
+use crate::observe::{Answer, Observed, Refused};
 
 pub use events::events;
 
@@ -60,6 +60,8 @@ struct Situation {
     /// Which roles have pods to start, replace or stop; `None` when no role has.
     rolling: Option<String>,
     available: Verdict,
+    /// Which acceptors must not vote, with pod, claim and reason; `None` when none is.
+    refused: Option<String>,
     /// Whether this cluster was never whole: nodes that are missing are still expected to come.
     starting: bool,
     acceptors: u8,
@@ -104,6 +106,10 @@ impl Situation {
             short: list(short).map(|roles| format!("ready: {roles}")),
             rolling: list(rolling).map(|roles| format!("being brought up to date: {roles}")),
             available: availability(cluster, &counts, answers, leader),
+            refused: list(observed.refused.iter().map(|refused| {
+                let Refused { pod, claim, why } = refused;
+                format!("pod {pod} with PersistentVolumeClaim {claim} must not vote: {why}")
+            })),
             counts,
             starting: false,
             acceptors: cluster.members.count(),
@@ -115,7 +121,9 @@ impl Situation {
         let never_whole = before.status.condition("Degraded").is_none_or(|was| {
             [STARTING, INVALID_SPEC, APPLY_FAILED].contains(&was.reason.as_str())
         });
-        situation.starting = never_whole && !situation.is_whole();
+        // A disk that is refused will not be whole by waiting.
+        let waits = situation.refused.is_none();
+        situation.starting = never_whole && waits && !situation.is_whole();
         situation
     }
 
@@ -143,6 +151,11 @@ impl Situation {
         count(&self.counts, role).cloned()
     }
 
+    fn disk_refused(&self, status: &'static str) -> Verdict {
+        let message = self.refused.clone().unwrap_or_default();
+        (status, DISK_REFUSED, message)
+    }
+
     fn is_available(&self) -> bool {
         self.available.0 == "True"
     }
@@ -158,6 +171,7 @@ impl Situation {
                 ("False", STARTING, message.clone())
             }
             _ if !self.is_available() => self.available.clone(),
+            _ if self.refused.is_some() => self.disk_refused("False"),
             (Some(short), _) => ("False", "NodesNotReady", short.clone()),
             (None, Some(rolling)) => ("False", "RollingOut", rolling.clone()),
             (None, None) => {
@@ -178,6 +192,8 @@ impl Situation {
     fn degraded(&self) -> Verdict {
         match (&self.short, &self.rolling) {
             _ if self.starting => ("False", STARTING, "nodes are being started".to_owned()),
+            // Said first: it does not mend itself.
+            _ if self.refused.is_some() => self.disk_refused("True"),
             _ if !self.is_available() => {
                 let (_, reason, message) = &self.available;
                 ("True", reason, message.clone())
@@ -251,6 +267,8 @@ pub fn same_but_for_counters(a: &PaxosClusterStatus, b: &PaxosClusterStatus) -> 
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// The reason when the API server refused an object.
 pub const APPLY_FAILED: &str = "ApplyFailed";
+/// The reason when an acceptor must not vote with the disk it has.
+pub const DISK_REFUSED: &str = "DiskRefused";
 /// The reason until everything was ready once.
 pub const STARTING: &str = "Starting";
 

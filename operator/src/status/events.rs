@@ -2,7 +2,7 @@
 
 use kube::runtime::events::{Event, EventType};
 
-use super::{APPLY_FAILED, STARTING};
+use super::{APPLY_FAILED, DISK_REFUSED, STARTING};
 use crate::crd::PaxosClusterStatus;
 
 /// What happened between two statuses. Empty when only counters moved.
@@ -25,6 +25,11 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
             &available.reason,
             &available.message,
         ));
+    }
+    if let Some((_, degraded)) = became("Degraded")
+        && degraded.reason == DISK_REFUSED
+    {
+        events.push(event(EventType::Warning, DISK_REFUSED, &degraded.message));
     }
     match became("Ready") {
         Some((_, ready)) if ready.status == "True" => {

@@ -12,6 +12,7 @@ struct World {
     ready: Vec<(Role, i32)>,
     rolling: bool,
     answers: Vec<Answer>,
+    refused: Vec<Refused>,
     status: PaxosClusterStatus,
     now: i64,
 }
@@ -23,6 +24,7 @@ fn leads(node_id: i32, term: i64, committed: i64) -> Answer {
         leader_id: Some(node_id),
         term,
         committed_instance_id: committed,
+        refusal: None,
     }
 }
 
@@ -33,6 +35,7 @@ fn follows(node_id: i32, leader: Option<i32>, term: i64) -> Answer {
         leader_id: leader,
         term,
         committed_instance_id: 0,
+        refusal: None,
     }
 }
 
@@ -46,6 +49,7 @@ impl World {
             ready: Vec::new(),
             rolling: false,
             answers: Vec::new(),
+            refused: Vec::new(),
             status: PaxosClusterStatus::default(),
             now: 0,
         }
@@ -89,6 +93,7 @@ impl World {
         };
         let observed = Observed {
             proposers: self.answers.clone(),
+            refused: self.refused.clone(),
             ..Default::default()
         };
         let before = Before {
@@ -189,6 +194,36 @@ fn a_lost_node_degrades_and_a_lost_quorum_makes_unavailable() {
 
     let mut world = world.with(Role::Acceptor, 5);
     assert_eq!(world.look(), ["Ready"]);
+}
+
+#[test]
+fn an_acceptor_that_must_not_vote_is_named_with_its_claim() {
+    let refused = Refused {
+        pod: "ledger-acceptor-2".into(),
+        claim: "data-ledger-acceptor-2".into(),
+        why: "the cluster has run with another disk".into(),
+    };
+    let mut world = World::whole().with(Role::Acceptor, 4);
+    world.refused = vec![refused.clone()];
+    assert_eq!(world.look(), ["DiskRefused"]);
+    assert_eq!(
+        world.says(),
+        ["-DiskRefused", "+Committing", "-UpToDate", "+DiskRefused"]
+    );
+    assert_eq!(
+        world.status.condition("Degraded").unwrap().message,
+        "pod ledger-acceptor-2 with PersistentVolumeClaim data-ledger-acceptor-2 must not vote: \
+         the cluster has run with another disk"
+    );
+    assert_eq!(world.look(), [""; 0]);
+    // Neither a lost quorum nor a cluster that never was whole hides it.
+    let mut world = world.with(Role::Acceptor, 2);
+    world.look();
+    assert_eq!(world.says()[3], "+DiskRefused");
+    let mut world = World::new().with(Role::Acceptor, 4);
+    world.refused = vec![refused];
+    world.look();
+    assert_eq!(world.says()[3], "+DiskRefused");
 }
 
 #[test]

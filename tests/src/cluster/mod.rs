@@ -94,6 +94,7 @@ impl Cluster {
         let mut node = Node::new(Config {
             port: ports::block(1),
             proposers: addresses(Role::Proposer),
+            acceptors: addresses(Role::Acceptor),
             learners: addresses(Role::Learner),
             log_dir: data_dir.join("logs"),
             data_dir,

@@ -68,6 +68,7 @@ impl NodeStatus for Nodes {
                 leader_id: Some(says.leader),
                 term: says.term,
                 committed_instance_id: says.committed,
+                refusal: None,
             })
         }
         .boxed()
