@@ -7,7 +7,7 @@ use proposer::paxos::proposer::Settings;
 use super::rng::Rng;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 6;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -97,9 +97,11 @@ pub enum Fault {
     TakeOver,
     /// The leader hands over and steps down.
     HandOver,
+    /// The leader hears everything late while another one takes over.
+    Overtake,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -113,6 +115,7 @@ const FAULTS: [Fault; 13] = [
     Fault::Jump,
     Fault::TakeOver,
     Fault::HandOver,
+    Fault::Overtake,
 ];
 
 impl Config {
@@ -133,7 +136,7 @@ impl Config {
             batches_in_flight: r.between(1, 4) as usize,
             batch_values: r.between(1, 8) as usize,
             batch_bytes: r.between(16, 512) as usize,
-            patience_ticks: r.between(3, 10),
+            patience_ticks: pick(r, &[3, 8, 60]),
         };
         let answers = AnswerLimits {
             bytes: pick(r, &[64, 512, 2 << 20]),
@@ -150,7 +153,7 @@ impl Config {
             first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),
             encode: r.chance(125),
             latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
-            laggards: maybe(r, 50),
+            laggards: pick(r, &[0, 0, 20, 200]),
             loss: maybe(r, 200),
             duplicates: maybe(r, 200),
             sync: (0, pick(r, &[0, 1, 5, 30])),
@@ -161,7 +164,7 @@ impl Config {
             retries: maybe(r, 300),
             value_bytes: pick(r, &[0, 40, 300]),
             open_slots: r.between(8, 128),
-            read_every: r.between(10, 200),
+            read_every: r.between(5, 100),
             learner_saves: r.between(1, 1000) as u32,
             fault_every: pick(r, &[30, 100, 300, 1000]),
             down: pick(r, &[100, 600, 3000]),

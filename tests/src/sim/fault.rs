@@ -49,12 +49,13 @@ impl Sim {
             }
             Fault::Mend => self.network.mend(),
             Fault::Slow => {
-                let factor = self.rng.between(2, 100);
-                self.network.slow(node, factor);
+                let (out, in_) = (self.rng.between(1, 50), self.rng.between(1, 50));
+                self.network.slow(node, out, in_);
             }
             Fault::Jump => self.jump(node),
             Fault::TakeOver => self.step_awake(node, Input::TakeOver),
             Fault::HandOver => self.hand_over(),
+            Fault::Overtake => self.overtake(),
         }
     }
 
@@ -91,6 +92,16 @@ impl Sim {
         if let (Some(from), Some(to)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
             self.send(from, to, Packet::Message(Message::TakeOver));
             self.step_awake(from, Input::StepDown);
+        }
+    }
+
+    fn overtake(&mut self) {
+        let leaders = self.leaders();
+        let all: Vec<usize> = self.of_role(Role::Proposer).collect();
+        if let (Some(leader), Some(other)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
+            let factor = self.rng.between(10, 200);
+            self.network.slow(leader, 1, factor);
+            self.step_awake(other, Input::TakeOver);
         }
     }
 

@@ -7,8 +7,8 @@ use super::rng::Rng;
 #[derive(Debug)]
 pub(super) struct Network {
     cut: Vec<Vec<bool>>,
-    /// How many times slower than others each node is.
-    slow: Vec<u64>,
+    /// How many times longer than others' each node's messages take, out and in.
+    slow: Vec<(u64, u64)>,
     latency: (u64, u64),
     laggards: u32,
     loss: u32,
@@ -20,7 +20,7 @@ impl Network {
     pub(super) fn new(nodes: usize, config: &Config) -> Network {
         Network {
             cut: vec![vec![false; nodes]; nodes],
-            slow: vec![1; nodes],
+            slow: vec![(1, 1); nodes],
             latency: config.latency,
             laggards: config.laggards,
             loss: config.loss,
@@ -47,7 +47,7 @@ impl Network {
             } else {
                 high
             };
-            rng.between(low, high) * self.slow[from].max(self.slow[to])
+            rng.between(low, high) * self.slow[from].0.max(self.slow[to].1)
         };
         [delay(), delay()].into_iter().take(copies)
     }
@@ -67,15 +67,15 @@ impl Network {
         self.cut[from][to] = true;
     }
 
-    /// Makes a node so many times slower.
-    pub(super) fn slow(&mut self, node: usize, factor: u64) {
-        self.slow[node] = factor;
+    /// What a node sends, and what it is sent, takes so many times longer.
+    pub(super) fn slow(&mut self, node: usize, out: u64, in_: u64) {
+        self.slow[node] = (out, in_);
     }
 
     /// Every link works and no node is slow.
     pub(super) fn mend(&mut self) {
         self.cut.iter_mut().for_each(|row| row.fill(false));
-        self.slow.fill(1);
+        self.slow.fill((1, 1));
     }
 
     /// From now on nothing is lost, late or doubled.
