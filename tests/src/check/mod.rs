@@ -6,7 +6,7 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and a request sent again gets its first one |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and a request sent again gets its first one; nothing is forgotten that a quorum of learners has not had on disk |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
 mod agreement;
@@ -16,8 +16,8 @@ mod promises;
 mod reads;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
+use proposer::paxos::codec::Entry;
 use proposer::paxos::ids::{Members, NodeId, Slot};
-use proposer::paxos::machine::Applied;
 use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
 
 pub use agreement::Agreement;
@@ -57,6 +57,13 @@ impl Checker {
     /// These records are on an acceptor's disk for good.
     pub fn durable(&mut self, acceptor: NodeId, records: &[Record]) {
         for record in records {
+            if let Record::Trimmed {
+                floor, committed, ..
+            } = record
+            {
+                self.committed(*committed);
+                self.delivery.trimmed(*floor);
+            }
             self.promises.durable(acceptor, record);
             self.ballots.durable(acceptor, record);
             self.agreement.durable(acceptor, record);
@@ -122,13 +129,32 @@ impl Checker {
     }
 
     /// A learner delivers and applies.
-    pub fn delivered(&mut self, learner: NodeId, slot: Slot, value: &Value, applied: &Applied) {
+    pub fn delivered(&mut self, learner: NodeId, entry: &Entry) {
         assert_eq!(
-            self.agreement.chosen(slot),
-            Some(value),
+            self.agreement.chosen(entry.slot),
+            Some(&entry.value),
             "learners deliver what is chosen"
         );
-        self.delivery.delivered(learner, slot, value, applied);
+        self.delivery.delivered(learner, entry);
+    }
+
+    /// A learner has taken over another's state.
+    pub fn learner_installed(&mut self, learner: NodeId, slot: Slot) {
+        assert!(
+            slot <= self.delivery.acknowledged(),
+            "a snapshot holds what some learner has applied"
+        );
+        self.delivery.restarted(learner, slot);
+    }
+
+    /// A learner has every slot up to here on disk.
+    pub fn learner_durable(&mut self, learner: NodeId, slot: Slot) {
+        self.delivery.durable(learner, slot);
+    }
+
+    /// The last slot that any learner ever had on disk.
+    pub fn learners_durable(&self) -> Slot {
+        self.delivery.most_durable()
     }
 
     /// A learner starts from what it had made durable.

@@ -1,13 +1,14 @@
 //! What one seed's world looks like: sizes, speeds, and which faults strike how often. Each seed
 //! draws its own ("swarm testing"): a fault that is absent leaves room for others to go deep.
 
-use proposer::paxos::acceptor::AnswerLimits;
+use proposer::paxos::acceptor::{AnswerLimits, TrimPolicy};
 use proposer::paxos::proposer::Settings;
 
 use super::rng::Rng;
+use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -24,12 +25,16 @@ pub struct Config {
     pub settings: Settings,
     /// The acceptors' pages.
     pub answers: AnswerLimits,
+    /// When the acceptors forget.
+    pub trimming: TrimPolicy,
     /// The learners' window.
     pub ahead_slots: u64,
     /// The round all proposers have claimed before the start.
     pub first_round: u64,
-    /// Whether messages pass through their bytes.
-    pub encode: bool,
+    /// How many of a thousand programs speak another version of the encoding.
+    pub mixed: u32,
+    /// Which.
+    pub other_dialect: Dialect,
     /// A message takes this long, at least and commonly at most.
     pub latency: (u64, u64),
     /// How many of a thousand messages take up to a hundred times as long.
@@ -58,6 +63,10 @@ pub struct Config {
     pub read_every: u64,
     /// How many of a thousand deliveries a learner makes durable at once.
     pub learner_saves: u32,
+    /// Slots between two snapshots of a learner.
+    pub snapshot_every: u64,
+    /// Bytes of a snapshot that one answer to another learner carries.
+    pub piece_bytes: u64,
     /// Between two faults.
     pub fault_every: u64,
     /// How long a process stays down or stopped, at most.
@@ -99,9 +108,13 @@ pub enum Fault {
     HandOver,
     /// The leader hears everything late while another one takes over.
     Overtake,
+    /// A process starts again with the program of another version, or of the same.
+    Upgrade,
+    /// A learner starts again with an empty disk.
+    WipeLearner,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 16] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -116,6 +129,8 @@ const FAULTS: [Fault; 14] = [
     Fault::TakeOver,
     Fault::HandOver,
     Fault::Overtake,
+    Fault::Upgrade,
+    Fault::WipeLearner,
 ];
 
 impl Config {
@@ -146,12 +161,17 @@ impl Config {
             seed,
             proposers,
             acceptors: pick(r, &[1, 2, 3, 3, 3, 3, 4, 5, 5]),
-            learners: r.between(1, 3) as u8,
+            learners: pick(r, &[1, 2, 3, 3, 3, 4]),
             settings,
             answers,
+            trimming: TrimPolicy {
+                tail: pick(r, &[0, 0, 4, 50, 16_384]),
+                stride: pick(r, &[1, 8, 40]),
+            },
             ahead_slots: pick(r, &[1, 8, 32_768]),
             first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),
-            encode: r.chance(125),
+            mixed: pick(r, &[0, 0, 0, 0, 300, 500]),
+            other_dialect: pick(r, &[Dialect::Version(0), Dialect::Version(2), Dialect::Longer]),
             latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
             laggards: pick(r, &[0, 0, 20, 200]),
             loss: maybe(r, 200),
@@ -166,6 +186,8 @@ impl Config {
             open_slots: r.between(8, 128),
             read_every: r.between(5, 100),
             learner_saves: r.between(1, 1000) as u32,
+            snapshot_every: pick(r, &[1, 10, 60, 400]),
+            piece_bytes: pick(r, &[100, 2_000, 1 << 20]),
             fault_every: pick(r, &[30, 100, 300, 1000]),
             down: pick(r, &[100, 600, 3000]),
             lost_claims: maybe(r, 1000),

@@ -1,14 +1,13 @@
 //! What goes wrong, and where.
 
-use proposer::paxos::ids::Role;
-use proposer::paxos::learner;
+use proposer::paxos::ids::{Role, Slot};
 use proposer::paxos::message::Message;
 use proposer::paxos::proposer::Input;
 
 use super::config::Fault;
 use super::disk::BadWrite;
-use super::node::Process;
-use super::{Packet, Sim, Timer};
+use super::node::{Disk, Process};
+use super::{Sim, Timer};
 
 impl Sim {
     pub(super) fn fault(&mut self) {
@@ -47,15 +46,27 @@ impl Sim {
                     self.network.cut(from as usize, to as usize);
                 }
             }
-            Fault::Mend => self.network.mend(),
+            Fault::Mend => {
+                self.network.mend();
+                self.nodes.iter_mut().for_each(|node| node.slow = 1);
+            }
             Fault::Slow => {
-                let (out, in_) = (self.rng.between(1, 50), self.rng.between(1, 50));
-                self.network.slow(node, out, in_);
+                let mut factor = || match self.rng.chance(500) {
+                    true => self.rng.between(10, 100),
+                    false => 1,
+                };
+                self.network.slow(node, factor(), factor());
+                self.nodes[node].slow = factor();
             }
             Fault::Jump => self.jump(node),
             Fault::TakeOver => self.step_awake(node, Input::TakeOver),
             Fault::HandOver => self.hand_over(),
             Fault::Overtake => self.overtake(),
+            Fault::Upgrade => {
+                self.crash(node, down);
+                self.nodes[node].dialect = self.some_dialect();
+            }
+            Fault::WipeLearner => self.wipe_learner(),
         }
     }
 
@@ -71,18 +82,44 @@ impl Sim {
         }
     }
 
-    /// A timer fires now, and the clock runs faster or slower from now on.
+    /// Timers fire now, one or many at once, and the clock runs faster or slower from now on.
     fn jump(&mut self, at: usize) {
-        self.nodes[at].clock = self.rng.between(5, 20);
-        if self.asleep(at) {
-            return;
+        self.nodes[at].clock = self.rng.between(1, 100);
+        for _ in 0..self.rng.between(1, 12) {
+            if self.asleep(at) {
+                return;
+            }
+            let election = self.nodes[at].election_timer;
+            match &mut self.nodes[at].process {
+                Process::Proposer(..) if self.rng.chance(300) => {
+                    self.timer(at, Timer::Election(election));
+                }
+                Process::Proposer(..) => {
+                    self.step_proposer(at, Input::Tick);
+                }
+                Process::Acceptor(voter) => voter.acceptor.tick(),
+                Process::Learner(..) => self.tick_learner(at),
+                Process::Down => return,
+            }
         }
-        let election = self.nodes[at].election_timer;
-        match &mut self.nodes[at].process {
-            Process::Proposer(_) => self.timer(at, Timer::Election(election)),
-            Process::Acceptor(voter) => voter.acceptor.tick(),
-            Process::Learner(..) => self.step_learner(at, learner::Input::Tick),
-            Process::Down => {}
+    }
+
+    /// A learner loses its disk, if another one has all that any of them ever had.
+    fn wipe_learner(&mut self) {
+        let all: Vec<usize> = self.of_role(Role::Learner).collect();
+        let Some(at) = self.rng.pick(&all) else {
+            return;
+        };
+        let durable = |at: usize| match &self.nodes[at].disk {
+            Disk::Shelf(shelf) => shelf.durable,
+            _ => Slot::ZERO,
+        };
+        let most = self.check.learners_durable();
+        if all.iter().any(|other| *other != at && durable(*other) >= most) {
+            self.crash(at, self.config.down);
+            if let Disk::Shelf(shelf) = &mut self.nodes[at].disk {
+                shelf.wipe();
+            }
         }
     }
 
@@ -90,7 +127,8 @@ impl Sim {
         let leaders = self.leaders();
         let all: Vec<usize> = self.of_role(Role::Proposer).collect();
         if let (Some(from), Some(to)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
-            self.send(from, to, Packet::Message(Message::TakeOver));
+            let packet = self.said(from, Message::TakeOver);
+            self.send(from, to, &packet);
             self.step_awake(from, Input::StepDown);
         }
     }

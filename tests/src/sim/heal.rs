@@ -4,7 +4,7 @@ use proposer::paxos::ids::{Ballot, Role, Slot};
 use proposer::paxos::proposer::Proposer;
 
 use super::node::Process;
-use super::{Event, Sim};
+use super::{Dialect, Event, Sim};
 
 /// How long the cluster may take to settle, in milliseconds: a dozen elections.
 const SETTLE: u64 = 10_000;
@@ -19,12 +19,14 @@ impl Sim {
         self.healed = true;
         self.network.heal();
         self.config.sync = (0, 2);
-        self.config.lost_claims = 0;
+        (self.config.lost_claims, self.config.mixed) = (0, 0);
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
             node.paused_until = 0;
             node.bad_write = None;
             node.clock = 10;
+            node.slow = 1;
+            node.dialect = Dialect::Ours;
             if matches!(node.process, Process::Down) {
                 self.schedule(0, Event::Start(at));
             }
@@ -94,9 +96,10 @@ impl Sim {
     }
 
     fn everybody_has(&self, chosen: Slot) {
+        let mut state = None;
         for node in &self.nodes {
             let has = match &node.process {
-                Process::Proposer(proposer) if proposer.is_leading() => {
+                Process::Proposer(proposer, _) if proposer.is_leading() => {
                     assert_eq!(
                         proposer.open_slots(),
                         0,
@@ -104,9 +107,13 @@ impl Sim {
                     );
                     proposer.committed()
                 }
-                Process::Proposer(proposer) => proposer.committed_seen(),
+                Process::Proposer(proposer, _) => proposer.committed_seen(),
                 Process::Acceptor(voter) => voter.acceptor.committed(),
-                Process::Learner(learner, _) => learner.delivered(),
+                Process::Learner(replica) => {
+                    let first = *state.get_or_insert(&replica.machine);
+                    assert!(*first == replica.machine, "learners have the same state");
+                    replica.core.delivered()
+                }
                 Process::Down => panic!("{} is up in a healthy cluster", node.name),
             };
             assert_eq!(has, chosen, "{} knows all that is chosen", node.name);

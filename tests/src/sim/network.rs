@@ -3,6 +3,9 @@
 use super::config::Config;
 use super::rng::Rng;
 
+/// No message takes longer, in milliseconds: whoever waited for it has given up.
+const SLOWEST: u64 = 5_000;
+
 /// Links between nodes, which are numbers from 0 on.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -34,7 +37,7 @@ impl Network {
         from: usize,
         to: usize,
         rng: &mut Rng,
-    ) -> impl Iterator<Item = u64> {
+    ) -> impl Iterator<Item = u64> + use<> {
         let copies = match (self.cut[from][to] || rng.chance(self.loss), self.duplicates) {
             (true, _) => 0,
             (false, 0) => 1,
@@ -47,7 +50,8 @@ impl Network {
             } else {
                 high
             };
-            rng.between(low, high) * self.slow[from].0.max(self.slow[to].1)
+            let delay = rng.between(low, high) * self.slow[from].0.max(self.slow[to].1);
+            delay.min(SLOWEST)
         };
         [delay(), delay()].into_iter().take(copies)
     }

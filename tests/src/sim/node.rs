@@ -1,14 +1,17 @@
 //! One process, its disk, and what strikes it next.
 
+use std::collections::BTreeMap;
+
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::codec::NodeName;
-use proposer::paxos::learner::Learner;
-use proposer::paxos::machine::Machine;
+use proposer::paxos::ids::{NodeId, Slot};
 use proposer::paxos::message::{Reply, Request};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::Proposer;
 
 use super::disk::{BadWrite, Claims, Log};
+use super::replica::{Replica, Shelf};
+use super::wire::Dialect;
 
 /// A node: at most one process at a time, on one disk.
 #[derive(Debug)]
@@ -23,6 +26,10 @@ pub(super) struct Node {
     pub(super) bad_write: Option<BadWrite>,
     /// Its clock runs at so many tenths of the true speed.
     pub(super) clock: u64,
+    /// Its disk takes so many times longer than others.
+    pub(super) slow: u64,
+    /// Which version of the encoding its program speaks.
+    pub(super) dialect: Dialect,
     /// Only the newest election timer counts.
     pub(super) election_timer: u64,
     /// What runs.
@@ -36,12 +43,12 @@ pub(super) struct Node {
 pub(super) enum Process {
     /// None runs.
     Down,
-    /// A proposer.
-    Proposer(Proposer),
+    /// A proposer and, while it leads, what each learner has on disk.
+    Proposer(Proposer, BTreeMap<NodeId, Slot>),
     /// An acceptor with its queue.
     Acceptor(Voter),
     /// A learner and what it has applied.
-    Learner(Learner, Machine),
+    Learner(Box<Replica>),
 }
 
 /// An acceptor's process: while one write is under way, requests wait and form the next one.
@@ -69,6 +76,6 @@ pub(super) enum Disk {
     Claims(Claims),
     /// An acceptor's.
     Log(Log),
-    /// A learner's newest snapshot.
-    Machine(Machine),
+    /// A learner's.
+    Shelf(Shelf),
 }

@@ -21,6 +21,12 @@ pub struct Summary {
     pub damaged: u64,
     /// Starts of an acceptor that found records of a write that had gone wrong.
     pub half_written: u64,
+    /// Times an acceptor forgot votes.
+    pub trims: u64,
+    /// Snapshots of one learner that another took over.
+    pub installed: u64,
+    /// Messages of another version refused.
+    pub refused: u64,
 }
 
 /// A seed that broke a rule.
@@ -87,5 +93,8 @@ impl AddAssign for Summary {
         self.crashes += other.crashes;
         self.damaged += other.damaged;
         self.half_written += other.half_written;
+        self.trims += other.trims;
+        self.installed += other.installed;
+        self.refused += other.refused;
     }
 }
