@@ -35,6 +35,8 @@ pub struct Checker {
     ballots: Ballots,
     delivery: Delivery,
     reads: Reads,
+    /// Acceptors that no longer have their own disk: bit k for acceptor k.
+    lost: u32,
 }
 
 impl Checker {
@@ -46,6 +48,7 @@ impl Checker {
             ballots: Ballots::new(members),
             delivery: Delivery::new(learners),
             reads: Reads::default(),
+            lost: 0,
         }
     }
 
@@ -57,6 +60,10 @@ impl Checker {
     /// These records are on an acceptor's disk for good.
     pub fn durable(&mut self, acceptor: NodeId, records: &[Record]) {
         for record in records {
+            assert!(
+                !self.is_lost(acceptor) || matches!(record, Record::Known(_)),
+                "an acceptor without its disk never votes: {record:?}"
+            );
             if let Record::Trimmed {
                 floor, committed, ..
             } = record
@@ -72,7 +79,18 @@ impl Checker {
 
     /// An acceptor has started from its disk.
     pub fn restarted(&self, acceptor: NodeId, state: &Acceptor) {
-        self.promises.restarted(acceptor, state);
+        if !self.is_lost(acceptor) {
+            self.promises.restarted(acceptor, state);
+        }
+    }
+
+    /// An acceptor's disk is wiped, or an older copy or another's takes its place.
+    pub fn lost(&mut self, acceptor: NodeId) {
+        self.lost |= 1 << acceptor.number();
+    }
+
+    fn is_lost(&self, acceptor: NodeId) -> bool {
+        self.lost & 1 << acceptor.number() != 0
     }
 
     /// A proposer, whose durable claim this is, sends a request.
@@ -95,6 +113,14 @@ impl Checker {
 
     /// An acceptor answers.
     pub fn answered(&mut self, acceptor: NodeId, reply: &Reply) {
+        let takes_no_part = matches!(
+            reply,
+            Reply::NotVoting | Reply::Witnessed { .. } | Reply::Refused { .. }
+        );
+        assert!(
+            takes_no_part || !self.is_lost(acceptor),
+            "an acceptor without its disk never votes: {reply:?}"
+        );
         self.promises.answered(acceptor, reply);
         if let Reply::Promise { committed, .. } | Reply::Probed { committed, .. } = reply {
             self.committed(*committed);

@@ -55,7 +55,7 @@ impl Promises {
                 }
             }
             Record::Trimmed { floor, .. } => disk.floor = disk.floor.max(*floor),
-            Record::Promised { .. } => {}
+            Record::Promised { .. } | Record::Known(_) => {}
         }
     }
 

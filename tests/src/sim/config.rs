@@ -2,13 +2,14 @@
 //! draws its own ("swarm testing"): a fault that is absent leaves room for others to go deep.
 
 use proposer::paxos::acceptor::{AnswerLimits, TrimPolicy};
+use proposer::paxos::codec::VERSION as VERSION_OF_BYTES;
 use proposer::paxos::proposer::Settings;
 
 use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Config {
     pub seed: u64,
     /// How many proposers.
     pub proposers: u8,
+    /// Whether another process uses the first proposer's identity.
+    pub twin: bool,
     /// How many acceptors.
     pub acceptors: u8,
     /// How many learners.
@@ -112,9 +115,17 @@ pub enum Fault {
     Upgrade,
     /// A learner starts again with an empty disk.
     WipeLearner,
+    /// A copy of an acceptor's disk is made.
+    CopyDisk,
+    /// An acceptor starts again with an empty disk.
+    WipeDisk,
+    /// An acceptor starts again with an older copy of its disk.
+    SetBackDisk,
+    /// An acceptor starts again with the disk of another one.
+    ExchangeDisk,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 20] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -131,6 +142,10 @@ const FAULTS: [Fault; 16] = [
     Fault::Overtake,
     Fault::Upgrade,
     Fault::WipeLearner,
+    Fault::CopyDisk,
+    Fault::WipeDisk,
+    Fault::SetBackDisk,
+    Fault::ExchangeDisk,
 ];
 
 impl Config {
@@ -160,6 +175,7 @@ impl Config {
         Config {
             seed,
             proposers,
+            twin: r.chance(150),
             acceptors: pick(r, &[1, 2, 3, 3, 3, 3, 4, 5, 5]),
             learners: pick(r, &[1, 2, 3, 3, 3, 4]),
             settings,
@@ -171,7 +187,14 @@ impl Config {
             ahead_slots: pick(r, &[1, 8, 32_768]),
             first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),
             mixed: pick(r, &[0, 0, 0, 0, 300, 500]),
-            other_dialect: pick(r, &[Dialect::Version(0), Dialect::Version(2), Dialect::Longer]),
+            other_dialect: pick(
+                r,
+                &[
+                    Dialect::Version(VERSION_OF_BYTES - 1),
+                    Dialect::Version(VERSION_OF_BYTES + 1),
+                    Dialect::Longer,
+                ],
+            ),
             latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
             laggards: pick(r, &[0, 0, 20, 200]),
             loss: maybe(r, 200),

@@ -6,6 +6,7 @@ use proposer::paxos::proposer::Input;
 
 use super::config::Fault;
 use super::disk::BadWrite;
+use super::disks::Loss;
 use super::node::{Disk, Process};
 use super::{Sim, Timer};
 
@@ -67,6 +68,10 @@ impl Sim {
                 self.nodes[node].dialect = self.some_dialect();
             }
             Fault::WipeLearner => self.wipe_learner(),
+            Fault::CopyDisk => self.copy_disk(),
+            Fault::WipeDisk => self.lose_disk(Loss::Wiped),
+            Fault::SetBackDisk => self.lose_disk(Loss::SetBack),
+            Fault::ExchangeDisk => self.lose_disk(Loss::Exchanged),
         }
     }
 
@@ -97,7 +102,7 @@ impl Sim {
                 Process::Proposer(..) => {
                     self.step_proposer(at, Input::Tick);
                 }
-                Process::Acceptor(voter) => voter.acceptor.tick(),
+                Process::Acceptor(voter) => voter.member.tick(),
                 Process::Learner(..) => self.tick_learner(at),
                 Process::Down => return,
             }
@@ -115,7 +120,10 @@ impl Sim {
             _ => Slot::ZERO,
         };
         let most = self.check.learners_durable();
-        if all.iter().any(|other| *other != at && durable(*other) >= most) {
+        if all
+            .iter()
+            .any(|other| *other != at && durable(*other) >= most)
+        {
             self.crash(at, self.config.down);
             if let Disk::Shelf(shelf) = &mut self.nodes[at].disk {
                 shelf.wipe();

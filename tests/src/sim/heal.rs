@@ -31,6 +31,11 @@ impl Sim {
                 self.schedule(0, Event::Start(at));
             }
         }
+        let twin = usize::from(self.config.proposers);
+        if self.config.twin {
+            self.crash(twin, SETTLE);
+            self.nodes[twin].gone = true;
+        }
         self.pass(SETTLE);
         let (leader, ballot) = self.only_leader();
         let (fresh, before) = (self.fresh(), self.check.agreement.chosen_up_to());
@@ -51,7 +56,11 @@ impl Sim {
         self.everybody_has(chosen);
         self.summary.chosen = chosen.0;
         self.summary.reads = self.check.reads_answered();
-        self.summary.crashes = self.nodes.iter().map(|node| u64::from(node.life)).sum();
+        self.summary.crashes = self
+            .nodes
+            .iter()
+            .map(|node| u64::from(node.life & 0xff_ffff))
+            .sum();
     }
 
     fn fresh(&mut self) -> Vec<proposer::paxos::message::Value> {
@@ -88,7 +97,10 @@ impl Sim {
             .proposer(leader)
             .and_then(Proposer::leader)
             .unwrap_or_default();
-        for other in self.of_role(Role::Proposer) {
+        for other in self
+            .of_role(Role::Proposer)
+            .filter(|p| !self.nodes[*p].gone)
+        {
             let known = self.proposer(other).and_then(Proposer::leader);
             assert_eq!(known, Some(ballot), "every proposer knows the leader");
         }
@@ -97,7 +109,7 @@ impl Sim {
 
     fn everybody_has(&self, chosen: Slot) {
         let mut state = None;
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| !node.lost && !node.gone) {
             let has = match &node.process {
                 Process::Proposer(proposer, _) if proposer.is_leading() => {
                     assert_eq!(
@@ -108,7 +120,7 @@ impl Sim {
                     proposer.committed()
                 }
                 Process::Proposer(proposer, _) => proposer.committed_seen(),
-                Process::Acceptor(voter) => voter.acceptor.committed(),
+                Process::Acceptor(voter) => voter.member.acceptor().committed(),
                 Process::Learner(replica) => {
                     let first = *state.get_or_insert(&replica.machine);
                     assert!(*first == replica.machine, "learners have the same state");

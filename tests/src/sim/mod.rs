@@ -7,8 +7,10 @@
 mod client;
 mod config;
 mod disk;
+mod disks;
 mod fault;
 mod heal;
+mod log;
 mod network;
 mod node;
 mod replica;
@@ -16,6 +18,7 @@ mod rng;
 mod runner;
 mod steps;
 mod transfer;
+mod voter;
 mod wire;
 
 use std::cmp::{Ordering, Reverse};
@@ -34,7 +37,8 @@ pub use runner::{Failure, Summary, run, try_seed};
 pub use wire::Dialect;
 
 use client::Clients;
-use disk::{Claims, Log};
+use disk::Claims;
+use log::Log;
 use network::Network;
 use node::{Asker, Disk, Node, Process};
 use replica::Shelf;
@@ -112,6 +116,8 @@ enum Timer {
     /// The newest of these timers only.
     Election(u64),
     Tick,
+    /// An acceptor asks the others to witness its start.
+    Enlist,
     /// The acceptor's write, or the learner's snapshot, is on disk.
     Written,
 }
@@ -120,23 +126,31 @@ impl Sim {
     /// Everything is up, nothing has been said.
     pub fn new(config: &Config) -> Sim {
         let members = Members::new(config.acceptors).expect("there is an acceptor");
-        let names = [
-            (Role::Proposer, config.proposers),
-            (Role::Acceptor, config.acceptors),
-            (Role::Learner, config.learners),
-        ];
-        let names = names
-            .into_iter()
-            .flat_map(|(role, count)| NodeId::first(count).map(move |id| NodeName { role, id }));
+        let names = |role, count| NodeId::first(count).map(move |id| NodeName { role, id });
+        let twin = NodeId::first(1).take(config.twin.into());
+        let twin = twin.map(|id| NodeName {
+            role: Role::Proposer,
+            id,
+        });
+        let names = names(Role::Proposer, config.proposers)
+            .chain(twin)
+            .chain(names(Role::Acceptor, config.acceptors))
+            .chain(names(Role::Learner, config.learners));
         let nodes: Vec<Node> = names
-            .map(|name| Node {
+            .enumerate()
+            .map(|(at, name)| Node {
                 name,
-                life: 0,
+                // Lives of one identity are told apart.
+                life: (at as u32) << 24,
                 paused_until: 0,
                 bad_write: None,
                 clock: 10,
                 slow: 1,
                 dialect: Dialect::Ours,
+                lost: false,
+                set_back: None,
+                gone: false,
+                copy: None,
                 election_timer: 0,
                 process: Process::Down,
                 disk: match name.role {
@@ -268,12 +282,8 @@ impl Sim {
 
     /// The nodes of a role, by number.
     fn of_role(&self, role: Role) -> impl Iterator<Item = usize> + use<> {
-        let (p, a, l) = (
-            self.config.proposers,
-            self.config.acceptors,
-            self.config.learners,
-        );
-        let (p, a, l) = (usize::from(p), usize::from(a), usize::from(l));
+        let (a, l) = (self.config.acceptors, self.config.learners);
+        let (p, a, l) = (self.proposers(), usize::from(a), usize::from(l));
         match role {
             Role::Proposer => 0..p,
             Role::Acceptor => p..p + a,
@@ -282,8 +292,13 @@ impl Sim {
         }
     }
 
+    /// Processes of proposers: one may have a twin.
+    fn proposers(&self) -> usize {
+        usize::from(self.config.proposers) + usize::from(self.config.twin)
+    }
+
     fn acceptor(&self, id: NodeId) -> usize {
-        usize::from(self.config.proposers) + id.index()
+        self.proposers() + id.index()
     }
 
     fn proposer(&self, node: usize) -> Option<&Proposer> {

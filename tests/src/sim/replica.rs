@@ -105,8 +105,7 @@ impl Shelf {
         // is another learner's: then the log since the older one is not here, and it is behind.
         if let Some(Ok(damaged)) = damaged {
             assert!(
-                damaged.machine == opened.machine
-                    || damaged.machine.applied() < opened.snapshot,
+                damaged.machine == opened.machine || damaged.machine.applied() < opened.snapshot,
                 "a flipped bit is noticed: {flipped:?}"
             );
         }
@@ -257,7 +256,12 @@ impl Replica {
         let (_, position) = self.index.range(..=from).next_back()?;
         let record = self.wal.read(*position).expect("a log can be read");
         let entries = codec::decode_entries(record).expect("a log holds entries");
-        Some(entries.into_iter().filter(|entry| entry.slot >= from).collect())
+        Some(
+            entries
+                .into_iter()
+                .filter(|entry| entry.slot >= from)
+                .collect(),
+        )
     }
 
     /// Some bytes of a snapshot, the newest if no slot is named, and its whole length.

@@ -27,6 +27,10 @@ pub struct Summary {
     pub installed: u64,
     /// Messages of another version refused.
     pub refused: u64,
+    /// Acceptors that lost their disks.
+    pub lost_disks: u64,
+    /// Starts that a witness refused.
+    pub unmasked: u64,
 }
 
 /// A seed that broke a rule.
@@ -96,5 +100,7 @@ impl AddAssign for Summary {
         self.trims += other.trims;
         self.installed += other.installed;
         self.refused += other.refused;
+        self.lost_disks += other.lost_disks;
+        self.unmasked += other.unmasked;
     }
 }

@@ -1,50 +1,57 @@
 //! What the processes' own loops do: input, step, persist, act.
 
+use std::collections::VecDeque;
 use std::mem;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{Members, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::message::{Learned, Message};
-use proposer::paxos::output::Output;
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
+use proposer::paxos::standing::Member;
 
 use super::disk::BadWrite;
-use super::node::{Asker, Disk, Process, Voter};
+use super::node::{Asker, Disk, Process, Voter, Waiting, Write};
 use super::replica::{Replica, Shelf};
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
+
+/// Between two tries of an acceptor to have its start witnessed, until it votes and after that.
+const ENLIST: u64 = 100;
+const LATE_ENLIST: u64 = 2_000;
 
 impl Sim {
     pub(super) fn start(&mut self, at: usize) {
         let members = Members::new(self.config.acceptors).expect("there is an acceptor");
         let node = &mut self.nodes[at];
-        if !matches!(node.process, Process::Down) {
+        if !matches!(node.process, Process::Down) || node.gone {
             return;
         }
         let id = node.name.id;
         node.process = match &mut node.disk {
             Disk::Claims(claims) => {
-                if node.life > 0 && self.rng.chance(self.config.lost_claims) {
+                if node.life & 0xff_ffff > 0 && self.rng.chance(self.config.lost_claims) {
                     claims.lose(&mut self.rng);
                 }
                 let claimed = claims.last();
                 let proposer = Proposer::new(id, members, self.config.settings, claimed);
+                let proposer = proposer.with_run(self.rng.bits());
                 Process::Proposer(proposer, Default::default())
             }
             Disk::Log(log) => {
                 let flip = self.rng.chance(self.config.flips);
-                let empty = Acceptor::with_answers(self.config.answers);
-                let empty = empty.with_trimming(self.config.trimming);
-                let started = log.start(empty, flip, &mut self.rng);
+                let acceptor = Acceptor::with_answers(self.config.answers);
+                let acceptor = acceptor.with_trimming(self.config.trimming);
+                let blank = |start| Member::new(id, members, start, acceptor);
+                let mut started = log.start(blank, flip, &mut self.rng);
                 self.check.durable(id, &started.news);
-                self.check.restarted(id, &started.acceptor);
+                self.check.restarted(id, started.member.acceptor());
                 self.summary.damaged += u64::from(started.damaged);
                 self.summary.half_written += u64::from(!started.news.is_empty());
-                let acceptor = started.acceptor;
+                let writing = Some(Write::Standing(started.member.begin()));
                 Process::Acceptor(Voter {
-                    acceptor,
-                    inbox: Vec::new(),
-                    writing: None,
+                    member: started.member,
+                    inbox: VecDeque::new(),
+                    writing,
                 })
             }
             Disk::Shelf(shelf) => {
@@ -59,8 +66,13 @@ impl Sim {
             }
         };
         self.start_timer(at, Timer::Tick);
-        if self.proposer(at).is_some() {
-            self.start_election_timer(at);
+        match self.nodes[at].name.role {
+            Role::Proposer => self.start_election_timer(at),
+            Role::Acceptor => {
+                self.start_timer(at, Timer::Written);
+                self.timer(at, Timer::Enlist);
+            }
+            _ => {}
         }
     }
 
@@ -76,12 +88,16 @@ impl Sim {
         node.bad_write = None;
         if let Disk::Log(log) = &mut node.disk {
             if let Process::Acceptor(Voter {
-                writing: Some((_, output)),
+                writing: Some(write),
                 ..
             }) = process
             {
                 let torn = Some(BadWrite::Torn);
-                let _ended = output.persist(|records| log.write(records, torn, &mut self.rng));
+                let write_part = |records: &[Record]| log.write(records, torn, &mut self.rng);
+                let _ended = match write {
+                    Write::Answers(_, output) => output.persist(write_part).map(drop),
+                    Write::Standing(output) => output.persist(write_part),
+                };
             }
             log.end(&mut self.rng);
         } else if let Disk::Shelf(shelf) = &node.disk {
@@ -90,7 +106,7 @@ impl Sim {
         self.schedule(down, Event::Start(at));
     }
 
-    fn start_timer(&mut self, at: usize, timer: Timer) {
+    pub(super) fn start_timer(&mut self, at: usize, timer: Timer) {
         let role = self.nodes[at].name.role;
         let time = match (timer, role) {
             (Timer::Election(_), _) => self.rng.between(ELECTION, 2 * ELECTION),
@@ -98,6 +114,14 @@ impl Sim {
                 let (least, most) = self.config.sync;
                 self.rng.between(least, most) * self.nodes[at].slow
             }
+            (Timer::Enlist, _) => match &self.nodes[at].process {
+                Process::Acceptor(voter)
+                    if voter.member.votes() || voter.member.refusal().is_some() =>
+                {
+                    LATE_ENLIST
+                }
+                _ => ENLIST,
+            },
             (Timer::Tick, Role::Acceptor) => ELECTION / 2,
             (Timer::Tick, Role::Learner) => LEARNER_TICK,
             (Timer::Tick, _) => HEARTBEAT,
@@ -124,7 +148,8 @@ impl Sim {
             (Process::Proposer(..), Timer::Election(newest)) if newest == election_timer => {
                 self.step_proposer(at, Input::ElectionTimeout);
             }
-            (Process::Acceptor(voter), Timer::Tick) => voter.acceptor.tick(),
+            (Process::Acceptor(voter), Timer::Tick) => voter.member.tick(),
+            (Process::Acceptor(_), Timer::Enlist) => self.enlist(at),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
             (Process::Learner(..), Timer::Tick) => self.tick_learner(at),
             (Process::Learner(..), Timer::Written) => {
@@ -133,7 +158,7 @@ impl Sim {
             _ => {}
         }
         let life = self.nodes[at].life;
-        if matches!(timer, Timer::Tick) && self.lives((at, life)) {
+        if matches!(timer, Timer::Tick | Timer::Enlist) && self.lives((at, life)) {
             self.start_timer(at, timer);
         }
     }
@@ -158,15 +183,14 @@ impl Sim {
     fn hear(&mut self, from: Asker, at: usize, message: Message) {
         match (&mut self.nodes[at].process, message) {
             (Process::Acceptor(voter), Message::Request(request)) => {
-                voter.inbox.push((from, request));
+                voter.inbox.push_back(Waiting::Request(from, request));
                 self.write_next(at);
             }
             (Process::Learner(..), Message::Learn(learn)) => {
                 let first = learn.first;
                 self.step_learner(at, learner::Input::Learn(learn));
                 let node = &self.nodes[at];
-                if let (Process::Learner(replica), Disk::Shelf(shelf)) =
-                    (&node.process, &node.disk)
+                if let (Process::Learner(replica), Disk::Shelf(shelf)) = (&node.process, &node.disk)
                 {
                     let learned = Learned {
                         applied: replica.core.delivered(),
@@ -202,6 +226,10 @@ impl Sim {
             (Process::Proposer(_, durable), Message::Learned(learned)) => {
                 durable.insert(from, learned.durable);
                 self.step_proposer(at, Input::Learned(learned.applied));
+            }
+            (Process::Acceptor(voter), Message::Reply(reply)) => {
+                voter.inbox.push_back(Waiting::Heard(from, reply));
+                self.write_next(at);
             }
             (Process::Learner(..), Message::Reply(reply)) => {
                 self.step_learner(at, learner::Input::Reply { from, reply });
@@ -284,57 +312,10 @@ impl Sim {
     }
 
     /// To every other node of a role.
-    fn send_all(&mut self, from: usize, role: Role, packet: &Packet) {
+    pub(super) fn send_all(&mut self, from: usize, role: Role, packet: &Packet) {
         for to in self.of_role(role).filter(|to| *to != from) {
             self.send(from, to, packet);
         }
-    }
-
-    /// Takes everything that waits into one write, unless one is under way.
-    fn write_next(&mut self, at: usize) {
-        let Process::Acceptor(voter) = &mut self.nodes[at].process else {
-            return;
-        };
-        if voter.writing.is_some() || voter.inbox.is_empty() {
-            return;
-        }
-        let (askers, requests): (Vec<_>, Vec<_>) = voter.inbox.drain(..).unzip();
-        let outputs: Vec<_> = requests
-            .into_iter()
-            .map(|request| voter.acceptor.handle(request))
-            .collect();
-        voter.writing = Some((askers, Output::group(outputs)));
-        self.start_timer(at, Timer::Written);
-    }
-
-    /// The write under way is done, or fails.
-    fn written(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        let (Process::Acceptor(voter), Disk::Log(log)) = (&mut node.process, &mut node.disk) else {
-            return;
-        };
-        let Some((askers, output)) = voter.writing.take() else {
-            return;
-        };
-        let (id, bad) = (node.name.id, &mut node.bad_write);
-        let written = output.persist(|records| {
-            log.write(records, bad.take(), &mut self.rng)?;
-            let is_trim = |record: &&Record| matches!(record, Record::Trimmed { .. });
-            self.summary.trims += records.iter().filter(is_trim).count() as u64;
-            self.check.durable(id, records);
-            Ok(())
-        });
-        let Ok::<_, BadWrite>(replies) = written else {
-            let down = self.rng.between(1, self.config.down);
-            return self.crash(at, down);
-        };
-        self.check.committed(voter.acceptor.committed());
-        for (asker, reply) in askers.into_iter().zip(replies) {
-            self.check.answered(id, &reply);
-            let packet = self.said(at, Message::Reply(reply));
-            self.answer(at, asker, packet);
-        }
-        self.write_next(at);
     }
 
     pub(super) fn step_learner(&mut self, at: usize, input: learner::Input) {

@@ -53,8 +53,10 @@ pub(super) struct CatchUp {
 impl Sim {
     /// The acceptors have forgotten slots up to `floor`.
     pub(super) fn catch_up(&mut self, at: usize, floor: Slot) {
-        let mut learners: Vec<usize> =
-            self.of_role(Role::Learner).filter(|other| *other != at).collect();
+        let mut learners: Vec<usize> = self
+            .of_role(Role::Learner)
+            .filter(|other| *other != at)
+            .collect();
         let first = self.rng.below(learners.len() as u64) as usize;
         learners.rotate_left(first);
         let Process::Learner(replica) = &mut self.nodes[at].process else {
@@ -139,7 +141,14 @@ impl Sim {
                 let slot = Some(slot);
                 self.ask_learner(at, Ask::Piece { slot, offset });
             }
-            (Ask::Piece { offset, .. }, Told::Piece { slot, bytes, length }) => {
+            (
+                Ask::Piece { offset, .. },
+                Told::Piece {
+                    slot,
+                    bytes,
+                    length,
+                },
+            ) => {
                 if !bytes.is_empty() {
                     self.receive_piece(at, slot, offset, &bytes);
                 } else if offset == length && slot >= catch_up.next {
