@@ -163,9 +163,11 @@ impl SimMedia {
         Snapshot { inodes, names }
     }
 
-    /// The machine stops and comes back with the content of an earlier moment.
+    /// The machine stops and comes back with the content of an earlier moment, or of another disk.
     pub fn restore(&self, snapshot: &Snapshot) {
         let mut disk = self.lock();
+        let last = snapshot.inodes.last_key_value();
+        disk.next_inode = disk.next_inode.max(last.map_or(0, |(inode, _)| inode + 1));
         disk.inodes = snapshot.inodes.clone();
         disk.names = snapshot.names.clone();
         disk.synced_names = snapshot.names.clone();

@@ -141,6 +141,8 @@ pub struct Member {
     ledger: Ledger,
     /// Who has witnessed this start.
     witnesses: BTreeSet<NodeId>,
+    /// Who is of another cluster, or of one without this acceptor.
+    strangers: BTreeSet<NodeId>,
     refusal: Option<Refusal>,
     acceptor: Acceptor,
 }
@@ -154,6 +156,7 @@ impl Member {
             start,
             ledger: Ledger::default(),
             witnesses: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             refusal: None,
             acceptor,
         }
@@ -204,8 +207,10 @@ impl Member {
     /// records are durable.
     pub fn heard(&mut self, from: NodeId, reply: &Reply) -> Output<Record, ()> {
         self.change(|member| match reply {
-            Reply::Refused { start, refusal } if *start == member.start => {
-                member.refusal.get_or_insert(*refusal);
+            Reply::Refused { start, refusal }
+                if *start == member.start && member.others().any(|other| other == from) =>
+            {
+                member.refused(from, *refusal);
             }
             Reply::Witnessed {
                 start,
@@ -277,6 +282,22 @@ impl Member {
         if known.incarnation == witness.incarnation {
             self.witnesses.insert(from);
         }
+    }
+
+    fn refused(&mut self, from: NodeId, refusal: Refusal) {
+        // Who is of another cluster may have the wrong disk itself: it is one witness less.
+        if let Refusal::OtherCluster { .. } | Refusal::NotAMember = refusal {
+            self.strangers.insert(from);
+            let others = usize::from(self.members.count()) - 1;
+            let needed = match self.ledger.cluster {
+                Some(_) => self.members.quorum() - 1,
+                None => others,
+            };
+            if others - self.strangers.len() >= needed {
+                return;
+            }
+        }
+        self.refusal.get_or_insert(refusal);
     }
 
     /// Joins the cluster when every other acceptor knows this disk.

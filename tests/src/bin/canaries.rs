@@ -1,6 +1,6 @@
 //! The test of the tests: builds the core with one deliberate bug at a time (`tests/canaries.txt`)
-//! and demands that the simulator or the model notices. `canaries [WORD]` runs those whose
-//! description has that word.
+//! and demands that the simulator or the model notices. `canaries [WORD [FROM..TO]]` runs those
+//! whose description has that word, on those seeds instead of 0..1000.
 //!
 //! The copy lies in `target/canaries` and holds no more than the core, the log, the simulator and
 //! the model, so that a build takes seconds.
@@ -8,9 +8,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
-
-/// Seeds that a bug may survive, at most.
-const SEEDS: &str = "0..1000";
 
 /// Parts of the proposer and of the tests that the copy has.
 const PROPOSER: [&str; 3] = ["media", "paxos", "wal"];
@@ -25,6 +22,7 @@ struct Canary {
 
 fn main() -> ExitCode {
     let word = env::args().nth(1).unwrap_or_default();
+    let seeds = env::args().nth(2).unwrap_or_else(|| "0..1000".into());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let copy = root.join("target/canaries");
     let list =
@@ -36,14 +34,14 @@ fn main() -> ExitCode {
     copy_tree(&root, &copy).expect("the copy can be written");
     println!(
         "{:>9}  unchanged",
-        verdict(&copy).unwrap_or_else(|| "passes".into())
+        verdict(&copy, &seeds).unwrap_or_else(|| "passes".into())
     );
     let mut survivors = 0;
     for canary in &canaries {
         let path = copy.join(&canary.file);
         let good = fs::read_to_string(&path).expect("a canary names a file of the copy");
         fs::write(&path, mutate(&good, canary)).expect("the copy can be written");
-        let caught = verdict(&copy);
+        let caught = verdict(&copy, &seeds);
         fs::write(&path, good).expect("the copy can be written");
         survivors += usize::from(caught.is_none());
         println!(
@@ -65,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 /// Who notices: `seed N` or `model`; nobody: `None`.
-fn verdict(copy: &Path) -> Option<String> {
+fn verdict(copy: &Path, seeds: &str) -> Option<String> {
     let build = cargo(copy, &["build", "--quiet", "-p", "tests", "--bins"])
         .output()
         .expect("cargo runs");
@@ -75,7 +73,7 @@ fn verdict(copy: &Path) -> Option<String> {
         String::from_utf8_lossy(&build.stderr)
     );
     let sim = Command::new(copy.join("target/debug/sim"))
-        .args(["--seeds", SEEDS, "--events", "5000", "--first"])
+        .args(["--seeds", seeds, "--events", "5000", "--first"])
         .output()
         .expect("the simulator runs");
     if !sim.status.success() {
@@ -87,7 +85,7 @@ fn verdict(copy: &Path) -> Option<String> {
         return Some(format!("seed {}", seed.unwrap_or("?")));
     }
     let model = Command::new(copy.join("target/debug/model"))
-        .arg("quick")
+        .args(["quick"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proposer::paxos::codec::Entry;
 use proposer::paxos::ids::{NodeId, Slot};
 use proposer::paxos::machine::Applied;
 use proposer::paxos::message::Value;
@@ -10,6 +11,8 @@ use proposer::paxos::message::Value;
 #[derive(Debug)]
 pub struct Delivery {
     delivered: Vec<Slot>,
+    /// What each learner ever had on disk.
+    durable: Vec<Slot>,
     /// By slot, from slot 1 on: as the first learner applied it.
     outcomes: Vec<Applied>,
     /// Where each value took effect.
@@ -21,18 +24,19 @@ impl Delivery {
     pub fn new(learners: u8) -> Delivery {
         Delivery {
             delivered: vec![Slot::ZERO; learners.into()],
+            durable: vec![Slot::ZERO; learners.into()],
             outcomes: Vec::new(),
             first: BTreeMap::new(),
         }
     }
 
-    pub(super) fn delivered(
-        &mut self,
-        learner: NodeId,
-        slot: Slot,
-        value: &Value,
-        applied: &Applied,
-    ) {
+    pub(super) fn delivered(&mut self, learner: NodeId, entry: &Entry) {
+        let Entry {
+            slot,
+            value,
+            applied,
+        } = entry;
+        let slot = *slot;
         let delivered = &mut self.delivered[learner.index()];
         assert_eq!(
             slot,
@@ -55,6 +59,23 @@ impl Delivery {
 
     pub(super) fn restarted(&mut self, learner: NodeId, applied: Slot) {
         self.delivered[learner.index()] = applied;
+    }
+
+    pub(super) fn durable(&mut self, learner: NodeId, slot: Slot) {
+        let durable = &mut self.durable[learner.index()];
+        *durable = slot.max(*durable);
+    }
+
+    pub(super) fn most_durable(&self) -> Slot {
+        self.durable.iter().copied().max().unwrap_or_default()
+    }
+
+    pub(super) fn trimmed(&self, floor: Slot) {
+        let have = self.durable.iter().filter(|durable| **durable >= floor);
+        assert!(
+            have.count() > self.durable.len() / 2,
+            "an acceptor forgets only what a quorum of learners has on disk"
+        );
     }
 
     /// The last slot that any learner has ever applied.

@@ -6,7 +6,7 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and a request sent again gets its first one |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and a request sent again gets its first one; nothing is forgotten that a quorum of learners has not had on disk |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
 mod agreement;
@@ -16,8 +16,8 @@ mod promises;
 mod reads;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
+use proposer::paxos::codec::Entry;
 use proposer::paxos::ids::{Members, NodeId, Slot};
-use proposer::paxos::machine::Applied;
 use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
 
 pub use agreement::Agreement;
@@ -35,6 +35,8 @@ pub struct Checker {
     ballots: Ballots,
     delivery: Delivery,
     reads: Reads,
+    /// Acceptors that no longer have their own disk: bit k for acceptor k.
+    lost: u32,
 }
 
 impl Checker {
@@ -46,6 +48,7 @@ impl Checker {
             ballots: Ballots::new(members),
             delivery: Delivery::new(learners),
             reads: Reads::default(),
+            lost: 0,
         }
     }
 
@@ -57,6 +60,17 @@ impl Checker {
     /// These records are on an acceptor's disk for good.
     pub fn durable(&mut self, acceptor: NodeId, records: &[Record]) {
         for record in records {
+            assert!(
+                !self.is_lost(acceptor) || matches!(record, Record::Known(_)),
+                "an acceptor without its disk never votes: {record:?}"
+            );
+            if let Record::Trimmed {
+                floor, committed, ..
+            } = record
+            {
+                self.committed(*committed);
+                self.delivery.trimmed(*floor);
+            }
             self.promises.durable(acceptor, record);
             self.ballots.durable(acceptor, record);
             self.agreement.durable(acceptor, record);
@@ -65,7 +79,18 @@ impl Checker {
 
     /// An acceptor has started from its disk.
     pub fn restarted(&self, acceptor: NodeId, state: &Acceptor) {
-        self.promises.restarted(acceptor, state);
+        if !self.is_lost(acceptor) {
+            self.promises.restarted(acceptor, state);
+        }
+    }
+
+    /// An acceptor's disk is wiped, or an older copy or another's takes its place.
+    pub fn lost(&mut self, acceptor: NodeId) {
+        self.lost |= 1 << acceptor.number();
+    }
+
+    fn is_lost(&self, acceptor: NodeId) -> bool {
+        self.lost & 1 << acceptor.number() != 0
     }
 
     /// A proposer, whose durable claim this is, sends a request.
@@ -88,6 +113,14 @@ impl Checker {
 
     /// An acceptor answers.
     pub fn answered(&mut self, acceptor: NodeId, reply: &Reply) {
+        let takes_no_part = matches!(
+            reply,
+            Reply::NotVoting | Reply::Witnessed { .. } | Reply::Refused { .. }
+        );
+        assert!(
+            takes_no_part || !self.is_lost(acceptor),
+            "an acceptor without its disk never votes: {reply:?}"
+        );
         self.promises.answered(acceptor, reply);
         if let Reply::Promise { committed, .. } | Reply::Probed { committed, .. } = reply {
             self.committed(*committed);
@@ -122,13 +155,32 @@ impl Checker {
     }
 
     /// A learner delivers and applies.
-    pub fn delivered(&mut self, learner: NodeId, slot: Slot, value: &Value, applied: &Applied) {
+    pub fn delivered(&mut self, learner: NodeId, entry: &Entry) {
         assert_eq!(
-            self.agreement.chosen(slot),
-            Some(value),
+            self.agreement.chosen(entry.slot),
+            Some(&entry.value),
             "learners deliver what is chosen"
         );
-        self.delivery.delivered(learner, slot, value, applied);
+        self.delivery.delivered(learner, entry);
+    }
+
+    /// A learner has taken over another's state.
+    pub fn learner_installed(&mut self, learner: NodeId, slot: Slot) {
+        assert!(
+            slot <= self.delivery.acknowledged(),
+            "a snapshot holds what some learner has applied"
+        );
+        self.delivery.restarted(learner, slot);
+    }
+
+    /// A learner has every slot up to here on disk.
+    pub fn learner_durable(&mut self, learner: NodeId, slot: Slot) {
+        self.delivery.durable(learner, slot);
+    }
+
+    /// The last slot that any learner ever had on disk.
+    pub fn learners_durable(&self) -> Slot {
+        self.delivery.most_durable()
     }
 
     /// A learner starts from what it had made durable.

@@ -16,6 +16,8 @@ pub struct Promises {
 struct Disk {
     promised: Ballot,
     votes: BTreeMap<Slot, (Ballot, Value)>,
+    /// Votes up to here are forgotten; our books keep them.
+    floor: Slot,
     /// The highest promise in an answer that was sent.
     told: Ballot,
 }
@@ -43,11 +45,17 @@ impl Promises {
             "a promise on disk never goes down"
         );
         disk.promised = *ballot;
-        if let Record::Accepted { first, values, .. } = record {
-            for (i, value) in values.iter().enumerate() {
-                disk.votes
-                    .insert(first.plus(i as u64), (*ballot, value.clone()));
+        match record {
+            Record::Accepted { first, values, .. } => {
+                for (i, value) in values.iter().enumerate() {
+                    let slot = first.plus(i as u64);
+                    if slot > disk.floor {
+                        disk.votes.insert(slot, (*ballot, value.clone()));
+                    }
+                }
             }
+            Record::Trimmed { floor, .. } => disk.floor = disk.floor.max(*floor),
+            Record::Promised { .. } | Record::Known(_) => {}
         }
     }
 
@@ -66,7 +74,7 @@ impl Promises {
                 from,
                 votes,
                 rest,
-                ..
+                committed,
             } => {
                 assert!(
                     disk.promised >= *ballot,
@@ -74,7 +82,8 @@ impl Promises {
                 );
                 disk.told = disk.told.max(*ballot);
                 let end = rest.unwrap_or(Slot(u64::MAX));
-                disk.told_every_vote(*from, end, votes, *ballot);
+                let forgotten = disk.floor.min(*committed);
+                disk.told_every_vote(*from, end, votes, *ballot, forgotten);
             }
             Reply::Accepted {
                 ballot,
@@ -83,7 +92,10 @@ impl Promises {
             } => {
                 for slot in (first.0..first.0 + count).map(Slot) {
                     let voted = disk.votes.get(&slot).is_some_and(|(at, _)| at >= ballot);
-                    assert!(voted, "a vote is on disk before it is told");
+                    assert!(
+                        voted || slot <= disk.floor,
+                        "a vote is on disk before it is told"
+                    );
                 }
                 disk.told = disk.told.max(*ballot);
             }
@@ -95,10 +107,14 @@ impl Promises {
                 disk.told = disk.told.max(*ballot);
             }
             Reply::Fetched { from, to, votes } => {
-                disk.told_every_vote(*from, to.next(), votes, Ballot::NONE);
+                let nothing = Slot::ZERO;
+                disk.told_every_vote(*from, to.next(), votes, Ballot::NONE, nothing);
             }
             Reply::Truncated { from, floor } => {
-                assert!(from <= floor, "only what is forgotten is said to be");
+                assert!(
+                    from <= floor && *floor <= disk.floor,
+                    "only what is forgotten is said to be"
+                );
             }
             Reply::Nack { .. }
             | Reply::NotVoting
@@ -114,24 +130,34 @@ impl Promises {
             disk.promised,
             "a promise outlives a crash"
         );
-        for (slot, (ballot, value)) in &disk.votes {
+        assert_eq!(state.floor(), disk.floor, "a trim outlives a crash");
+        for (slot, (ballot, value)) in disk.votes.range(disk.floor.next()..) {
             assert_eq!(
                 state.vote(*slot),
                 Some((*ballot, value)),
                 "a vote outlives a crash"
             );
         }
-        let last = disk
-            .votes
-            .last_key_value()
-            .map_or(Slot::ZERO, |(slot, _)| *slot);
-        assert_eq!(state.last_voted(), last, "an acceptor never invents a vote");
+        let last = disk.votes.last_key_value().map(|(slot, _)| *slot);
+        assert_eq!(
+            state.last_voted(),
+            last.unwrap_or_default().max(disk.floor),
+            "an acceptor never invents a vote"
+        );
     }
 }
 
 impl Disk {
-    /// Votes may have been replaced at `ballot` or above since the answer was made.
-    fn told_every_vote(&self, from: Slot, end: Slot, votes: &[Vote], ballot: Ballot) {
+    /// Votes may have been replaced at `ballot` or above since the answer was made. Those up to
+    /// `forgotten` may be left out.
+    fn told_every_vote(
+        &self,
+        from: Slot,
+        end: Slot,
+        votes: &[Vote],
+        ballot: Ballot,
+        forgotten: Slot,
+    ) {
         let mut told = votes.iter().peekable();
         for (slot, (at, value)) in self.votes.range(from..end) {
             match told.next_if(|vote| vote.slot == *slot) {
@@ -140,7 +166,7 @@ impl Disk {
                 }
                 Some(vote) => assert!(vote.ballot < *at, "only what was on disk is told"),
                 None => assert!(
-                    *at >= ballot,
+                    *at >= ballot || *slot <= forgotten,
                     "slot {slot}: every vote below the promise is told"
                 ),
             }

@@ -1,13 +1,15 @@
 //! What one seed's world looks like: sizes, speeds, and which faults strike how often. Each seed
 //! draws its own ("swarm testing"): a fault that is absent leaves room for others to go deep.
 
-use proposer::paxos::acceptor::AnswerLimits;
+use proposer::paxos::acceptor::{AnswerLimits, TrimPolicy};
+use proposer::paxos::codec::VERSION as VERSION_OF_BYTES;
 use proposer::paxos::proposer::Settings;
 
 use super::rng::Rng;
+use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 8;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Config {
     pub seed: u64,
     /// How many proposers.
     pub proposers: u8,
+    /// Whether another process uses the first proposer's identity.
+    pub twin: bool,
     /// How many acceptors.
     pub acceptors: u8,
     /// How many learners.
@@ -24,12 +28,16 @@ pub struct Config {
     pub settings: Settings,
     /// The acceptors' pages.
     pub answers: AnswerLimits,
+    /// When the acceptors forget.
+    pub trimming: TrimPolicy,
     /// The learners' window.
     pub ahead_slots: u64,
     /// The round all proposers have claimed before the start.
     pub first_round: u64,
-    /// Whether messages pass through their bytes.
-    pub encode: bool,
+    /// How many of a thousand programs speak another version of the encoding.
+    pub mixed: u32,
+    /// Which.
+    pub other_dialect: Dialect,
     /// A message takes this long, at least and commonly at most.
     pub latency: (u64, u64),
     /// How many of a thousand messages take up to a hundred times as long.
@@ -58,6 +66,10 @@ pub struct Config {
     pub read_every: u64,
     /// How many of a thousand deliveries a learner makes durable at once.
     pub learner_saves: u32,
+    /// Slots between two snapshots of a learner.
+    pub snapshot_every: u64,
+    /// Bytes of a snapshot that one answer to another learner carries.
+    pub piece_bytes: u64,
     /// Between two faults.
     pub fault_every: u64,
     /// How long a process stays down or stopped, at most.
@@ -97,9 +109,23 @@ pub enum Fault {
     TakeOver,
     /// The leader hands over and steps down.
     HandOver,
+    /// The leader hears everything late while another one takes over.
+    Overtake,
+    /// A process starts again with the program of another version, or of the same.
+    Upgrade,
+    /// A learner starts again with an empty disk.
+    WipeLearner,
+    /// A copy of an acceptor's disk is made.
+    CopyDisk,
+    /// An acceptor starts again with an empty disk.
+    WipeDisk,
+    /// An acceptor starts again with an older copy of its disk.
+    SetBackDisk,
+    /// An acceptor starts again with the disk of another one.
+    ExchangeDisk,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 20] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -113,6 +139,13 @@ const FAULTS: [Fault; 13] = [
     Fault::Jump,
     Fault::TakeOver,
     Fault::HandOver,
+    Fault::Overtake,
+    Fault::Upgrade,
+    Fault::WipeLearner,
+    Fault::CopyDisk,
+    Fault::WipeDisk,
+    Fault::SetBackDisk,
+    Fault::ExchangeDisk,
 ];
 
 impl Config {
@@ -133,7 +166,7 @@ impl Config {
             batches_in_flight: r.between(1, 4) as usize,
             batch_values: r.between(1, 8) as usize,
             batch_bytes: r.between(16, 512) as usize,
-            patience_ticks: r.between(3, 10),
+            patience_ticks: pick(r, &[3, 8, 60]),
         };
         let answers = AnswerLimits {
             bytes: pick(r, &[64, 512, 2 << 20]),
@@ -142,15 +175,28 @@ impl Config {
         Config {
             seed,
             proposers,
+            twin: r.chance(150),
             acceptors: pick(r, &[1, 2, 3, 3, 3, 3, 4, 5, 5]),
-            learners: r.between(1, 3) as u8,
+            learners: pick(r, &[1, 2, 3, 3, 3, 4]),
             settings,
             answers,
+            trimming: TrimPolicy {
+                tail: pick(r, &[0, 0, 4, 50, 16_384]),
+                stride: pick(r, &[1, 8, 40]),
+            },
             ahead_slots: pick(r, &[1, 8, 32_768]),
             first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),
-            encode: r.chance(125),
+            mixed: pick(r, &[0, 0, 0, 0, 300, 500]),
+            other_dialect: pick(
+                r,
+                &[
+                    Dialect::Version(VERSION_OF_BYTES - 1),
+                    Dialect::Version(VERSION_OF_BYTES + 1),
+                    Dialect::Longer,
+                ],
+            ),
             latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
-            laggards: maybe(r, 50),
+            laggards: pick(r, &[0, 0, 20, 200]),
             loss: maybe(r, 200),
             duplicates: maybe(r, 200),
             sync: (0, pick(r, &[0, 1, 5, 30])),
@@ -161,8 +207,10 @@ impl Config {
             retries: maybe(r, 300),
             value_bytes: pick(r, &[0, 40, 300]),
             open_slots: r.between(8, 128),
-            read_every: r.between(10, 200),
+            read_every: r.between(5, 100),
             learner_saves: r.between(1, 1000) as u32,
+            snapshot_every: pick(r, &[1, 10, 60, 400]),
+            piece_bytes: pick(r, &[100, 2_000, 1 << 20]),
             fault_every: pick(r, &[30, 100, 300, 1000]),
             down: pick(r, &[100, 600, 3000]),
             lost_claims: maybe(r, 1000),

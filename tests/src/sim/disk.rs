@@ -1,10 +1,6 @@
-//! What a process keeps when it ends.
-
-use std::fmt;
+//! What a proposer keeps when its process ends, and how disks go wrong.
 
 use proposer::media::{Media, MediaFile, SimMedia};
-use proposer::paxos::acceptor::{Acceptor, AnswerLimits, Record};
-use proposer::wal::{self, Options, Wal};
 
 use super::rng::Rng;
 
@@ -51,132 +47,37 @@ impl Claims {
     }
 }
 
-/// An acceptor's disk: the real log on a simulated medium.
-pub(super) struct Log {
-    media: SimMedia,
-    wal: Option<Wal<SimMedia>>,
-    options: Options,
-    /// Every record known to be durable.
-    records: Vec<Record>,
+/// Lets one of the next operations go wrong.
+pub(super) fn spoil(media: &SimMedia, bad: BadWrite, rng: &mut Rng) {
+    match bad {
+        BadWrite::Torn => media.halt_before(media.operations() + rng.below(5)),
+        BadWrite::Failed if rng.chance(500) => media.fail_next_sync(),
+        BadWrite::Failed => media.fail_next_write(rng.below(600) as usize),
+    }
 }
 
-/// What a start from the disk gives.
-pub(super) struct Started {
-    /// The acceptor that the disk makes.
-    pub(super) acceptor: Acceptor,
-    /// Records that turned out to be on it although nobody was told so.
-    pub(super) news: Vec<Record>,
-    /// A flipped bit was found first.
-    pub(super) damaged: bool,
-}
-
-impl Log {
-    /// An empty disk.
-    pub(super) fn new(segment_bytes: u64) -> Log {
-        Log {
-            media: SimMedia::new(),
-            wal: None,
-            options: Options { segment_bytes },
-            records: Vec::new(),
-        }
-    }
-
-    /// These records, durable unless the write goes wrong; then the next start shows.
-    pub(super) fn write(
-        &mut self,
-        records: &[Record],
-        bad: Option<BadWrite>,
-        rng: &mut Rng,
-    ) -> Result<(), BadWrite> {
-        let wal = self.wal.as_mut().expect("a process has its log open");
-        match bad {
-            None => {}
-            Some(BadWrite::Torn) => {
-                let operations = self.media.operations() + rng.below(5);
-                self.media.halt_before(operations);
-            }
-            Some(BadWrite::Failed) if rng.chance(500) => self.media.fail_next_sync(),
-            Some(BadWrite::Failed) => self.media.fail_next_write(rng.below(600) as usize),
-        }
-        for record in records {
-            wal.append(&record.encode());
-        }
-        match (wal.sync(), bad) {
-            (Ok(_), None) => self.records.extend_from_slice(records),
-            (Err(error), None) => panic!("a healthy disk takes every write: {error}"),
-            (_, Some(bad)) => return Err(bad),
-        }
-        Ok(())
-    }
-
-    /// The process ends, and perhaps the machine with it.
-    pub(super) fn end(&mut self, rng: &mut Rng) {
-        self.wal = None;
-        match rng.below(3) {
-            0 => self.media.crash(rng.bits()),
+/// A process ends, and perhaps the machine with it.
+pub(super) fn end(folders: &[&SimMedia], rng: &mut Rng) {
+    let (kind, seed) = (rng.below(3), rng.bits());
+    for media in folders {
+        match kind {
+            0 => media.crash(seed),
             // Whatever the system had taken from the process is written after its end.
-            1 => self.media.crash_keeping(|_| true),
-            _ => self.media.kill(),
+            1 => media.crash_keeping(|_| true),
+            _ => media.kill(),
         }
-    }
-
-    /// The process starts, perhaps after a bit has flipped.
-    pub(super) fn start(&mut self, answers: AnswerLimits, flip: bool, rng: &mut Rng) -> Started {
-        let mut damaged = false;
-        if flip && let Some((name, offset, bit)) = self.flip(rng) {
-            damaged = self.open().is_err();
-            if damaged {
-                // Damage is found, and as nothing was changed, what was written is still there.
-                self.media.flip_bit(&name, offset, bit);
-            } else {
-                self.wal = None;
-            }
-        }
-        let found = self
-            .open()
-            .unwrap_or_else(|error| panic!("a crash leaves no damage: {error}"));
-        assert!(
-            found.starts_with(&self.records),
-            "what was written durably is found again"
-        );
-        let news = found[self.records.len()..].to_vec();
-        let mut acceptor = Acceptor::with_answers(answers);
-        found.iter().for_each(|record| acceptor.remember(record));
-        self.records = found;
-        Started {
-            acceptor,
-            news,
-            damaged,
-        }
-    }
-
-    fn open(&mut self) -> Result<Vec<Record>, wal::Error> {
-        let mut found = Vec::new();
-        let wal = Wal::open(self.media.clone(), self.options, |_, bytes| {
-            let record = Record::decode(bytes.clone()).map_err(|error| error.to_string())?;
-            found.push(record);
-            Ok(())
-        })?;
-        self.wal = Some(wal);
-        Ok(found)
-    }
-
-    /// Flips a bit somewhere on the disk.
-    fn flip(&self, rng: &mut Rng) -> Option<(String, usize, u8)> {
-        let names = self.media.list().ok()?;
-        let name = names.get(rng.below(names.len() as u64) as usize)?;
-        let length = self.media.open(name).and_then(|file| file.size()).ok()?;
-        if length == 0 {
-            return None;
-        }
-        let (offset, bit) = (rng.below(length) as usize, rng.below(8) as u8);
-        self.media.flip_bit(name, offset, bit);
-        Some((name.clone(), offset, bit))
     }
 }
 
-impl fmt::Debug for Log {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} records", self.records.len())
+/// Flips a bit somewhere on a disk.
+pub(super) fn flip_bit(media: &SimMedia, rng: &mut Rng) -> Option<(String, usize, u8)> {
+    let names = media.list().ok()?;
+    let name = names.get(rng.below(names.len() as u64) as usize)?;
+    let length = media.open(name).and_then(|file| file.size()).ok()?;
+    if length == 0 {
+        return None;
     }
+    let (offset, bit) = (rng.below(length) as usize, rng.below(8) as u8);
+    media.flip_bit(name, offset, bit);
+    Some((name.clone(), offset, bit))
 }

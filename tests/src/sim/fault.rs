@@ -1,14 +1,14 @@
 //! What goes wrong, and where.
 
-use proposer::paxos::ids::Role;
-use proposer::paxos::learner;
+use proposer::paxos::ids::{Role, Slot};
 use proposer::paxos::message::Message;
 use proposer::paxos::proposer::Input;
 
 use super::config::Fault;
 use super::disk::BadWrite;
-use super::node::Process;
-use super::{Packet, Sim, Timer};
+use super::disks::Loss;
+use super::node::{Disk, Process};
+use super::{Sim, Timer};
 
 impl Sim {
     pub(super) fn fault(&mut self) {
@@ -47,14 +47,31 @@ impl Sim {
                     self.network.cut(from as usize, to as usize);
                 }
             }
-            Fault::Mend => self.network.mend(),
+            Fault::Mend => {
+                self.network.mend();
+                self.nodes.iter_mut().for_each(|node| node.slow = 1);
+            }
             Fault::Slow => {
-                let factor = self.rng.between(2, 100);
-                self.network.slow(node, factor);
+                let mut factor = || match self.rng.chance(500) {
+                    true => self.rng.between(10, 100),
+                    false => 1,
+                };
+                self.network.slow(node, factor(), factor());
+                self.nodes[node].slow = factor();
             }
             Fault::Jump => self.jump(node),
             Fault::TakeOver => self.step_awake(node, Input::TakeOver),
             Fault::HandOver => self.hand_over(),
+            Fault::Overtake => self.overtake(),
+            Fault::Upgrade => {
+                self.crash(node, down);
+                self.nodes[node].dialect = self.some_dialect();
+            }
+            Fault::WipeLearner => self.wipe_learner(),
+            Fault::CopyDisk => self.copy_disk(),
+            Fault::WipeDisk => self.lose_disk(Loss::Wiped),
+            Fault::SetBackDisk => self.lose_disk(Loss::SetBack),
+            Fault::ExchangeDisk => self.lose_disk(Loss::Exchanged),
         }
     }
 
@@ -70,18 +87,47 @@ impl Sim {
         }
     }
 
-    /// A timer fires now, and the clock runs faster or slower from now on.
+    /// Timers fire now, one or many at once, and the clock runs faster or slower from now on.
     fn jump(&mut self, at: usize) {
-        self.nodes[at].clock = self.rng.between(5, 20);
-        if self.asleep(at) {
-            return;
+        self.nodes[at].clock = self.rng.between(1, 100);
+        for _ in 0..self.rng.between(1, 12) {
+            if self.asleep(at) {
+                return;
+            }
+            let election = self.nodes[at].election_timer;
+            match &mut self.nodes[at].process {
+                Process::Proposer(..) if self.rng.chance(300) => {
+                    self.timer(at, Timer::Election(election));
+                }
+                Process::Proposer(..) => {
+                    self.step_proposer(at, Input::Tick);
+                }
+                Process::Acceptor(voter) => voter.member.tick(),
+                Process::Learner(..) => self.tick_learner(at),
+                Process::Down => return,
+            }
         }
-        let election = self.nodes[at].election_timer;
-        match &mut self.nodes[at].process {
-            Process::Proposer(_) => self.timer(at, Timer::Election(election)),
-            Process::Acceptor(voter) => voter.acceptor.tick(),
-            Process::Learner(..) => self.step_learner(at, learner::Input::Tick),
-            Process::Down => {}
+    }
+
+    /// A learner loses its disk, if another one has all that any of them ever had.
+    fn wipe_learner(&mut self) {
+        let all: Vec<usize> = self.of_role(Role::Learner).collect();
+        let Some(at) = self.rng.pick(&all) else {
+            return;
+        };
+        let durable = |at: usize| match &self.nodes[at].disk {
+            Disk::Shelf(shelf) => shelf.durable,
+            _ => Slot::ZERO,
+        };
+        let most = self.check.learners_durable();
+        if all
+            .iter()
+            .any(|other| *other != at && durable(*other) >= most)
+        {
+            self.crash(at, self.config.down);
+            if let Disk::Shelf(shelf) = &mut self.nodes[at].disk {
+                shelf.wipe();
+            }
         }
     }
 
@@ -89,8 +135,19 @@ impl Sim {
         let leaders = self.leaders();
         let all: Vec<usize> = self.of_role(Role::Proposer).collect();
         if let (Some(from), Some(to)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
-            self.send(from, to, Packet::Message(Message::TakeOver));
+            let packet = self.said(from, Message::TakeOver);
+            self.send(from, to, &packet);
             self.step_awake(from, Input::StepDown);
+        }
+    }
+
+    fn overtake(&mut self) {
+        let leaders = self.leaders();
+        let all: Vec<usize> = self.of_role(Role::Proposer).collect();
+        if let (Some(leader), Some(other)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
+            let factor = self.rng.between(10, 200);
+            self.network.slow(leader, 1, factor);
+            self.step_awake(other, Input::TakeOver);
         }
     }
 

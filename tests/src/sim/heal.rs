@@ -4,7 +4,7 @@ use proposer::paxos::ids::{Ballot, Role, Slot};
 use proposer::paxos::proposer::Proposer;
 
 use super::node::Process;
-use super::{Event, Sim};
+use super::{Dialect, Event, Sim};
 
 /// How long the cluster may take to settle, in milliseconds: a dozen elections.
 const SETTLE: u64 = 10_000;
@@ -19,15 +19,22 @@ impl Sim {
         self.healed = true;
         self.network.heal();
         self.config.sync = (0, 2);
-        self.config.lost_claims = 0;
+        (self.config.lost_claims, self.config.mixed) = (0, 0);
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
             node.paused_until = 0;
             node.bad_write = None;
             node.clock = 10;
+            node.slow = 1;
+            node.dialect = Dialect::Ours;
             if matches!(node.process, Process::Down) {
                 self.schedule(0, Event::Start(at));
             }
+        }
+        let twin = usize::from(self.config.proposers);
+        if self.config.twin {
+            self.crash(twin, SETTLE);
+            self.nodes[twin].gone = true;
         }
         self.pass(SETTLE);
         let (leader, ballot) = self.only_leader();
@@ -49,7 +56,11 @@ impl Sim {
         self.everybody_has(chosen);
         self.summary.chosen = chosen.0;
         self.summary.reads = self.check.reads_answered();
-        self.summary.crashes = self.nodes.iter().map(|node| u64::from(node.life)).sum();
+        self.summary.crashes = self
+            .nodes
+            .iter()
+            .map(|node| u64::from(node.life & 0xff_ffff))
+            .sum();
     }
 
     fn fresh(&mut self) -> Vec<proposer::paxos::message::Value> {
@@ -86,7 +97,10 @@ impl Sim {
             .proposer(leader)
             .and_then(Proposer::leader)
             .unwrap_or_default();
-        for other in self.of_role(Role::Proposer) {
+        for other in self
+            .of_role(Role::Proposer)
+            .filter(|p| !self.nodes[*p].gone)
+        {
             let known = self.proposer(other).and_then(Proposer::leader);
             assert_eq!(known, Some(ballot), "every proposer knows the leader");
         }
@@ -94,9 +108,10 @@ impl Sim {
     }
 
     fn everybody_has(&self, chosen: Slot) {
-        for node in &self.nodes {
+        let mut state = None;
+        for node in self.nodes.iter().filter(|node| !node.lost && !node.gone) {
             let has = match &node.process {
-                Process::Proposer(proposer) if proposer.is_leading() => {
+                Process::Proposer(proposer, _) if proposer.is_leading() => {
                     assert_eq!(
                         proposer.open_slots(),
                         0,
@@ -104,9 +119,13 @@ impl Sim {
                     );
                     proposer.committed()
                 }
-                Process::Proposer(proposer) => proposer.committed_seen(),
-                Process::Acceptor(voter) => voter.acceptor.committed(),
-                Process::Learner(learner, _) => learner.delivered(),
+                Process::Proposer(proposer, _) => proposer.committed_seen(),
+                Process::Acceptor(voter) => voter.member.acceptor().committed(),
+                Process::Learner(replica) => {
+                    let first = *state.get_or_insert(&replica.machine);
+                    assert!(*first == replica.machine, "learners have the same state");
+                    replica.core.delivered()
+                }
                 Process::Down => panic!("{} is up in a healthy cluster", node.name),
             };
             assert_eq!(has, chosen, "{} knows all that is chosen", node.name);

@@ -7,20 +7,25 @@
 mod client;
 mod config;
 mod disk;
+mod disks;
 mod fault;
 mod heal;
+mod log;
 mod network;
 mod node;
+mod replica;
 mod rng;
 mod runner;
 mod steps;
+mod transfer;
+mod voter;
+mod wire;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use proposer::paxos::codec::{Frame, NodeName};
+use proposer::paxos::codec::NodeName;
 use proposer::paxos::ids::{Members, NodeId, Role};
-use proposer::paxos::machine::Machine;
 use proposer::paxos::message::{Heartbeat, Message};
 use proposer::paxos::proposer::Proposer;
 
@@ -29,11 +34,16 @@ use crate::check::Checker;
 pub use config::{Config, Fault, VERSION};
 pub use rng::Rng;
 pub use runner::{Failure, Summary, run, try_seed};
+pub use wire::Dialect;
 
 use client::Clients;
-use disk::{Claims, Log};
+use disk::Claims;
+use log::Log;
 use network::Network;
 use node::{Asker, Disk, Node, Process};
+use replica::Shelf;
+use transfer::{Ask, Told};
+use wire::Said;
 
 /// Milliseconds between two heartbeats, as in production.
 const HEARTBEAT: u64 = 50;
@@ -78,7 +88,7 @@ enum Event {
     Answer {
         from: usize,
         to: Asker,
-        message: Message,
+        packet: Packet,
     },
     /// Of a node in that life.
     Timer { of: Asker, timer: Timer },
@@ -94,8 +104,11 @@ enum Event {
 
 #[derive(Clone, Debug)]
 enum Packet {
-    Message(Message),
+    Message(Said),
     Heartbeat(Heartbeat),
+    /// One learner asks another; the answer repeats the number.
+    Ask(u64, Ask),
+    Told(u64, Told),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +116,9 @@ enum Timer {
     /// The newest of these timers only.
     Election(u64),
     Tick,
-    /// The acceptor's write is on disk.
+    /// An acceptor asks the others to witness its start.
+    Enlist,
+    /// The acceptor's write, or the learner's snapshot, is on disk.
     Written,
 }
 
@@ -111,26 +126,36 @@ impl Sim {
     /// Everything is up, nothing has been said.
     pub fn new(config: &Config) -> Sim {
         let members = Members::new(config.acceptors).expect("there is an acceptor");
-        let names = [
-            (Role::Proposer, config.proposers),
-            (Role::Acceptor, config.acceptors),
-            (Role::Learner, config.learners),
-        ];
-        let names = names
-            .into_iter()
-            .flat_map(|(role, count)| NodeId::first(count).map(move |id| NodeName { role, id }));
+        let names = |role, count| NodeId::first(count).map(move |id| NodeName { role, id });
+        let twin = NodeId::first(1).take(config.twin.into());
+        let twin = twin.map(|id| NodeName {
+            role: Role::Proposer,
+            id,
+        });
+        let names = names(Role::Proposer, config.proposers)
+            .chain(twin)
+            .chain(names(Role::Acceptor, config.acceptors))
+            .chain(names(Role::Learner, config.learners));
         let nodes: Vec<Node> = names
-            .map(|name| Node {
+            .enumerate()
+            .map(|(at, name)| Node {
                 name,
-                life: 0,
+                // Lives of one identity are told apart.
+                life: (at as u32) << 24,
                 paused_until: 0,
                 bad_write: None,
                 clock: 10,
+                slow: 1,
+                dialect: Dialect::Ours,
+                lost: false,
+                set_back: None,
+                gone: false,
+                copy: None,
                 election_timer: 0,
                 process: Process::Down,
                 disk: match name.role {
                     Role::Acceptor => Disk::Log(Log::new(config.segment_bytes)),
-                    Role::Learner => Disk::Machine(Machine::new()),
+                    Role::Learner => Disk::Shelf(Shelf::new(config.segment_bytes)),
                     _ => Disk::Claims(Claims::new(config.first_round)),
                 },
             })
@@ -150,6 +175,7 @@ impl Sim {
             nodes,
         };
         for node in 0..sim.nodes.len() {
+            sim.nodes[node].dialect = sim.some_dialect();
             let delay = sim.rng.below(100);
             sim.schedule(delay, Event::Start(node));
         }
@@ -178,8 +204,8 @@ impl Sim {
             Event::Packet { to, .. } if self.asleep(to) => self.postpone(to, event),
             Event::Packet { from, to, packet } => self.receive(from, to, packet),
             Event::Answer { to, .. } if self.asleep(to.0) => self.postpone(to.0, event),
-            Event::Answer { from, to, message } if self.lives(to) => {
-                self.answered(from, to.0, message)
+            Event::Answer { from, to, packet } if self.lives(to) => {
+                self.answered(from, to.0, packet)
             }
             Event::Timer { of, .. } if self.asleep(of.0) => self.postpone(of.0, event),
             Event::Timer { of, timer } if self.lives(of) => self.timer(of.0, timer),
@@ -224,55 +250,40 @@ impl Sim {
         self.queue.push(Reverse(Scheduled { at, order, event }));
     }
 
-    fn send(&mut self, from: usize, to: usize, packet: Packet) {
-        let delays: Vec<u64> = self.network.delays(from, to, &mut self.rng).collect();
+    fn send(&mut self, from: usize, to: usize, packet: &Packet) {
         let asker = (from, self.nodes[from].life);
-        for delay in delays {
-            let packet = match &packet {
-                Packet::Message(message) => Packet::Message(self.through_bytes(from, message)),
-                Packet::Heartbeat(heartbeat) => Packet::Heartbeat(*heartbeat),
-            };
-            self.schedule(
-                delay,
-                Event::Packet {
-                    from: asker,
-                    to,
-                    packet,
-                },
-            );
+        for delay in self.network.delays(from, to, &mut self.rng) {
+            let packet = packet.clone();
+            let from = asker;
+            self.schedule(delay, Event::Packet { from, to, packet });
         }
     }
 
-    fn answer(&mut self, from: usize, to: Asker, message: &Message) {
-        let delays: Vec<u64> = self.network.delays(from, to.0, &mut self.rng).collect();
-        for delay in delays {
-            let message = self.through_bytes(from, message);
-            self.schedule(delay, Event::Answer { from, to, message });
+    fn answer(&mut self, from: usize, to: Asker, packet: Packet) {
+        for delay in self.network.delays(from, to.0, &mut self.rng) {
+            let packet = packet.clone();
+            self.schedule(delay, Event::Answer { from, to, packet });
         }
     }
 
-    fn through_bytes(&self, from: usize, message: &Message) -> Message {
-        if !self.config.encode {
-            return message.clone();
+    /// A message as its bytes, in the sender's dialect.
+    fn said(&self, by: usize, message: Message) -> Packet {
+        let node = &self.nodes[by];
+        Packet::Message(Said::by(node.name, node.dialect, message))
+    }
+
+    /// What a program of some version speaks.
+    fn some_dialect(&mut self) -> Dialect {
+        match self.rng.chance(self.config.mixed) {
+            true => self.config.other_dialect,
+            false => Dialect::Ours,
         }
-        let frame = Frame {
-            from: self.nodes[from].name,
-            cluster: None,
-            message: message.clone(),
-        };
-        Frame::decode(frame.encode())
-            .expect("what is encoded can be decoded")
-            .message
     }
 
     /// The nodes of a role, by number.
     fn of_role(&self, role: Role) -> impl Iterator<Item = usize> + use<> {
-        let (p, a, l) = (
-            self.config.proposers,
-            self.config.acceptors,
-            self.config.learners,
-        );
-        let (p, a, l) = (usize::from(p), usize::from(a), usize::from(l));
+        let (a, l) = (self.config.acceptors, self.config.learners);
+        let (p, a, l) = (self.proposers(), usize::from(a), usize::from(l));
         match role {
             Role::Proposer => 0..p,
             Role::Acceptor => p..p + a,
@@ -281,13 +292,18 @@ impl Sim {
         }
     }
 
+    /// Processes of proposers: one may have a twin.
+    fn proposers(&self) -> usize {
+        usize::from(self.config.proposers) + usize::from(self.config.twin)
+    }
+
     fn acceptor(&self, id: NodeId) -> usize {
-        usize::from(self.config.proposers) + id.index()
+        self.proposers() + id.index()
     }
 
     fn proposer(&self, node: usize) -> Option<&Proposer> {
         match &self.nodes[node].process {
-            Process::Proposer(proposer) => Some(proposer),
+            Process::Proposer(proposer, _) => Some(proposer),
             _ => None,
         }
     }

@@ -3,12 +3,15 @@
 use super::config::Config;
 use super::rng::Rng;
 
+/// No message takes longer, in milliseconds: whoever waited for it has given up.
+const SLOWEST: u64 = 5_000;
+
 /// Links between nodes, which are numbers from 0 on.
 #[derive(Debug)]
 pub(super) struct Network {
     cut: Vec<Vec<bool>>,
-    /// How many times slower than others each node is.
-    slow: Vec<u64>,
+    /// How many times longer than others' each node's messages take, out and in.
+    slow: Vec<(u64, u64)>,
     latency: (u64, u64),
     laggards: u32,
     loss: u32,
@@ -20,7 +23,7 @@ impl Network {
     pub(super) fn new(nodes: usize, config: &Config) -> Network {
         Network {
             cut: vec![vec![false; nodes]; nodes],
-            slow: vec![1; nodes],
+            slow: vec![(1, 1); nodes],
             latency: config.latency,
             laggards: config.laggards,
             loss: config.loss,
@@ -34,7 +37,7 @@ impl Network {
         from: usize,
         to: usize,
         rng: &mut Rng,
-    ) -> impl Iterator<Item = u64> {
+    ) -> impl Iterator<Item = u64> + use<> {
         let copies = match (self.cut[from][to] || rng.chance(self.loss), self.duplicates) {
             (true, _) => 0,
             (false, 0) => 1,
@@ -47,7 +50,8 @@ impl Network {
             } else {
                 high
             };
-            rng.between(low, high) * self.slow[from].max(self.slow[to])
+            let delay = rng.between(low, high) * self.slow[from].0.max(self.slow[to].1);
+            delay.min(SLOWEST)
         };
         [delay(), delay()].into_iter().take(copies)
     }
@@ -67,15 +71,15 @@ impl Network {
         self.cut[from][to] = true;
     }
 
-    /// Makes a node so many times slower.
-    pub(super) fn slow(&mut self, node: usize, factor: u64) {
-        self.slow[node] = factor;
+    /// What a node sends, and what it is sent, takes so many times longer.
+    pub(super) fn slow(&mut self, node: usize, out: u64, in_: u64) {
+        self.slow[node] = (out, in_);
     }
 
     /// Every link works and no node is slow.
     pub(super) fn mend(&mut self) {
         self.cut.iter_mut().for_each(|row| row.fill(false));
-        self.slow.fill(1);
+        self.slow.fill((1, 1));
     }
 
     /// From now on nothing is lost, late or doubled.

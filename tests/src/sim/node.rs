@@ -1,14 +1,19 @@
 //! One process, its disk, and what strikes it next.
 
-use proposer::paxos::acceptor::{Acceptor, Record};
+use std::collections::{BTreeMap, VecDeque};
+
+use proposer::paxos::acceptor::Record;
 use proposer::paxos::codec::NodeName;
-use proposer::paxos::learner::Learner;
-use proposer::paxos::machine::Machine;
+use proposer::paxos::ids::{NodeId, Slot};
 use proposer::paxos::message::{Reply, Request};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::Proposer;
+use proposer::paxos::standing::{Member, Start};
 
-use super::disk::{BadWrite, Claims, Log};
+use super::disk::{BadWrite, Claims};
+use super::log::{Copy, Log};
+use super::replica::{Replica, Shelf};
+use super::wire::Dialect;
 
 /// A node: at most one process at a time, on one disk.
 #[derive(Debug)]
@@ -23,8 +28,20 @@ pub(super) struct Node {
     pub(super) bad_write: Option<BadWrite>,
     /// Its clock runs at so many tenths of the true speed.
     pub(super) clock: u64,
+    /// Its disk takes so many times longer than others.
+    pub(super) slow: u64,
+    /// Which version of the encoding its program speaks.
+    pub(super) dialect: Dialect,
     /// Only the newest election timer counts.
     pub(super) election_timer: u64,
+    /// It is not the node's own disk any more: an acceptor must never vote again.
+    pub(super) lost: bool,
+    /// The name under which an older copy of its disk starts.
+    pub(super) set_back: Option<Start>,
+    /// It never starts again.
+    pub(super) gone: bool,
+    /// An older state of an acceptor's disk.
+    pub(super) copy: Option<Copy>,
     /// What runs.
     pub(super) process: Process,
     /// What it keeps.
@@ -36,27 +53,42 @@ pub(super) struct Node {
 pub(super) enum Process {
     /// None runs.
     Down,
-    /// A proposer.
-    Proposer(Proposer),
+    /// A proposer and, while it leads, what each learner has on disk.
+    Proposer(Proposer, BTreeMap<NodeId, Slot>),
     /// An acceptor with its queue.
     Acceptor(Voter),
     /// A learner and what it has applied.
-    Learner(Learner, Machine),
+    Learner(Box<Replica>),
 }
 
-/// An acceptor's process: while one write is under way, requests wait and form the next one.
+/// An acceptor's process: while one write is under way, what arrives waits and forms the next one.
 #[derive(Debug)]
 pub(super) struct Voter {
     /// The state, ahead of the disk by the write under way.
-    pub(super) acceptor: Acceptor,
-    /// Requests that wait.
-    pub(super) inbox: Vec<(Asker, Request)>,
-    /// The write under way and whom it answers.
+    pub(super) member: Member,
+    /// What waits.
+    pub(super) inbox: VecDeque<Waiting>,
+    /// The write under way.
     pub(super) writing: Option<Write>,
 }
 
-/// A write and whom it answers.
-pub(super) type Write = (Vec<Asker>, Output<Record, Vec<Reply>>);
+/// What reaches an acceptor.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// A request.
+    Request(Asker, Request),
+    /// Another acceptor's answer to its own.
+    Heard(NodeId, Reply),
+}
+
+/// A write and whom it answers, if anybody.
+#[derive(Debug)]
+pub(super) enum Write {
+    /// Requests.
+    Answers(Vec<Asker>, Output<Record, Vec<Reply>>),
+    /// What it heard of its standing.
+    Standing(Output<Record, ()>),
+}
 
 /// Who waits for an answer: a node, by number, and its life. An answer never reaches another life,
 /// as it comes back on the connection of its question.
@@ -69,6 +101,6 @@ pub(super) enum Disk {
     Claims(Claims),
     /// An acceptor's.
     Log(Log),
-    /// A learner's newest snapshot.
-    Machine(Machine),
+    /// A learner's.
+    Shelf(Shelf),
 }

@@ -21,6 +21,16 @@ pub struct Summary {
     pub damaged: u64,
     /// Starts of an acceptor that found records of a write that had gone wrong.
     pub half_written: u64,
+    /// Times an acceptor forgot votes.
+    pub trims: u64,
+    /// Snapshots of one learner that another took over.
+    pub installed: u64,
+    /// Messages of another version refused.
+    pub refused: u64,
+    /// Acceptors that lost their disks.
+    pub lost_disks: u64,
+    /// Starts that a witness refused.
+    pub unmasked: u64,
 }
 
 /// A seed that broke a rule.
@@ -87,5 +97,10 @@ impl AddAssign for Summary {
         self.crashes += other.crashes;
         self.damaged += other.damaged;
         self.half_written += other.half_written;
+        self.trims += other.trims;
+        self.installed += other.installed;
+        self.refused += other.refused;
+        self.lost_disks += other.lost_disks;
+        self.unmasked += other.unmasked;
     }
 }

@@ -1,62 +1,78 @@
 //! What the processes' own loops do: input, step, persist, act.
 
+use std::collections::VecDeque;
 use std::mem;
 
-use proposer::paxos::ids::{Members, Role};
+use proposer::paxos::acceptor::{Acceptor, Record};
+use proposer::paxos::ids::{Members, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::message::{Learned, Message};
-use proposer::paxos::output::Output;
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
+use proposer::paxos::standing::Member;
 
 use super::disk::BadWrite;
-use super::node::{Asker, Disk, Process, Voter};
+use super::node::{Asker, Disk, Process, Voter, Waiting, Write};
+use super::replica::{Replica, Shelf};
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
+
+/// Between two tries of an acceptor to have its start witnessed, until it votes and after that.
+const ENLIST: u64 = 100;
+const LATE_ENLIST: u64 = 2_000;
 
 impl Sim {
     pub(super) fn start(&mut self, at: usize) {
         let members = Members::new(self.config.acceptors).expect("there is an acceptor");
         let node = &mut self.nodes[at];
-        if !matches!(node.process, Process::Down) {
+        if !matches!(node.process, Process::Down) || node.gone {
             return;
         }
         let id = node.name.id;
         node.process = match &mut node.disk {
             Disk::Claims(claims) => {
-                if node.life > 0 && self.rng.chance(self.config.lost_claims) {
+                if node.life & 0xff_ffff > 0 && self.rng.chance(self.config.lost_claims) {
                     claims.lose(&mut self.rng);
                 }
-                Process::Proposer(Proposer::new(
-                    id,
-                    members,
-                    self.config.settings,
-                    claims.last(),
-                ))
+                let claimed = claims.last();
+                let proposer = Proposer::new(id, members, self.config.settings, claimed);
+                let proposer = proposer.with_run(self.rng.bits());
+                Process::Proposer(proposer, Default::default())
             }
             Disk::Log(log) => {
                 let flip = self.rng.chance(self.config.flips);
-                let started = log.start(self.config.answers, flip, &mut self.rng);
+                let acceptor = Acceptor::with_answers(self.config.answers);
+                let acceptor = acceptor.with_trimming(self.config.trimming);
+                let blank = |start| Member::new(id, members, start, acceptor);
+                let mut started = log.start(blank, flip, &mut self.rng);
                 self.check.durable(id, &started.news);
-                self.check.restarted(id, &started.acceptor);
+                self.check.restarted(id, started.member.acceptor());
                 self.summary.damaged += u64::from(started.damaged);
                 self.summary.half_written += u64::from(!started.news.is_empty());
-                let acceptor = started.acceptor;
+                let writing = Some(Write::Standing(started.member.begin()));
                 Process::Acceptor(Voter {
-                    acceptor,
-                    inbox: Vec::new(),
-                    writing: None,
+                    member: started.member,
+                    inbox: VecDeque::new(),
+                    writing,
                 })
             }
-            Disk::Machine(machine) => {
-                let applied = machine.applied();
-                self.check.learner_restarted(id, applied);
-                let learner =
-                    Learner::new(members, applied).with_ahead_slots(self.config.ahead_slots);
-                Process::Learner(learner, machine.clone())
+            Disk::Shelf(shelf) => {
+                let flip = self.rng.chance(self.config.flips);
+                let (opened, damaged) = shelf.open(flip, &mut self.rng);
+                self.summary.damaged += u64::from(damaged);
+                let learner = Learner::new(members, Slot::ZERO);
+                let core = learner.with_ahead_slots(self.config.ahead_slots);
+                let replica = Replica::new(opened, core);
+                self.check.learner_restarted(id, replica.core.delivered());
+                Process::Learner(Box::new(replica))
             }
         };
         self.start_timer(at, Timer::Tick);
-        if self.proposer(at).is_some() {
-            self.start_election_timer(at);
+        match self.nodes[at].name.role {
+            Role::Proposer => self.start_election_timer(at),
+            Role::Acceptor => {
+                self.start_timer(at, Timer::Written);
+                self.timer(at, Timer::Enlist);
+            }
+            _ => {}
         }
     }
 
@@ -72,23 +88,40 @@ impl Sim {
         node.bad_write = None;
         if let Disk::Log(log) = &mut node.disk {
             if let Process::Acceptor(Voter {
-                writing: Some((_, output)),
+                writing: Some(write),
                 ..
             }) = process
             {
                 let torn = Some(BadWrite::Torn);
-                let _ended = output.persist(|records| log.write(records, torn, &mut self.rng));
+                let write_part = |records: &[Record]| log.write(records, torn, &mut self.rng);
+                let _ended = match write {
+                    Write::Answers(_, output) => output.persist(write_part).map(drop),
+                    Write::Standing(output) => output.persist(write_part),
+                };
             }
             log.end(&mut self.rng);
+        } else if let Disk::Shelf(shelf) = &node.disk {
+            shelf.end(&mut self.rng);
         }
         self.schedule(down, Event::Start(at));
     }
 
-    fn start_timer(&mut self, at: usize, timer: Timer) {
+    pub(super) fn start_timer(&mut self, at: usize, timer: Timer) {
         let role = self.nodes[at].name.role;
         let time = match (timer, role) {
             (Timer::Election(_), _) => self.rng.between(ELECTION, 2 * ELECTION),
-            (Timer::Written, _) => self.rng.between(self.config.sync.0, self.config.sync.1),
+            (Timer::Written, _) => {
+                let (least, most) = self.config.sync;
+                self.rng.between(least, most) * self.nodes[at].slow
+            }
+            (Timer::Enlist, _) => match &self.nodes[at].process {
+                Process::Acceptor(voter)
+                    if voter.member.votes() || voter.member.refusal().is_some() =>
+                {
+                    LATE_ENLIST
+                }
+                _ => ENLIST,
+            },
             (Timer::Tick, Role::Acceptor) => ELECTION / 2,
             (Timer::Tick, Role::Learner) => LEARNER_TICK,
             (Timer::Tick, _) => HEARTBEAT,
@@ -108,61 +141,95 @@ impl Sim {
     pub(super) fn timer(&mut self, at: usize, timer: Timer) {
         let election_timer = self.nodes[at].election_timer;
         match (&mut self.nodes[at].process, timer) {
-            (Process::Proposer(_), Timer::Tick) => drop(self.step_proposer(at, Input::Tick)),
-            (Process::Proposer(_), Timer::Election(newest)) if newest == election_timer => {
+            (Process::Proposer(..), Timer::Tick) => {
+                self.watch_learners(at);
+                self.step_proposer(at, Input::Tick);
+            }
+            (Process::Proposer(..), Timer::Election(newest)) if newest == election_timer => {
                 self.step_proposer(at, Input::ElectionTimeout);
             }
-            (Process::Acceptor(voter), Timer::Tick) => voter.acceptor.tick(),
+            (Process::Acceptor(voter), Timer::Tick) => voter.member.tick(),
+            (Process::Acceptor(_), Timer::Enlist) => self.enlist(at),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
-            (Process::Learner(..), Timer::Tick) => self.step_learner(at, learner::Input::Tick),
+            (Process::Learner(..), Timer::Tick) => self.tick_learner(at),
+            (Process::Learner(..), Timer::Written) => {
+                self.on_shelf(at, |replica, _| replica.write_snapshot());
+            }
             _ => {}
         }
         let life = self.nodes[at].life;
-        if matches!(timer, Timer::Tick) && self.lives((at, life)) {
+        if matches!(timer, Timer::Tick | Timer::Enlist) && self.lives((at, life)) {
             self.start_timer(at, timer);
         }
     }
 
     pub(super) fn receive(&mut self, from: Asker, at: usize, packet: Packet) {
-        match (&mut self.nodes[at].process, packet) {
-            (Process::Acceptor(voter), Packet::Message(Message::Request(request))) => {
-                voter.inbox.push((from, request));
+        let packet = match packet {
+            Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
+                Some(message) => return self.hear(from, at, message),
+                None => return self.summary.refused += 1,
+            },
+            packet => packet,
+        };
+        match packet {
+            Packet::Heartbeat(heartbeat) => {
+                self.step_proposer(at, Input::Heartbeat(heartbeat));
+            }
+            Packet::Ask(number, ask) => self.tell(at, from, number, ask),
+            Packet::Message(_) | Packet::Told(..) => {}
+        }
+    }
+
+    fn hear(&mut self, from: Asker, at: usize, message: Message) {
+        match (&mut self.nodes[at].process, message) {
+            (Process::Acceptor(voter), Message::Request(request)) => {
+                voter.inbox.push_back(Waiting::Request(from, request));
                 self.write_next(at);
             }
-            (Process::Learner(..), Packet::Message(Message::Learn(learn))) => {
+            (Process::Learner(..), Message::Learn(learn)) => {
                 let first = learn.first;
                 self.step_learner(at, learner::Input::Learn(learn));
                 let node = &self.nodes[at];
-                if let (Process::Learner(_, now), Disk::Machine(saved)) =
-                    (&node.process, &node.disk)
+                if let (Process::Learner(replica), Disk::Shelf(shelf)) = (&node.process, &node.disk)
                 {
                     let learned = Learned {
-                        applied: now.applied(),
-                        durable: saved.applied(),
+                        applied: replica.core.delivered(),
+                        durable: shelf.durable,
                         first,
                         outcomes: Vec::new(),
                     };
-                    self.answer(at, from, &Message::Learned(learned));
+                    let packet = self.said(at, Message::Learned(learned));
+                    self.answer(at, from, packet);
                 }
             }
-            (Process::Proposer(_), Packet::Message(Message::TakeOver)) => {
+            (Process::Proposer(..), Message::TakeOver) => {
                 self.step_proposer(at, Input::TakeOver);
-            }
-            (Process::Proposer(_), Packet::Heartbeat(heartbeat)) => {
-                self.step_proposer(at, Input::Heartbeat(heartbeat));
             }
             _ => {}
         }
     }
 
-    pub(super) fn answered(&mut self, from: usize, at: usize, message: Message) {
+    pub(super) fn answered(&mut self, from: usize, at: usize, packet: Packet) {
         let from = self.nodes[from].name.id;
-        match (&self.nodes[at].process, message) {
-            (Process::Proposer(_), Message::Reply(reply)) => {
+        let message = match packet {
+            Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
+                Some(message) => message,
+                None => return self.summary.refused += 1,
+            },
+            Packet::Told(number, told) => return self.told(at, number, told),
+            Packet::Heartbeat(_) | Packet::Ask(..) => return,
+        };
+        match (&mut self.nodes[at].process, message) {
+            (Process::Proposer(..), Message::Reply(reply)) => {
                 self.step_proposer(at, Input::Reply { from, reply });
             }
-            (Process::Proposer(_), Message::Learned(learned)) => {
+            (Process::Proposer(_, durable), Message::Learned(learned)) => {
+                durable.insert(from, learned.durable);
                 self.step_proposer(at, Input::Learned(learned.applied));
+            }
+            (Process::Acceptor(voter), Message::Reply(reply)) => {
+                voter.inbox.push_back(Waiting::Heard(from, reply));
+                self.write_next(at);
             }
             (Process::Learner(..), Message::Reply(reply)) => {
                 self.step_learner(at, learner::Input::Reply { from, reply });
@@ -171,10 +238,26 @@ impl Sim {
         }
     }
 
+    /// A leader lets the acceptors forget what a quorum of learners has on disk.
+    fn watch_learners(&mut self, at: usize) {
+        let Process::Proposer(proposer, durable) = &mut self.nodes[at].process else {
+            return;
+        };
+        if !proposer.is_leading() {
+            return durable.clear();
+        }
+        let mut slots: Vec<Slot> = durable.values().copied().collect();
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(slot) = slots.get(usize::from(self.config.learners) / 2) {
+            let slot = *slot;
+            self.step_proposer(at, Input::Durable(slot));
+        }
+    }
+
     /// One step of a proposer; what it asks for, already done, or `None` if its process ended.
     pub(super) fn step_proposer(&mut self, at: usize, input: Input) -> Option<Effects> {
         let node = &mut self.nodes[at];
-        let (Process::Proposer(proposer), Disk::Claims(claims)) =
+        let (Process::Proposer(proposer, _), Disk::Claims(claims)) =
             (&mut node.process, &mut node.disk)
         else {
             return None;
@@ -205,25 +288,20 @@ impl Sim {
         let claim = claims.last();
         for (to, request) in &effects.acceptors {
             self.check.requested(life, claim, request);
-            let packet = Packet::Message(Message::Request(request.clone()));
+            let packet = self.said(at, Message::Request(request.clone()));
             match to {
-                To::One(id) => self.send(at, self.acceptor(*id), packet),
-                To::All => self
-                    .of_role(Role::Acceptor)
-                    .for_each(|to| self.send(at, to, packet.clone())),
+                To::One(id) => self.send(at, self.acceptor(*id), &packet),
+                To::All => self.send_all(at, Role::Acceptor, &packet),
             }
         }
         for learn in &effects.learners {
             self.check.told(learn);
-            let packet = Packet::Message(Message::Learn(learn.clone()));
-            self.of_role(Role::Learner)
-                .for_each(|to| self.send(at, to, packet.clone()));
+            let packet = self.said(at, Message::Learn(learn.clone()));
+            self.send_all(at, Role::Learner, &packet);
         }
         if let Some(heartbeat) = effects.heartbeat {
             self.check.announced(&heartbeat);
-            for to in self.of_role(Role::Proposer).filter(|to| *to != at) {
-                self.send(at, to, Packet::Heartbeat(heartbeat));
-            }
+            self.send_all(at, Role::Proposer, &Packet::Heartbeat(heartbeat));
         }
         if effects.restart_election_timer {
             self.start_election_timer(at);
@@ -233,71 +311,82 @@ impl Sim {
         }
     }
 
-    /// Takes everything that waits into one write, unless one is under way.
-    fn write_next(&mut self, at: usize) {
-        let Process::Acceptor(voter) = &mut self.nodes[at].process else {
-            return;
-        };
-        if voter.writing.is_some() || voter.inbox.is_empty() {
-            return;
+    /// To every other node of a role.
+    pub(super) fn send_all(&mut self, from: usize, role: Role, packet: &Packet) {
+        for to in self.of_role(role).filter(|to| *to != from) {
+            self.send(from, to, packet);
         }
-        let (askers, requests): (Vec<_>, Vec<_>) = voter.inbox.drain(..).unzip();
-        let outputs: Vec<_> = requests
-            .into_iter()
-            .map(|request| voter.acceptor.handle(request))
-            .collect();
-        voter.writing = Some((askers, Output::group(outputs)));
-        self.start_timer(at, Timer::Written);
-    }
-
-    /// The write under way is done, or fails.
-    fn written(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        let (Process::Acceptor(voter), Disk::Log(log)) = (&mut node.process, &mut node.disk) else {
-            return;
-        };
-        let Some((askers, output)) = voter.writing.take() else {
-            return;
-        };
-        let (id, bad) = (node.name.id, &mut node.bad_write);
-        let written = output.persist(|records| {
-            log.write(records, bad.take(), &mut self.rng)?;
-            self.check.durable(id, records);
-            Ok(())
-        });
-        let Ok::<_, BadWrite>(replies) = written else {
-            let down = self.rng.between(1, self.config.down);
-            return self.crash(at, down);
-        };
-        self.check.committed(voter.acceptor.committed());
-        for (asker, reply) in askers.into_iter().zip(replies) {
-            self.check.answered(id, &reply);
-            self.answer(at, asker, &Message::Reply(reply));
-        }
-        self.write_next(at);
     }
 
     pub(super) fn step_learner(&mut self, at: usize, input: learner::Input) {
         let node = &mut self.nodes[at];
-        let (Process::Learner(learner, machine), Disk::Machine(saved)) =
-            (&mut node.process, &mut node.disk)
-        else {
+        let Process::Learner(replica) = &mut node.process else {
             return;
         };
-        let effects = learner.step(input);
-        self.check.committed(learner.committed());
+        let effects = replica.core.step(input);
+        self.check.committed(replica.core.committed());
         assert_eq!(effects.missing, None, "no acceptor forgets what is chosen");
-        for (slot, value) in &effects.deliver {
-            let applied = machine.apply(*slot, value).expect("clients send commands");
-            self.check.delivered(node.name.id, *slot, value, &applied);
-        }
-        if !effects.deliver.is_empty() && self.rng.chance(self.config.learner_saves) {
-            saved.clone_from(machine);
+        let entries = replica.apply(effects.deliver);
+        for entry in &entries {
+            self.check.delivered(node.name.id, entry);
         }
         if let Some(fetch) = effects.fetch {
-            let packet = Packet::Message(Message::Request(fetch));
-            self.of_role(Role::Acceptor)
-                .for_each(|to| self.send(at, to, packet.clone()));
+            let packet = self.said(at, Message::Request(fetch));
+            self.send_all(at, Role::Acceptor, &packet);
+        }
+        if let Some(floor) = effects.truncated {
+            self.catch_up(at, floor);
+        }
+        if !entries.is_empty() && self.rng.chance(self.config.learner_saves) {
+            self.save(at);
+        }
+    }
+
+    pub(super) fn tick_learner(&mut self, at: usize) {
+        self.lose_patience(at);
+        self.step_learner(at, learner::Input::Tick);
+        self.save(at);
+    }
+
+    /// A learner makes its log durable and, at times, starts a snapshot.
+    fn save(&mut self, at: usize) {
+        if self.on_shelf(at, Replica::sync).is_none() {
+            return;
+        }
+        let Process::Learner(replica) = &mut self.nodes[at].process else {
+            return;
+        };
+        if replica.copy.is_none() && replica.since_snapshot() >= self.config.snapshot_every {
+            replica.copy = Some(replica.machine.clone());
+            self.start_timer(at, Timer::Written);
+        }
+    }
+
+    /// A learner uses its disk. `None` if that has ended its process.
+    pub(super) fn on_shelf<T>(
+        &mut self,
+        at: usize,
+        run: impl FnOnce(&mut Replica, &mut Shelf) -> Result<T, String>,
+    ) -> Option<T> {
+        let node = &mut self.nodes[at];
+        let (Process::Learner(replica), Disk::Shelf(shelf)) = (&mut node.process, &mut node.disk)
+        else {
+            return None;
+        };
+        let bad = node.bad_write.take();
+        if let Some(bad) = bad {
+            shelf.spoil(bad, &mut self.rng);
+        }
+        let done = run(replica, shelf);
+        self.check.learner_durable(node.name.id, shelf.durable);
+        match (done, bad) {
+            (Ok(done), None) => Some(done),
+            (Err(error), None) => panic!("a healthy disk takes every write: {error}"),
+            (_, Some(_)) => {
+                let down = self.rng.between(1, self.config.down);
+                self.crash(at, down);
+                None
+            }
         }
     }
 

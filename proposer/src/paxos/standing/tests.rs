@@ -49,6 +49,18 @@ impl World {
         world
     }
 
+    /// Another cluster.
+    fn founded_later(acceptors: u8) -> World {
+        let mut world = World::new(acceptors);
+        world.numbers = 1000;
+        for node in world.members.acceptors() {
+            world.wipe(node);
+        }
+        world.start_all();
+        world.meet();
+        world
+    }
+
     fn number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
@@ -279,19 +291,27 @@ fn two_processes_on_one_disk_do_not_both_vote() {
 #[test]
 fn a_disk_of_another_cluster_is_refused() {
     let mut world = World::founded(3);
-    let mut other = World::new(3);
-    other.numbers = 1000;
-    for node in [1, 2, 3] {
-        other.wipe(id(node));
-    }
-    other.start_all();
-    other.meet();
+    let other = World::founded_later(3);
     world.stop(id(3));
     world.disks.insert(id(3), other.disks[&id(3)].clone());
     world.start(id(3));
     world.meet();
     assert_eq!(world.refusal(id(3)), Some("other-cluster"));
     assert_eq!(world.voting(), [id(1), id(2)]);
+}
+
+#[test]
+fn an_acceptor_with_a_disk_of_another_cluster_keeps_no_other_from_voting() {
+    let mut world = World::founded(3);
+    let other = World::founded_later(3);
+    world.stop(id(1));
+    world.disks.insert(id(1), other.disks[&id(1)].clone());
+    // The others ask it first when they start again.
+    world.start_all();
+    world.meet();
+    assert_eq!(world.voting(), [id(2), id(3)]);
+    assert_eq!(world.refusal(id(2)), None);
+    assert_eq!(world.refusal(id(1)), Some("other-cluster"));
 }
 
 #[test]

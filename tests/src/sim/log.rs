@@ -1,0 +1,311 @@
+//! An acceptor's disk: whose it is, and the real log on a simulated medium.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use proposer::media::{SimMedia, Snapshot};
+use proposer::paxos::acceptor::Record;
+use proposer::paxos::ids::{Ballot, ClusterId, Slot};
+use proposer::paxos::message::Value;
+use proposer::paxos::standing::{Ledger, Member, Start};
+use proposer::wal::{self, Options, Position, Wal};
+
+use super::disk::{BadWrite, end, flip_bit, spoil};
+use super::rng::Rng;
+
+/// An acceptor's disk: the real log on a simulated medium.
+pub(super) struct Log {
+    media: SimMedia,
+    wal: Option<Wal<SimMedia>>,
+    options: Options,
+    /// Every record known to be durable and not found to be removed.
+    records: VecDeque<(Position, Record)>,
+    /// Where each record of votes lies, and the last slot it votes in; oldest first.
+    votes: VecDeque<(Position, Slot)>,
+    /// Whose disk it is; none before its first start.
+    identity: Option<Identity>,
+}
+
+/// A disk's name for its owner's last start.
+#[derive(Clone, Copy, Debug)]
+struct Identity {
+    start: Start,
+    /// The next start has another name.
+    witnessed: bool,
+}
+
+/// An older state of a disk.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    media: Snapshot,
+    records: VecDeque<(Position, Record)>,
+    identity: Option<Identity>,
+}
+
+/// What a start from the disk gives.
+pub(super) struct Started {
+    /// The acceptor that the disk makes.
+    pub(super) member: Member,
+    /// Records that turned out to be on it although nobody was told so.
+    pub(super) news: Vec<Record>,
+    /// A flipped bit was found first.
+    pub(super) damaged: bool,
+}
+
+impl Log {
+    /// An empty disk.
+    pub(super) fn new(segment_bytes: u64) -> Log {
+        Log {
+            media: SimMedia::new(),
+            wal: None,
+            options: Options { segment_bytes },
+            records: VecDeque::new(),
+            votes: VecDeque::new(),
+            identity: None,
+        }
+    }
+
+    /// The disk of another cluster's acceptor, which has voted there.
+    pub(super) fn of_another_cluster(segment_bytes: u64, rng: &mut Rng) -> Log {
+        let mut log = Log::new(segment_bytes);
+        log.open().expect("an empty disk is a log");
+        let start = Start {
+            incarnation: rng.bits(),
+            count: 7,
+            run: rng.bits(),
+        };
+        let (cluster, starts) = (ClusterId::new(rng.bits()), Default::default());
+        let ballot = Ballot::from_number((9 << 8) + 1).expect("a ballot of proposer 1");
+        let vote = Record::Accepted {
+            ballot,
+            first: Slot(1),
+            values: [Value::NOOP].into(),
+            committed: Slot::ZERO,
+        };
+        let records = [Record::Known(Ledger { cluster, starts }), vote];
+        let placed = log.append(&records).expect("a healthy disk");
+        log.records.extend(placed);
+        log.wal = None;
+        log.identity = Some(Identity {
+            start,
+            witnessed: true,
+        });
+        log
+    }
+
+    /// What is durable now.
+    pub(super) fn copy(&self) -> Copy {
+        Copy {
+            media: self.media.snapshot(),
+            records: self.records.clone(),
+            identity: self.identity,
+        }
+    }
+
+    /// An older copy, or another's, takes the place of what is on the disk.
+    pub(super) fn restore(&mut self, copy: &Copy) {
+        self.media.restore(&copy.media);
+        (self.records, self.identity) = (copy.records.clone(), copy.identity);
+    }
+
+    /// What it says of the cluster.
+    pub(super) fn ledger(&self) -> Ledger {
+        let known = |(_, record): &(Position, Record)| match record {
+            Record::Known(ledger) => Some(ledger.clone()),
+            _ => None,
+        };
+        self.records
+            .iter()
+            .rev()
+            .find_map(known)
+            .unwrap_or_default()
+    }
+
+    /// The acceptors of this start's name have written it down.
+    pub(super) fn witnessed(&mut self) {
+        if let Some(identity) = &mut self.identity {
+            identity.witnessed = true;
+        }
+    }
+
+    /// The name of a new start: durable before anything else happens.
+    fn next_start(&mut self, rng: &mut Rng) -> Start {
+        let start = match &self.identity {
+            Some(last) => last.next_start(rng.bits()),
+            None => Start {
+                incarnation: rng.bits(),
+                count: 1,
+                run: rng.bits(),
+            },
+        };
+        let witnessed = false;
+        self.identity = Some(Identity { start, witnessed });
+        start
+    }
+
+    /// These records, durable unless the write goes wrong; then the next start shows.
+    pub(super) fn write(
+        &mut self,
+        records: &[Record],
+        bad: Option<BadWrite>,
+        rng: &mut Rng,
+    ) -> Result<(), BadWrite> {
+        if let Some(bad) = bad {
+            spoil(&self.media, bad, rng);
+        }
+        match (self.append(records), bad) {
+            (Ok(placed), None) => self.records.extend(placed),
+            (Err(error), None) => panic!("a healthy disk takes every write: {error}"),
+            (_, Some(bad)) => return Err(bad),
+        }
+        Ok(())
+    }
+
+    /// One sync, and then what a trim among the records gives up is removed, as the driver does it.
+    fn append(&mut self, records: &[Record]) -> Result<Vec<(Position, Record)>, wal::Error> {
+        let wal = self.wal.as_mut().expect("a process has its log open");
+        let mut placed = Vec::new();
+        for record in records {
+            let position = wal.append(&record.encode());
+            self.votes
+                .extend(last_vote(record).map(|last| (position, last)));
+            placed.push((position, record.clone()));
+        }
+        wal.sync()?;
+        if let Some(floor) = records.iter().filter_map(floor_of).max() {
+            while self.votes.front().is_some_and(|(_, last)| *last <= floor) {
+                self.votes.pop_front();
+            }
+            let needed = self.votes.front().map(|(position, _)| *position);
+            wal.trim_before(needed.unwrap_or(wal.position_end()))?;
+        }
+        Ok(placed)
+    }
+
+    /// The process ends, and perhaps the machine with it.
+    pub(super) fn end(&mut self, rng: &mut Rng) {
+        self.wal = None;
+        end(&[&self.media], rng);
+    }
+
+    /// The process starts, perhaps after a bit has flipped. `blank` makes an acceptor without memory.
+    pub(super) fn start(
+        &mut self,
+        blank: impl FnOnce(Start) -> Member,
+        flip: bool,
+        rng: &mut Rng,
+    ) -> Started {
+        let mut damaged = false;
+        if flip && let Some((name, offset, bit)) = flip_bit(&self.media, rng) {
+            damaged = self.open().is_err();
+            if damaged {
+                // Damage is found, and as nothing was changed, what was written is still there.
+                self.media.flip_bit(&name, offset, bit);
+            } else {
+                self.wal = None;
+            }
+        }
+        let found = self
+            .open()
+            .unwrap_or_else(|error| panic!("a crash leaves no damage: {error}"));
+        let known = self.find_known(&found);
+        let news = found.iter().skip(known).map(|(_, record)| record.clone());
+        let news = news.collect();
+        let mut member = blank(self.next_start(rng));
+        self.votes.clear();
+        for (position, record) in &found {
+            member.remember(record);
+            self.votes
+                .extend(last_vote(record).map(|last| (*position, last)));
+        }
+        self.records = found;
+        Started {
+            member,
+            news,
+            damaged,
+        }
+    }
+
+    /// How many of the records found were known to be durable: all that were, but for a first part
+    /// that a trim allows to be gone.
+    fn find_known(&self, found: &VecDeque<(Position, Record)>) -> usize {
+        let removed = match found.front() {
+            Some((start, _)) => self.records.iter().position(|(at, _)| at == start),
+            None => None,
+        };
+        let removed = removed.unwrap_or(self.records.len());
+        let known = self.records.len() - removed;
+        let are_there =
+            known <= found.len() && self.records.range(removed..).eq(found.range(..known));
+        assert!(are_there, "what was written durably is found again");
+        let all = || self.records.iter().chain(found.range(known..));
+        let floor = all().filter_map(|(_, record)| floor_of(record)).max();
+        let is_known = |(_, record): &(Position, Record)| matches!(record, Record::Known(_));
+        let known_at = all()
+            .collect::<Vec<_>>()
+            .iter()
+            .rposition(|record| is_known(record));
+        let needed = |(at, (_, record)): (usize, &(Position, Record))| match record {
+            Record::Accepted { .. } => last_vote(record) > floor.or(Some(Slot::ZERO)),
+            Record::Trimmed { floor: at, .. } => Some(*at) == floor,
+            Record::Promised { .. } => floor.is_none(),
+            Record::Known(_) => Some(at) == known_at,
+        };
+        assert!(
+            all()
+                .enumerate()
+                .position(needed)
+                .is_none_or(|first| removed <= first),
+            "only what was trimmed is removed"
+        );
+        known
+    }
+
+    fn open(&mut self) -> Result<VecDeque<(Position, Record)>, wal::Error> {
+        let mut found = VecDeque::new();
+        let wal = Wal::open(self.media.clone(), self.options, |position, bytes| {
+            let record = Record::decode(bytes.clone()).map_err(|error| error.to_string())?;
+            found.push_back((position, record));
+            Ok(())
+        })?;
+        self.wal = Some(wal);
+        Ok(found)
+    }
+}
+
+/// The last slot that a record of votes votes in.
+fn last_vote(record: &Record) -> Option<Slot> {
+    match record {
+        Record::Accepted { first, values, .. } => Some(first.plus(values.len() as u64).previous()),
+        _ => None,
+    }
+}
+
+fn floor_of(record: &Record) -> Option<Slot> {
+    match record {
+        Record::Trimmed { floor, .. } => Some(*floor),
+        _ => None,
+    }
+}
+
+impl Identity {
+    fn next_start(&self, run: u64) -> Start {
+        match self.witnessed {
+            true => self.start.next(run),
+            false => self.start,
+        }
+    }
+}
+
+impl Copy {
+    /// The name of the next start from it, but for the run.
+    pub(super) fn next_start(&self) -> Option<Start> {
+        self.identity.map(|identity| identity.next_start(0))
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records", self.records.len())
+    }
+}

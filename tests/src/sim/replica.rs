@@ -1,0 +1,286 @@
+//! A learner's process and its disk: the real log and the real snapshots on simulated media, put
+//! together as the driver does it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use proposer::media::{Media, MediaFile, SimMedia};
+use proposer::paxos::codec::{self, Entry};
+use proposer::paxos::ids::Slot;
+use proposer::paxos::learner::Learner;
+use proposer::paxos::machine::Machine;
+use proposer::paxos::message::Value;
+use proposer::snapshots::Snapshots;
+use proposer::wal::{Options, Position, Wal};
+
+use super::disk::{BadWrite, end, flip_bit, spoil};
+use super::rng::Rng;
+use super::transfer::CatchUp;
+
+/// A learner's disk.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    log: SimMedia,
+    snapshots: SimMedia,
+    options: Options,
+    /// Every slot up to here is known to be on it.
+    pub(super) durable: Slot,
+}
+
+/// A learner's process.
+pub(super) struct Replica {
+    /// The order of what is chosen.
+    pub(super) core: Learner,
+    /// What it has applied.
+    pub(super) machine: Machine,
+    /// What it misses and another learner has.
+    pub(super) catch_up: Option<CatchUp>,
+    /// A copy of the state on its way into a snapshot.
+    pub(super) copy: Option<Machine>,
+    wal: Wal<SimMedia>,
+    snapshots: Snapshots<SimMedia>,
+    /// Where in the log the record lies that starts with a slot.
+    index: BTreeMap<Slot, Position>,
+    snapshot: Slot,
+}
+
+/// What a start from the disk gives.
+pub(super) struct Opened {
+    machine: Machine,
+    wal: Wal<SimMedia>,
+    snapshots: Snapshots<SimMedia>,
+    index: BTreeMap<Slot, Position>,
+    snapshot: Slot,
+}
+
+impl Shelf {
+    /// An empty disk.
+    pub(super) fn new(segment_bytes: u64) -> Shelf {
+        Shelf {
+            log: SimMedia::new(),
+            snapshots: SimMedia::new(),
+            options: Options { segment_bytes },
+            durable: Slot::ZERO,
+        }
+    }
+
+    /// The disk is replaced by an empty one.
+    pub(super) fn wipe(&mut self) {
+        *self = Shelf::new(self.options.segment_bytes);
+    }
+
+    /// The process ends, and perhaps the machine with it.
+    pub(super) fn end(&self, rng: &mut Rng) {
+        end(&[&self.log, &self.snapshots], rng);
+    }
+
+    /// One of the next operations goes wrong.
+    pub(super) fn spoil(&self, bad: BadWrite, rng: &mut Rng) {
+        for media in [&self.log, &self.snapshots] {
+            spoil(media, bad, rng);
+        }
+    }
+
+    /// Opens it, perhaps after a bit has flipped; the second value says that one has.
+    pub(super) fn open(&mut self, flip: bool, rng: &mut Rng) -> (Opened, bool) {
+        let media = [&self.log, &self.snapshots][rng.below(2) as usize];
+        let flipped = if flip { flip_bit(media, rng) } else { None };
+        let damaged = flipped.as_ref().map(|(name, offset, bit)| {
+            let opened = self.try_open();
+            // Opening removes what was never finished.
+            let size = media.open(name).and_then(|file| file.size());
+            if size.is_ok_and(|size| (*offset as u64) < size) {
+                media.flip_bit(name, *offset, *bit);
+            }
+            opened
+        });
+        let opened = self.try_open();
+        let opened = opened.unwrap_or_else(|error| panic!("a crash leaves no damage: {error}"));
+        assert!(
+            opened.machine.applied() >= self.durable,
+            "what a learner has on disk outlives a crash"
+        );
+        // An older snapshot and the log since it do as well as a damaged one, unless the newer one
+        // is another learner's: then the log since the older one is not here, and it is behind.
+        if let Some(Ok(damaged)) = damaged {
+            assert!(
+                damaged.machine == opened.machine || damaged.machine.applied() < opened.snapshot,
+                "a flipped bit is noticed: {flipped:?}"
+            );
+        }
+        (opened, flipped.is_some())
+    }
+
+    fn try_open(&self) -> Result<Opened, String> {
+        let snapshots = Snapshots::open(self.snapshots.clone()).map_err(|e| e.to_string())?;
+        let newest = snapshots.load_newest().map_err(|e| e.to_string())?;
+        let mut machine = newest.unwrap_or_default();
+        let snapshot = machine.applied();
+        let mut index = BTreeMap::new();
+        let mut next = None;
+        let wal = Wal::open(self.log.clone(), self.options, |position, bytes| {
+            let entries = codec::decode_entries(bytes.clone()).map_err(|e| e.to_string())?;
+            let Some((first, last)) = entries.first().zip(entries.last()) else {
+                return Ok(());
+            };
+            if next.is_some_and(|next| next != first.slot) {
+                index.clear();
+            }
+            next = Some(last.slot.next());
+            index.insert(first.slot, position);
+            let mut new = entries.iter().filter(|entry| entry.slot > snapshot);
+            new.try_for_each(|entry| replay(&mut machine, entry))
+        });
+        let wal = wal.map_err(|e| e.to_string())?;
+        if next.is_some_and(|next| next <= machine.applied()) {
+            index.clear();
+        }
+        Ok(Opened {
+            machine,
+            wal,
+            snapshots,
+            index,
+            snapshot,
+        })
+    }
+}
+
+fn replay(machine: &mut Machine, entry: &Entry) -> Result<(), String> {
+    let expected = machine.applied().next();
+    if entry.slot != expected {
+        return Err(format!("{} where {expected} should be", entry.slot));
+    }
+    let applied = machine.apply(entry.slot, &entry.value);
+    match applied.map_err(|e| e.to_string())? == entry.applied {
+        true => Ok(()),
+        false => Err(format!("{} gives another outcome now", entry.slot)),
+    }
+}
+
+impl Replica {
+    /// A process on what its disk gave; `core` has nothing yet.
+    pub(super) fn new(opened: Opened, mut core: Learner) -> Replica {
+        core.skip_to(opened.machine.applied());
+        Replica {
+            core,
+            machine: opened.machine,
+            catch_up: None,
+            copy: None,
+            wal: opened.wal,
+            snapshots: opened.snapshots,
+            index: opened.index,
+            snapshot: opened.snapshot,
+        }
+    }
+
+    /// Applies what is delivered; on disk at the next sync.
+    pub(super) fn apply(&mut self, deliver: Vec<(Slot, Value)>) -> Vec<Entry> {
+        let apply = |(slot, value)| {
+            let applied = self.machine.apply(slot, &value);
+            Entry {
+                slot,
+                applied: applied.expect("clients send commands"),
+                value,
+            }
+        };
+        let entries: Vec<Entry> = deliver.into_iter().map(apply).collect();
+        if let Some(first) = entries.first() {
+            let position = self.wal.append(&codec::encode_entries(&entries));
+            self.index.insert(first.slot, position);
+        }
+        entries
+    }
+
+    /// Makes the log durable.
+    pub(super) fn sync(&mut self, shelf: &mut Shelf) -> Result<(), String> {
+        self.wal.sync().map_err(|e| e.to_string())?;
+        shelf.durable = self.core.delivered();
+        Ok(())
+    }
+
+    /// How many slots were applied since the newest snapshot.
+    pub(super) fn since_snapshot(&self) -> u64 {
+        self.machine.applied().0 - self.snapshot.0
+    }
+
+    /// The copy becomes a snapshot, and the log forgets what is before the older of two.
+    pub(super) fn write_snapshot(&mut self) -> Result<(), String> {
+        let Some(copy) = self.copy.take() else {
+            return Ok(());
+        };
+        self.snapshots.write(&copy).map_err(|e| e.to_string())?;
+        self.snapshot = self.snapshot.max(copy.applied());
+        let slots = self.snapshots.slots().map_err(|e| e.to_string())?;
+        if let [oldest, _, ..] = slots[..]
+            && let Some((first, position)) = self.index.range(..=oldest.next()).next_back()
+        {
+            let (first, position) = (*first, *position);
+            self.index = self.index.split_off(&first);
+            self.wal.trim_before(position).map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Takes over a snapshot that has come whole; `false` if it is of no use.
+    pub(super) fn install(&mut self, slot: Slot, shelf: &mut Shelf) -> Result<bool, String> {
+        if slot <= self.core.delivered() {
+            return Ok(false);
+        }
+        self.machine = self.snapshots.install(slot).map_err(|e| e.to_string())?;
+        self.snapshot = slot;
+        self.core.skip_to(slot);
+        self.sync(shelf)?;
+        self.index.clear();
+        let end = self.wal.position_end();
+        self.wal.trim_before(end).map_err(|e| e.to_string())?;
+        Ok(true)
+    }
+
+    /// Adds to a snapshot that comes from another learner.
+    pub(super) fn receive(&self, slot: Slot, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        let received = self.snapshots.receive(slot, offset, bytes);
+        received.map_err(|e| e.to_string())
+    }
+
+    /// How many bytes of that snapshot have come.
+    pub(super) fn received(&self, slot: Slot) -> u64 {
+        self.snapshots.received(slot)
+    }
+
+    /// One record of entries from `from` on; `None` if the log does not go back so far.
+    pub(super) fn entries(&self, from: Slot) -> Option<Vec<Entry>> {
+        if from > self.machine.applied() {
+            return Some(Vec::new());
+        }
+        let (_, position) = self.index.range(..=from).next_back()?;
+        let record = self.wal.read(*position).expect("a log can be read");
+        let entries = codec::decode_entries(record).expect("a log holds entries");
+        Some(
+            entries
+                .into_iter()
+                .filter(|entry| entry.slot >= from)
+                .collect(),
+        )
+    }
+
+    /// Some bytes of a snapshot, the newest if no slot is named, and its whole length.
+    pub(super) fn piece(
+        &self,
+        slot: Option<Slot>,
+        offset: u64,
+        most: u64,
+    ) -> Option<(Slot, Bytes, u64)> {
+        let newest = || self.snapshots.slots().expect("names can be read").pop();
+        let slot = slot.or_else(newest)?;
+        let read = self.snapshots.read(slot, offset, most);
+        let (bytes, length) = read.expect("a snapshot can be read")?;
+        Some((slot, bytes, length))
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}
