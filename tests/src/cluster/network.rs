@@ -118,7 +118,7 @@ impl Network {
         let rules: String = cut.chain((*loss_percent > 0).then_some(lost)).collect();
         let rules = format!(
             "flush ruleset\n\
-             table ip faults {{ chain input {{ type filter hook input priority 0;\n{rules}}} }}\n"
+             table ip faults {{ chain input {{ type filter hook input priority 0;\n{rules}}}\n}}\n"
         );
         let space = namespace(name);
         run("ip", ["netns", "exec", &space, "nft", "-f", "-"], &rules)?;

@@ -9,7 +9,7 @@ use tests::cluster::client::{Client, Outcome, Proposal};
 use tests::cluster::{Cluster, http};
 
 /// The metric that counts them.
-const LEADER_CHANGES: &str = "paxos_leader_changes_total ";
+const LEADER_CHANGES: &str = "paxos_leader_changes_total{";
 const KEYS: u64 = 1000;
 const DATA_BYTES: usize = 256;
 /// How long a client tries before its write counts as failed.
@@ -111,7 +111,7 @@ fn leader_changes(cluster: &Cluster) -> Vec<Option<u64>> {
         let answer = http::get(&format!("{url}/metrics")).ok()?;
         let text = answer.text();
         let line = text.lines().find(|line| line.starts_with(LEADER_CHANGES))?;
-        line.split(' ').nth(1)?.parse().ok()
+        line.rsplit(' ').next()?.parse().ok()
     };
     cluster
         .urls(Role::Proposer)

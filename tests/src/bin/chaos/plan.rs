@@ -184,7 +184,16 @@ pub(crate) fn plan(seed: u64, cycles: u64, classes: &[Class], names: &[Name]) ->
         }
         let first = deck.swap_remove(rng.below(deck.len() as u64) as usize);
         let mut faults = vec![fault(first, names, &mut rng)];
-        if let Some(second) = rng.pick(classes)
+        if first == FullDisk && classes.contains(&Kill) && rng.chance(400) {
+            // Else proposers hardly ever write.
+            let victims = vec![Victim::Leader];
+            faults.push(Fault {
+                class: Kill,
+                victims,
+                pairs: Vec::new(),
+                amount: 0,
+            });
+        } else if let Some(second) = rng.pick(classes)
             && rng.chance(350)
             && first.goes_with(second)
         {
@@ -226,7 +235,7 @@ fn fault(class: Class, names: &[Name], rng: &mut Rng) -> Fault<Victim> {
                 .unwrap_or(&1);
             if rng.chance(500) { seconds } else { -seconds }
         }
-        FullDisk => rng.below(300_000) as i64,
+        FullDisk => rng.below(40_000) as i64,
         SlowDisk => rng.between(20, 200) as i64,
         _ => 0,
     };
