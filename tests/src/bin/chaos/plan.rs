@@ -201,7 +201,11 @@ pub(crate) fn plan(seed: u64, cycles: u64, classes: &[Class], names: &[Name]) ->
         }
         Step {
             faults,
-            lasts: Duration::from_millis(rng.between(100, 2500)),
+            // Now and then long enough for everything to give up.
+            lasts: Duration::from_millis(match rng.chance(150) {
+                true => rng.between(3000, 7000),
+                false => rng.between(100, 2500),
+            }),
             rest: Duration::from_millis(rng.between(0, 300)),
         }
     };

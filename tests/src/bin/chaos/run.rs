@@ -215,10 +215,11 @@ fn longest_gaps(tallies: &mut BTreeMap<Class, Tally>, windows: &[Window], commit
 
 fn print(seen: &Seen, audit: &Audit, report: &Report) {
     println!(
-        "writes: {} committed, {} unknown; answers by status: {:?}; reads: {:?}",
+        "writes: {} committed, {} unknown; answers by status: {:?}, {} refused; reads: {:?}",
         seen.commits.len(),
         seen.unknown,
         seen.answers,
+        seen.refused,
         seen.reads
     );
     println!(
