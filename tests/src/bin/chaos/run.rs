@@ -6,11 +6,12 @@ use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use proposer::config::Role;
 use tests::cluster::workload::{Load, Seen, Workload, write_through_each};
 use tests::cluster::{Audit, Cluster, Name, Place};
 use tests::history::Report;
 
-use crate::plan::{Class, Fault, plan};
+use crate::plan::{Class, Fault, Step, Victim, plan};
 use crate::scene::Scene;
 
 /// The size of the sample that ships with the operator.
@@ -65,7 +66,10 @@ pub(crate) fn run(
     let started = Instant::now();
     let mut cluster = Cluster::prepare_in(place, SIZE.0, SIZE.1, SIZE.2);
     cluster.start_all();
-    let steps = plan(load.seed, cycles, classes, &cluster.names());
+    let mut steps = plan(load.seed, cycles, classes, &cluster.names());
+    if classes.contains(&Class::Wipe) {
+        steps.extend(last_steps(load.seed, &cluster));
+    }
     let mut scene = Scene::new(cluster);
     let mut audit = Audit::default();
     let mut tallies: BTreeMap<Class, Tally> = BTreeMap::new();
@@ -75,42 +79,35 @@ pub(crate) fn run(
         let leader = scene.cluster.wait_for_leader();
         let faults: Vec<Fault<Name>> = step.faults.iter().map(|f| f.resolve(leader)).collect();
         let (from, before) = (workload.now(), workload.committed());
-        let back = match scene.play(&faults, step.lasts) {
-            Ok(back) => back,
-            Err(stuck) => {
-                println!("{cycle:4} {}", list(&faults, ", "));
-                audit.violations.push(format!("cycle {cycle}: {stuck}"));
-                break;
-            }
-        };
-        scene
-            .cluster
-            .wait_for("a commit after the faults", RECOVER_WITHIN, || {
-                (workload.committed() > before).then_some(())
-            });
-        let classes = faults.iter().map(|fault| fault.class).collect();
+        let back = scene.play(&faults, step.lasts);
+        let what = "a commit after the faults";
+        let committed = || (workload.committed() > before).then_some(());
+        scene.cluster.wait_for(what, RECOVER_WITHIN, committed);
         windows.push(Window {
-            classes,
+            classes: faults.iter().map(|fault| fault.class).collect(),
             from,
             to: workload.now(),
         });
         for fault in &faults {
             let tally = tallies.entry(fault.class).or_default();
             tally.cycles += 1;
-            tally.victims += fault.victims.len();
-            tally.slowest = tally.slowest.max(back);
+            tally.victims += fault.victims.len() + fault.pairs.len();
+            tally.slowest = tally.slowest.max(back.clone().unwrap_or_default());
         }
         audit.look(&scene.cluster);
         println!(
             "{cycle:4} {}; for {} ms, back after {} ms, {} commits",
             list(&faults, ", "),
             step.lasts.as_millis(),
-            back.as_millis(),
+            back.clone().unwrap_or_default().as_millis(),
             workload.committed()
         );
-        if back > RECOVER_WITHIN {
-            let text = format!("cycle {cycle}: all were back only after {back:?}");
-            audit.violations.push(text);
+        match back {
+            Ok(back) if back <= RECOVER_WITHIN => {}
+            Ok(back) => scene
+                .violations
+                .push(format!("cycle {cycle}: back only after {back:?}")),
+            Err(stuck) => scene.violations.push(format!("cycle {cycle}: {stuck}")),
         }
         audit.violations.append(&mut scene.violations);
         if !audit.violations.is_empty() {
@@ -124,6 +121,8 @@ pub(crate) fn run(
     let mut seen = workload.stop();
     if audit.violations.is_empty() {
         let level = settle(&scene.cluster, &mut audit);
+        scene.judge_lost();
+        audit.violations.append(&mut scene.violations);
         println!(
             "everything is decided, and the learners are equal, {level:.1?} after the last write"
         );
@@ -159,10 +158,30 @@ fn say_skipped(skipped: &[Class], missing: &[String]) {
     }
 }
 
+/// An acceptor comes back with an empty disk; then the leader and another acceptor are killed, so
+/// that the cluster has no acceptor to spare.
+fn last_steps(seed: u64, cluster: &Cluster) -> [Step; 2] {
+    let acceptors = cluster.of_role(Role::Acceptor);
+    let of = |seed: u64| Victim::Node(acceptors[(seed % acceptors.len() as u64) as usize]);
+    let step = |class, victims| Step {
+        faults: vec![Fault {
+            class,
+            victims,
+            pairs: Vec::new(),
+            amount: 0,
+        }],
+        lasts: Duration::from_secs(2),
+        rest: Duration::ZERO,
+    };
+    [
+        step(Class::Wipe, vec![of(seed)]),
+        step(Class::Kill, vec![Victim::Leader, of(seed.wrapping_add(1))]),
+    ]
+}
+
 /// One write through each proposer, and the time from the last one until nothing is open and both
 /// learners have it.
 fn settle(cluster: &Cluster, audit: &mut Audit) -> Duration {
-    cluster.wait_until_ready();
     let last = write_through_each(cluster, "afterwards");
     let started = Instant::now();
     cluster.wait_until_learners_agree(last);

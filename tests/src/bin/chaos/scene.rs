@@ -2,6 +2,7 @@
 //! are started again as Kubernetes would, and everything must come back by itself afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub(crate) struct Scene {
     /// When to start what has ended.
     again: BTreeMap<Name, Instant>,
     stalls: Vec<Child>,
+    /// Has lost its disk.
+    lost: Option<Name>,
 }
 
 impl Scene {
@@ -47,6 +50,7 @@ impl Scene {
             full: BTreeSet::new(),
             again: BTreeMap::new(),
             stalls: Vec::new(),
+            lost: None,
         }
     }
 
@@ -80,6 +84,42 @@ impl Scene {
             self.end(fault);
         }
         self.recover()
+    }
+
+    /// An acceptor comes back with an empty disk.
+    fn wipe(&mut self, acceptor: Name) {
+        self.cluster.kill(&[acceptor]);
+        for entry in fs::read_dir(&self.cluster.node(acceptor).config.data_dir)
+            .expect("an acceptor has a folder")
+            .flatten()
+        {
+            let (path, is_dir) = (entry.path(), entry.file_type().is_ok_and(|t| t.is_dir()));
+            let removed = match is_dir {
+                true => fs::remove_dir_all(path),
+                false => fs::remove_file(path),
+            };
+            removed.expect("a folder can be emptied");
+        }
+        self.cluster.restart(&[acceptor]);
+        self.lost = Some(acceptor);
+        let what = "the acceptor says that it has lost its disk";
+        self.cluster.wait_for(what, GIVE_UP, || {
+            let status = self.cluster.node(acceptor).status()?;
+            (status["state"] == "amnesia").then_some(())
+        });
+    }
+
+    /// What the acceptor without its disk does that it must not.
+    pub(crate) fn judge_lost(&mut self) {
+        let Some(lost) = self.lost else { return };
+        let node = self.cluster.node(lost);
+        let status = node.status().unwrap_or_default();
+        let says_why = status["state"] == "amnesia" && status["refusal"].is_string();
+        let voted = status["last_instance_id"] != 0 || status["highest_promised"] != 0;
+        if node.is_ready() || !says_why || voted {
+            let text = format!("{lost:?} has lost its disk and says {status}");
+            self.violations.push(text);
+        }
     }
 
     fn begin(&mut self, fault: &Fault<Name>, lasts: Duration) {
@@ -136,6 +176,7 @@ impl Scene {
                 let times = lasts.as_millis() / (frozen + DISK_FREE).as_millis() + 1;
                 self.stall(victims, times as u64, frozen, DISK_FREE);
             }
+            Class::Wipe => victims.iter().for_each(|name| self.wipe(*name)),
         }
     }
 
@@ -160,6 +201,7 @@ impl Scene {
         let started = Instant::now();
         let mut committed = None;
         let mut missing = self.cluster.names();
+        missing.retain(|name| self.lost != Some(*name));
         while !missing.is_empty() {
             self.watch();
             committed = committed.or_else(|| committed_anywhere(&self.cluster));
