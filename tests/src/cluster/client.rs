@@ -2,6 +2,7 @@
 //! that name to the next proposer until its outcome is known.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -52,8 +53,10 @@ pub struct Proposal<'a> {
 pub struct Client {
     /// Its `clientId`.
     pub id: String,
-    /// Answers by status; 0 stands for none at all.
+    /// Answers by status; 0 stands for none at all, although the request may have been taken.
     pub answers: BTreeMap<u16, u64>,
+    /// Tries at a place where nothing listened.
+    pub refused: u64,
     /// Answers that no client should ever get, with the request's name.
     pub unexpected: Vec<String>,
     agent: Agent,
@@ -68,6 +71,7 @@ impl Client {
         Client {
             id: id.into(),
             answers: BTreeMap::new(),
+            refused: 0,
             unexpected: Vec::new(),
             agent: http::agent(TRY_WITHIN),
             targets,
@@ -131,6 +135,12 @@ impl Client {
     fn try_once(&mut self, body: &[u8]) -> Option<Outcome> {
         let url = format!("{}/propose?wait=true", self.targets[self.target]);
         let answer = http::post(&self.agent, &url, body.to_vec());
+        if let Err(ureq::Error::Io(error)) = &answer
+            && error.kind() == ErrorKind::ConnectionRefused
+        {
+            self.refused += 1;
+            return None;
+        }
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         *self.answers.entry(status).or_default() += 1;
         let answer = answer.ok()?;

@@ -1,24 +1,33 @@
-//! A whole cluster of real processes on loopback: started, killed, stopped and started again, used
+//! A whole cluster of real processes: started, killed, stopped and started again, used
 //! by clients that keep a history, and looked into afterwards.
 
 mod audit;
 pub mod binary;
 pub mod client;
+mod clock;
 pub mod http;
+mod network;
 mod node;
+mod place;
 mod ports;
+mod volume;
 pub mod workload;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proposer::config::{Config, Role};
+use proposer::config::{Config, DEFAULT_PORT, Role};
 use proposer::paxos::ids::NodeId;
 use tempfile::TempDir;
 
 pub use audit::{Audit, LogLine};
+pub use clock::Clock;
+pub use network::Network;
 pub use node::Node;
+pub use place::{Place, enter_namespaces};
+pub use volume::Volume;
 
 /// How long a cluster may take to elect a leader, and a node to be ready again.
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -29,46 +38,78 @@ pub type Name = (Role, u8);
 
 /// Processes, their folders and their addresses. All of them end with this value.
 pub struct Cluster {
+    // In this order: a volume in use cannot be unmounted.
     nodes: BTreeMap<Name, Node>,
+    volumes: BTreeMap<Name, Volume>,
+    clocks: BTreeMap<Name, Clock>,
+    network: Option<Network>,
     /// Where the nodes' folders are.
     pub folder: TempDir,
 }
 
 impl Cluster {
-    /// A cluster of so many proposers, acceptors and learners, ready to serve.
+    /// A cluster of so many proposers, acceptors and learners on loopback, ready to serve.
     pub fn start(proposers: u8, acceptors: u8, learners: u8) -> Cluster {
         let mut cluster = Cluster::prepare(proposers, acceptors, learners);
-        for node in cluster.nodes.values_mut() {
-            node.start();
-        }
-        cluster.wait_until_ready();
+        cluster.start_all();
         cluster
     }
 
     /// The same, with no process started yet.
     pub fn prepare(proposers: u8, acceptors: u8, learners: u8) -> Cluster {
+        Cluster::prepare_in(&Place::default(), proposers, acceptors, learners)
+    }
+
+    /// The same, each node with what the place gives it.
+    ///
+    /// # Panics
+    /// When the machine does not have that after all.
+    pub fn prepare_in(place: &Place, proposers: u8, acceptors: u8, learners: u8) -> Cluster {
         let folder = TempDir::with_prefix("cluster-").expect("a temporary folder");
         let roles = [
             (Role::Proposer, proposers),
             (Role::Acceptor, acceptors),
             (Role::Learner, learners),
         ];
-        let count = roles.iter().map(|(_, count)| u16::from(*count)).sum();
-        let mut ports = ports::block(count)..;
         let names = roles
             .iter()
             .flat_map(|(role, count)| (1..=*count).map(|id| (*role, id)));
-        let ports: BTreeMap<Name, u16> = names.zip(&mut ports).collect();
+        let names: Vec<Name> = names.collect();
+        let network = place.network.then(|| Network::start(&names));
+        let network = network.transpose().expect("networks for the nodes");
+        let hosts: BTreeMap<Name, (String, u16)> = match network {
+            Some(_) => {
+                let host = |name: &Name| (*name, (network::address(*name), DEFAULT_PORT));
+                names.iter().map(host).collect()
+            }
+            None => {
+                let ports = ports::block(names.len() as u16)..;
+                let hosts = ports.map(|port| (Ipv4Addr::LOCALHOST.to_string(), port));
+                names.iter().copied().zip(hosts).collect()
+            }
+        };
         let addresses = |role| {
-            let of_role = ports.iter().filter(|((r, _), _)| *r == role);
+            let of_role = hosts.iter().filter(|((r, _), _)| *r == role);
             of_role
-                .map(|(_, port)| format!("127.0.0.1:{port}"))
+                .map(|(_, (host, port))| format!("{host}:{port}"))
                 .collect()
         };
-        let node = |(&(role, id), &port): (&Name, &u16)| {
-            let data_dir = folder.path().join(format!("{role}-{id}"));
+        let mut cluster = Cluster {
+            nodes: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            network,
+            folder,
+        };
+        for (name, (host, port)) in &hosts {
+            let (role, id) = *name;
+            let data_dir = cluster.folder.path().join(format!("{role}-{id}"));
+            if let Some(bytes) = place.volume {
+                let volume = Volume::mount(&data_dir, bytes).expect("a volume for the node");
+                cluster.volumes.insert(*name, volume);
+            }
             let config = Config {
-                port,
+                port: *port,
                 proposers: addresses(Role::Proposer),
                 acceptors: addresses(Role::Acceptor),
                 learners: addresses(Role::Learner),
@@ -76,10 +117,40 @@ impl Cluster {
                 data_dir,
                 ..Config::new(role, NodeId::new(id).expect("ids start at 1"))
             };
-            ((role, id), Node::new(config))
-        };
-        let nodes = ports.iter().map(node).collect();
-        Cluster { nodes, folder }
+            let mut node = match cluster.network {
+                Some(_) => Node::in_namespace(config, network::namespace(*name), host.clone()),
+                None => Node::new(config),
+            };
+            if let Some(library) = &place.clock {
+                let clock = Clock::give(&mut node, library);
+                cluster.clocks.insert(*name, clock);
+            }
+            cluster.nodes.insert(*name, node);
+        }
+        cluster
+    }
+
+    /// Starts every node and waits until all are ready.
+    pub fn start_all(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.start();
+        }
+        self.wait_until_ready();
+    }
+
+    /// The nodes' networks, if they have their own.
+    pub fn network(&mut self) -> Option<&mut Network> {
+        self.network.as_mut()
+    }
+
+    /// A node's volume, if it has its own.
+    pub fn volume(&self, name: Name) -> Option<&Volume> {
+        self.volumes.get(&name)
+    }
+
+    /// A node's clock, if it has its own.
+    pub fn clock(&self, name: Name) -> Option<&Clock> {
+        self.clocks.get(&name)
     }
 
     /// Adds store 1, which learns from this cluster's learners, and starts it.

@@ -1,6 +1,7 @@
 //! One process of the cluster.
 
 use std::fs::{self, File, OpenOptions};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -20,29 +21,58 @@ const TAIL: usize = 15;
 pub struct Node {
     /// What its environment says.
     pub config: Config,
+    /// And beyond that.
+    pub(super) environment: Vec<(&'static str, String)>,
+    /// Where others reach it.
+    host: String,
+    /// The network namespace it runs in, if it is not this program's.
+    namespace: Option<String>,
     output: PathBuf,
     child: Option<Child>,
 }
 
 impl Node {
-    /// A node that does not run yet. Its output goes to a file beside its folder.
+    /// A node on loopback that does not run yet. Its output goes to a file beside its folder.
     pub fn new(config: Config) -> Node {
         let output = config.data_dir.with_extension("out");
         Node {
             config,
+            environment: Vec::new(),
+            host: Ipv4Addr::LOCALHOST.to_string(),
+            namespace: None,
             output,
             child: None,
         }
     }
 
-    /// `http://127.0.0.1:PORT`
+    /// The same in a network namespace, where it has that address.
+    pub(super) fn in_namespace(config: Config, namespace: String, host: String) -> Node {
+        let mut node = Node::new(config);
+        node.host = host;
+        node.namespace = Some(namespace);
+        node
+    }
+
+    /// `http://HOST:PORT`
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.config.port)
+        format!("http://{}:{}", self.host, self.config.port)
     }
 
     /// Starts the process. Does not wait until it serves.
     pub fn start(&mut self) {
-        let mut command = Command::new(binary::path());
+        let mut command = match &self.namespace {
+            None => Command::new(binary::path()),
+            // Replaced by the node in the end. It must not outlive this program, as with it would
+            // its namespace.
+            Some(namespace) => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--pdeathsig", "KILL", "nsenter"])
+                    .arg(format!("--net=/run/netns/{namespace}"))
+                    .arg(binary::path());
+                command
+            }
+        };
         self.start_as(&mut command);
     }
 
@@ -59,6 +89,7 @@ impl Node {
         let child = command
             .env_clear()
             .envs(self.config.to_env())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)

@@ -58,6 +58,8 @@ pub struct Seen {
     pub commits: Vec<u64>,
     /// Writers' answers by status; 0: none.
     pub answers: BTreeMap<u16, u64>,
+    /// Writers' tries at a place where nothing listened.
+    pub refused: u64,
     /// Readers' answers by status; 0: none.
     pub reads: BTreeMap<u16, u64>,
     /// Writes whose outcome stayed unknown.
@@ -138,6 +140,7 @@ impl Workload {
             for (status, count) in seen.answers {
                 *all.answers.entry(status).or_default() += count;
             }
+            all.refused += seen.refused;
             for (status, count) in seen.reads {
                 *all.reads.entry(status).or_default() += count;
             }
@@ -228,6 +231,7 @@ impl Shared {
             });
         }
         seen.answers = client.answers;
+        seen.refused = client.refused;
         seen.unexpected = client.unexpected;
         seen
     }

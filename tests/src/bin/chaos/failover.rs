@@ -46,8 +46,8 @@ pub(crate) fn run(times: u64, writers: u32) {
     print("kill -9", gaps);
     let seen = workload.stop();
     println!(
-        "  answers by status, 0 for a broken connection: {:?}",
-        seen.answers
+        "  answers by status, 0 for a broken connection: {:?}; {} connections refused",
+        seen.answers, seen.refused
     );
     terminate(&mut cluster, times, writers, &mut rng);
 }
@@ -62,6 +62,7 @@ fn terminate(cluster: &mut Cluster, times: u64, writers: u32, rng: &mut Rng) {
     };
     let mut gaps = Vec::new();
     let mut answers: BTreeMap<u16, u64> = BTreeMap::new();
+    let mut refused = 0;
     let mut slowest_end = Duration::ZERO;
     for n in 0..times {
         let seed = 2 + n;
@@ -77,6 +78,7 @@ fn terminate(cluster: &mut Cluster, times: u64, writers: u32, rng: &mut Rng) {
         thread::sleep(Duration::from_millis(200));
         let to = workload.now();
         let seen = workload.stop();
+        refused += seen.refused;
         for (status, count) in seen.answers {
             *answers.entry(status).or_default() += count;
         }
@@ -92,7 +94,10 @@ fn terminate(cluster: &mut Cluster, times: u64, writers: u32, rng: &mut Rng) {
         rest(cluster, rng);
     }
     print("SIGTERM", gaps);
-    println!("  answers by status, 0 for a broken connection: {answers:?}");
+    println!(
+        "  answers by status, 0 for a broken connection: {answers:?}; {refused} connections refused \
+         where the process had been"
+    );
     println!("  the slowest end took {slowest_end:.0?}");
 }
 
