@@ -52,8 +52,11 @@ fn refuses(cluster: &Cluster, name: Name, state: &str, why: &str) {
     assert!(ready.json()["detail"].as_str().unwrap().contains(why));
     let metrics = http::get(&format!("{url}/metrics")).unwrap();
     let metrics = String::from_utf8(metrics.body).unwrap();
-    let line = format!("paxos_acceptor_voting{{standing=\"{state}\"}} 1");
-    assert!(metrics.lines().any(|known| known == line), "{metrics}");
+    let label = format!("standing=\"{state}\"");
+    let told = |line: &str| {
+        line.starts_with("paxos_acceptor_voting{") && line.contains(&label) && line.ends_with(" 1")
+    };
+    assert!(metrics.lines().any(told), "{metrics}");
     let prepare = json!({"proposalNumber": 1 << 20 | 1, "instanceId": 1, "proposerId": 1});
     let body = prepare.to_string().into_bytes();
     let agent = http::agent(PATIENCE);
