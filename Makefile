@@ -36,7 +36,7 @@ setup:
 ## sim: many seeds of the simulator (SEEDS=0..20000)
 SEEDS ?= 0..20000
 sim:
-	$(CARGO) run --locked --release -p tests --bin sim -- --seeds $(SEEDS) --events 20000
+	$(CARGO) run --locked -p tests --bin sim -- --seeds $(SEEDS) --events 20000
 
 ## model: the larger configurations of the model
 model:

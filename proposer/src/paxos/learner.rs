@@ -5,7 +5,7 @@
 //! one, since any quorum shares an acceptor with the one that chose it, and no later ballot can
 //! carry another value (Lamport, "Paxos Made Simple", P2b).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::ids::{Members, NodeId, Slot};
 use super::message::{Learn, Reply, Request, Value, Vote};
@@ -36,8 +36,8 @@ pub struct Effects {
     pub deliver: Vec<(Slot, Value)>,
     /// To every acceptor.
     pub fetch: Option<Request>,
-    /// Too many acceptors have forgotten the next slots: up to here, another learner's snapshot is
-    /// needed.
+    /// Acceptors have forgotten the next slots, and the others are too few or silent: up to here,
+    /// another learner's snapshot is needed.
     pub truncated: Option<Slot>,
     /// A slot said to be chosen for which a quorum of acceptors knows no value: some of them have
     /// lost what they promised to keep. Nothing past it is delivered.
@@ -62,7 +62,8 @@ struct Fetch {
     from: Slot,
     to: Slot,
     answers: BTreeMap<NodeId, (Slot, Vec<Vote>)>,
-    truncated: BTreeSet<NodeId>,
+    /// Who has forgotten the first slots, and up to where.
+    truncated: BTreeMap<NodeId, Slot>,
 }
 
 impl Learner {
@@ -116,6 +117,10 @@ impl Learner {
             Input::Tick => {
                 let gap = (self.delivered < self.committed).then_some(self.delivered);
                 if gap.is_some() && gap == self.gap_at_tick {
+                    // Those that remember may be too few for good, if another one is gone.
+                    if let Some(fetch) = &self.fetch {
+                        effects.truncated = fetch.truncated.values().max().copied();
+                    }
                     self.start_fetch(&mut effects);
                 }
                 self.gap_at_tick = gap;
@@ -175,7 +180,7 @@ impl Learner {
             from,
             to,
             answers: BTreeMap::new(),
-            truncated: BTreeSet::new(),
+            truncated: BTreeMap::new(),
         });
     }
 
@@ -184,7 +189,7 @@ impl Learner {
         if first != fetch.from {
             return;
         }
-        fetch.truncated.insert(from);
+        fetch.truncated.insert(from, floor);
         // The others may still make a quorum.
         let left = usize::from(self.members.count()) - fetch.truncated.len();
         if left < self.members.quorum() {

@@ -61,7 +61,7 @@ impl Sim {
             true => None,
             false => self
                 .logs()
-                .find(|(other, _)| *other != at)
+                .find(|(other, _)| *other != at && !self.nodes[*other].lost)
                 .map(|(_, log)| log.copy()),
         };
         let disk = match (loss, copy, foreign) {

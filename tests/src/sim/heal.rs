@@ -108,7 +108,6 @@ impl Sim {
     }
 
     fn everybody_has(&self, chosen: Slot) {
-        let mut state = None;
         for node in self.nodes.iter().filter(|node| !node.lost && !node.gone) {
             let has = match &node.process {
                 Process::Proposer(proposer, _) if proposer.is_leading() => {
@@ -121,14 +120,19 @@ impl Sim {
                 }
                 Process::Proposer(proposer, _) => proposer.committed_seen(),
                 Process::Acceptor(voter) => voter.member.acceptor().committed(),
-                Process::Learner(replica) => {
-                    let first = *state.get_or_insert(&replica.machine);
-                    assert!(*first == replica.machine, "learners have the same state");
-                    replica.core.delivered()
-                }
+                Process::Learner(replica) => replica.core.delivered(),
                 Process::Down => panic!("{} is up in a healthy cluster", node.name),
             };
             assert_eq!(has, chosen, "{} knows all that is chosen", node.name);
         }
+        let mut states = self.nodes.iter().filter_map(|node| match &node.process {
+            Process::Learner(replica) => Some(&replica.machine),
+            _ => None,
+        });
+        let first = states.next();
+        assert!(
+            states.all(|state| Some(state) == first),
+            "learners have the same state"
+        );
     }
 }

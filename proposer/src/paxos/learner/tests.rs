@@ -190,3 +190,30 @@ fn a_state_from_elsewhere_replaces_what_it_covers() {
     learner.skip_to(Slot(2));
     assert_eq!(learner.delivered(), Slot(7));
 }
+
+fn truncated(acceptor: u8, from: u64, floor: u64) -> Input {
+    Input::Reply {
+        from: NodeId::new(acceptor).unwrap(),
+        reply: Reply::Truncated {
+            from: Slot(from),
+            floor: Slot(floor),
+        },
+    }
+}
+
+#[test]
+fn what_a_quorum_has_forgotten_is_asked_of_other_learners_at_once() {
+    let mut learner = fetching(3);
+    assert_eq!(learner.step(truncated(1, 1, 2)).truncated, None);
+    assert_eq!(learner.step(truncated(2, 1, 3)).truncated, Some(Slot(3)));
+}
+
+#[test]
+fn what_one_acceptor_has_forgotten_while_another_is_silent_is_asked_of_other_learners_later() {
+    let mut learner = fetching(3);
+    learner.step(truncated(1, 1, 2));
+    learner.step(fetched(2, 1, 3, &[]));
+    let effects = learner.step(Input::Tick);
+    assert_eq!(effects.truncated, Some(Slot(2)));
+    assert_eq!(effects.fetch, fetch(1, 3));
+}
