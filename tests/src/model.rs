@@ -109,7 +109,7 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             crashes: 2,
             ..Small::LEAST
         },
-        states: 53_346,
+        states: 192_530,
         quick: true,
     },
     Configuration {
@@ -122,7 +122,7 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             probes: true,
             ..Small::LEAST
         },
-        states: 7_360,
+        states: 16_852,
         quick: true,
     },
     Configuration {
@@ -151,8 +151,8 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             values: 2,
             ..Small::LEAST
         },
-        states: 0,
-        quick: false,
+        states: 58_146,
+        quick: true,
     },
     Configuration {
         name: "elected-again",
@@ -161,8 +161,8 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             values: 2,
             ..Small::LEAST
         },
-        states: 0,
-        quick: true,
+        states: 232_505,
+        quick: false,
     },
     Configuration {
         name: "rivals-trim-snapshot",
@@ -183,8 +183,8 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             trims: true,
             ..RIVALS
         },
-        states: 0,
-        quick: false,
+        states: 121_209,
+        quick: true,
     },
     Configuration {
         name: "twins",
@@ -192,7 +192,7 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             twins: true,
             ..RIVALS
         },
-        states: 0,
+        states: 8_936,
         quick: true,
     },
     Configuration {
@@ -203,8 +203,8 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             disks_lost: 1,
             ..Small::LEAST
         },
-        states: 0,
-        quick: true,
+        states: 401_196,
+        quick: false,
     },
     Configuration {
         name: "lost-disk-crash",
@@ -215,8 +215,8 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             disks_lost: 1,
             ..Small::LEAST
         },
-        states: 0,
-        quick: true,
+        states: 497_608,
+        quick: false,
     },
     Configuration {
         name: "older-copy",
@@ -229,7 +229,7 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             disks_are_copies: true,
             ..Small::LEAST
         },
-        states: 0,
+        states: 3_272,
         quick: true,
     },
     Configuration {
@@ -243,8 +243,8 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
             acceptors: 2,
             ..Small::LEAST
         },
-        states: 0,
-        quick: false,
+        states: 56_907,
+        quick: true,
     },
     Configuration {
         name: "rivals-pages",
