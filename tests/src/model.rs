@@ -31,14 +31,16 @@ pub struct Small {
     pub crashes: u8,
     /// Whether a proposer that starts again has lost its claim.
     pub claims_are_lost: bool,
-    /// How often each leader is told that time has passed.
+    /// Whether all proposers are processes with one and the same identity.
+    pub twins: bool,
+    /// How often leaders are told that time has passed.
     pub ticks: u8,
     /// How often the learner is.
     pub learner_ticks: u8,
     /// Whether leaders' heartbeats reach the other proposers.
     pub heartbeats: bool,
-    /// How many reads there are. Without any, and without ticks, leaders' proofs of leadership are
-    /// left out.
+    /// How many reads there are. Without any, leaders' proofs of leadership are left out, but for
+    /// those that let acceptors forget.
     pub reads: u8,
     /// Votes in one answer.
     pub answer_votes: usize,
@@ -47,6 +49,12 @@ pub struct Small {
     /// Whether acceptors forget. There is a quorum of other learners then, which have on disk all
     /// that any leader knows to be chosen.
     pub trims: bool,
+    /// Whether acceptors have their starts witnessed by messages, or at once.
+    pub enlists: bool,
+    /// How many acceptors' disks are lost.
+    pub disks_lost: u8,
+    /// Whether they are replaced by older copies of themselves, or by empty ones.
+    pub disks_are_copies: bool,
 }
 
 impl Small {
@@ -59,6 +67,7 @@ impl Small {
         values: 1,
         crashes: 0,
         claims_are_lost: false,
+        twins: false,
         ticks: 0,
         learner_ticks: 0,
         heartbeats: false,
@@ -66,6 +75,9 @@ impl Small {
         answer_votes: 16,
         probes: false,
         trims: false,
+        enlists: false,
+        disks_lost: 0,
+        disks_are_copies: false,
     };
 }
 
@@ -89,7 +101,7 @@ const RIVALS: Small = Small {
 };
 
 /// Every configuration that is tried.
-pub const CONFIGURATIONS: [Configuration; 13] = [
+pub const CONFIGURATIONS: [Configuration; 17] = [
     Configuration {
         name: "two-crashes",
         small: Small {
@@ -97,7 +109,7 @@ pub const CONFIGURATIONS: [Configuration; 13] = [
             crashes: 2,
             ..Small::LEAST
         },
-        states: 53_346,
+        states: 192_530,
         quick: true,
     },
     Configuration {
@@ -110,7 +122,7 @@ pub const CONFIGURATIONS: [Configuration; 13] = [
             probes: true,
             ..Small::LEAST
         },
-        states: 7_360,
+        states: 16_852,
         quick: true,
     },
     Configuration {
@@ -137,22 +149,10 @@ pub const CONFIGURATIONS: [Configuration; 13] = [
             learner: true,
             learner_ticks: 1,
             values: 2,
-            acceptors: 2,
             ..Small::LEAST
         },
-        states: 0,
-        quick: false,
-    },
-    Configuration {
-        name: "fetch3",
-        small: Small {
-            learner: true,
-            learner_ticks: 1,
-            values: 2,
-            ..Small::LEAST
-        },
-        states: 0,
-        quick: false,
+        states: 58_146,
+        quick: true,
     },
     Configuration {
         name: "elected-again",
@@ -161,8 +161,20 @@ pub const CONFIGURATIONS: [Configuration; 13] = [
             values: 2,
             ..Small::LEAST
         },
+        states: 232_505,
+        quick: false,
+    },
+    Configuration {
+        name: "rivals-trim-snapshot",
+        small: Small {
+            ticks: 1,
+            trims: true,
+            learner: true,
+            learner_ticks: 1,
+            ..RIVALS
+        },
         states: 0,
-        quick: true,
+        quick: false,
     },
     Configuration {
         name: "rivals-trim",
@@ -171,8 +183,54 @@ pub const CONFIGURATIONS: [Configuration; 13] = [
             trims: true,
             ..RIVALS
         },
-        states: 0,
+        states: 121_209,
+        quick: true,
+    },
+    Configuration {
+        name: "twins",
+        small: Small {
+            twins: true,
+            ..RIVALS
+        },
+        states: 8_936,
+        quick: true,
+    },
+    Configuration {
+        name: "lost-disk",
+        small: Small {
+            enlists: true,
+            proposers: 0,
+            disks_lost: 1,
+            ..Small::LEAST
+        },
+        states: 401_196,
         quick: false,
+    },
+    Configuration {
+        name: "lost-disk-crash",
+        small: Small {
+            acceptors: 2,
+            enlists: true,
+            crashes: 1,
+            disks_lost: 1,
+            ..Small::LEAST
+        },
+        states: 497_608,
+        quick: false,
+    },
+    Configuration {
+        name: "older-copy",
+        small: Small {
+            acceptors: 2,
+            enlists: true,
+            proposers: 0,
+            crashes: 1,
+            disks_lost: 1,
+            disks_are_copies: true,
+            ..Small::LEAST
+        },
+        states: 3_272,
+        quick: true,
     },
     Configuration {
         name: "snapshot",
@@ -185,8 +243,8 @@ pub const CONFIGURATIONS: [Configuration; 13] = [
             acceptors: 2,
             ..Small::LEAST
         },
-        states: 0,
-        quick: false,
+        states: 56_907,
+        quick: true,
     },
     Configuration {
         name: "rivals-pages",
@@ -250,7 +308,7 @@ impl Model for Small {
                 if state.reads < self.reads {
                     events.push(Event::Read(at));
                 }
-                if node.ticks < self.ticks {
+                if state.ticks < self.ticks {
                     events.push(Event::Tick(at));
                 }
             }
@@ -260,6 +318,13 @@ impl Model for Small {
         }
         if may_crash {
             events.extend((0..state.acceptors.len()).map(Event::CrashAcceptor));
+        }
+        if state.disks_lost < self.disks_lost {
+            for (at, node) in state.acceptors.iter().enumerate() {
+                if node.copy.is_some() || !self.disks_are_copies {
+                    events.push(Event::LoseDisk(at));
+                }
+            }
         }
         if state
             .learner

@@ -20,10 +20,14 @@ pub(super) fn properties(model: &Small) -> Vec<Property<Small>> {
         Property::always("what is delivered is chosen", delivered_is_chosen),
         Property::always("no read is stale", no_read_is_stale),
         Property::always("learners have what acceptors forget", forgotten_is_kept),
+        Property::always(
+            "no acceptor votes without what it voted",
+            no_lost_disk_votes,
+        ),
         Property::sometimes("all values are chosen", all_values_are_chosen),
     ];
     // So that a model in which nothing happens does not pass.
-    let sometimes: [(bool, &'static str, fn(&Small, &State) -> bool); 5] = [
+    let sometimes: [(bool, &'static str, fn(&Small, &State) -> bool); 7] = [
         (model.learner, "all values are delivered", all_is_delivered),
         (
             model.learner_ticks > 0,
@@ -34,6 +38,12 @@ pub(super) fn properties(model: &Small) -> Vec<Property<Small>> {
             model.reads > 0,
             "all reads are allowed",
             all_reads_are_allowed,
+        ),
+        (model.enlists, "all acceptors vote", all_acceptors_vote),
+        (
+            model.disks_lost > 0,
+            "a lost disk is refused",
+            a_lost_disk_is_refused,
         ),
         (model.trims, "an acceptor forgets", an_acceptor_forgets),
         (
@@ -65,7 +75,10 @@ fn one_value_per_ballot(_: &Small, state: &State) -> bool {
 
 fn committed_is_chosen(_: &Small, state: &State) -> bool {
     let proposers = state.proposers.iter().map(|node| node.core.committed());
-    let acceptors = state.acceptors.iter().map(|node| node.core.committed());
+    let acceptors = state
+        .acceptors
+        .iter()
+        .map(|node| node.core.acceptor().committed());
     let learner = state.learner.iter().map(|node| node.core.committed());
     proposers
         .chain(acceptors)
@@ -86,8 +99,16 @@ fn no_read_is_stale(_: &Small, state: &State) -> bool {
     !state.stale
 }
 
+fn no_lost_disk_votes(_: &Small, state: &State) -> bool {
+    let mut acceptors = state.acceptors.iter();
+    acceptors.all(|node| !(node.is_lost && node.core.votes()))
+}
+
 fn forgotten_is_kept(_: &Small, state: &State) -> bool {
-    let mut floors = state.acceptors.iter().map(|node| node.core.floor());
+    let mut floors = state
+        .acceptors
+        .iter()
+        .map(|node| node.core.acceptor().floor());
     floors.all(|floor| floor.0 <= state.kept.len() as u64)
 }
 
@@ -116,11 +137,23 @@ fn a_gap_is_fetched(_: &Small, state: &State) -> bool {
 }
 
 fn an_acceptor_forgets(_: &Small, state: &State) -> bool {
-    let mut floors = state.acceptors.iter().map(|node| node.core.floor());
+    let mut floors = state
+        .acceptors
+        .iter()
+        .map(|node| node.core.acceptor().floor());
     floors.any(|floor| floor > Slot::ZERO)
 }
 
 fn learns_on_after_a_snapshot(_: &Small, state: &State) -> bool {
     let mut learner = state.learner.iter();
     learner.any(|node| node.installed > Slot::ZERO && node.core.delivered() > node.installed)
+}
+
+fn all_acceptors_vote(_: &Small, state: &State) -> bool {
+    state.acceptors.iter().all(|node| node.core.votes())
+}
+
+fn a_lost_disk_is_refused(_: &Small, state: &State) -> bool {
+    let mut acceptors = state.acceptors.iter();
+    acceptors.any(|node| node.is_lost && node.core.refusal().is_some())
 }

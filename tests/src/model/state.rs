@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proposer::paxos::acceptor::{Acceptor, Record};
+use proposer::paxos::acceptor::Record;
 use proposer::paxos::ids::{Ballot, Members, Slot};
 use proposer::paxos::learner::Learner;
 use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
 use proposer::paxos::proposer::Proposer;
+use proposer::paxos::standing::{Ledger, Member, Start};
 
 use super::Small;
 use super::shared::Shared;
@@ -24,6 +25,8 @@ pub struct State {
     /// What quorums have voted for, by slot. Follows from what was said.
     pub(super) chosen: Shared<BTreeMap<Slot, BTreeSet<Value>>>,
     pub(super) crashes: u8,
+    pub(super) disks_lost: u8,
+    pub(super) ticks: u8,
     pub(super) reads: u8,
     /// Every slot up to here may have been acknowledged. Kept only where there are reads.
     pub(super) acknowledged: Slot,
@@ -42,14 +45,29 @@ pub(super) struct ProposerNode {
     pub(super) life: u8,
     pub(super) elections: u8,
     pub(super) values: u8,
-    pub(super) ticks: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AcceptorNode {
-    pub(super) core: Acceptor,
+    pub(super) core: Member,
+    pub(super) disk: Disk,
+    pub(super) life: u8,
+    /// A copy of its disk, made before its last start. Kept only where one may come back.
+    pub(super) copy: Option<Disk>,
+    /// Whether it may have voted with this disk, since that copy if there is one.
+    pub(super) has_voted: bool,
+    /// Whether it has lost a disk with which it voted.
+    pub(super) is_lost: bool,
+}
+
+/// What an acceptor has on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Disk {
+    pub(super) start: Start,
+    pub(super) is_witnessed: bool,
+    pub(super) known: Ledger,
     /// Kept only where acceptors crash.
-    pub(super) disk: Vec<Record>,
+    pub(super) records: Vec<Record>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +91,20 @@ pub(super) enum Envelope {
     },
     /// To the life that asked.
     Answer {
+        from: usize,
+        to: usize,
+        life: u8,
+        reply: Reply,
+    },
+    /// An acceptor in that life asks another one.
+    Enlist {
+        from: usize,
+        life: u8,
+        to: usize,
+        request: Request,
+    },
+    /// And is answered.
+    Enlisted {
         from: usize,
         to: usize,
         life: u8,
@@ -149,7 +181,12 @@ impl State {
                 let in_use = proposers[*from].life == *life
                     && core.counter() == ballot.counter()
                     && matches!(core.phase(), "preparing" | "leading");
-                in_use || acceptors[*to].core.promised() < *ballot
+                let promised = acceptors[*to].core.acceptor().promised();
+                let counts = match model.is_ballot_shared() {
+                    true => promised <= *ballot,
+                    false => promised < *ballot,
+                };
+                in_use || counts
             }
             Envelope::Answer {
                 reply: Reply::Accepted { .. },
@@ -186,6 +223,7 @@ impl State {
             Envelope::Answer { to, life, .. } | Envelope::Learned { to, life, .. } => {
                 self.proposers[*to].life == *life
             }
+            Envelope::Enlisted { to, life, .. } => self.acceptors[*to].life == *life,
             _ => true,
         }
     }

@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 
-use proposer::paxos::acceptor::{Acceptor, AnswerLimits, TrimPolicy};
+use proposer::paxos::acceptor::{Acceptor, AnswerLimits, Record, TrimPolicy};
 use proposer::paxos::ids::{Members, NodeId, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::message::{Learn, Reply, Request, Value};
+use proposer::paxos::output::Output;
 use proposer::paxos::proposer::{Effects, Input, Proposer, Settings, To};
+use proposer::paxos::standing::{Member, Start};
 
 use super::Small;
 use super::shared::Shared;
-use super::state::{AcceptorNode, Envelope, LearnerNode, ProposerNode, State};
+use super::state::{AcceptorNode, Disk, Envelope, LearnerNode, ProposerNode, State};
 
 /// What may happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum Event {
     CrashProposer(usize),
     /// An acceptor ends and starts again.
     CrashAcceptor(usize),
+    /// The same with an empty disk, or with an older copy of its own.
+    LoseDisk(usize),
 }
 
 /// A message, opaque to users of the model.
@@ -46,56 +50,121 @@ impl Small {
     pub(super) fn start(&self) -> State {
         let proposer = |index| {
             Shared::new(ProposerNode {
-                core: self.proposer(index, 0),
+                core: self.proposer(index, 0, 0),
                 claim: 0,
                 life: 0,
                 elections: 0,
                 values: 0,
-                ticks: 0,
             })
         };
-        let acceptor = Shared::new(AcceptorNode {
-            core: self.acceptor(),
-            disk: Vec::new(),
-        });
         let learner = Shared::new(LearnerNode {
             core: Learner::new(self.members(), Slot::ZERO),
             delivered: Vec::new(),
             installed: Slot::ZERO,
             ticks: 0,
         });
-        State {
+        let mut state = State {
             proposers: (0..self.proposers.into()).map(proposer).collect(),
-            acceptors: vec![acceptor; self.acceptors.into()],
+            acceptors: (0..self.acceptors.into())
+                .map(|at| self.acceptor(at))
+                .collect(),
             learner: self.learner.then_some(learner),
             kept: Shared::new(Vec::new()),
             said: Vec::new(),
             chosen: Shared::new(Default::default()),
             crashes: 0,
+            disks_lost: 0,
+            ticks: 0,
             reads: 0,
             acknowledged: Slot::ZERO,
             waiting: Default::default(),
             allowed: 0,
             stale: false,
-        }
+        };
+        (0..state.acceptors.len()).for_each(|at| self.enlist(&mut state, at));
+        state
     }
 
-    fn proposer(&self, index: usize, claim: u64) -> Proposer {
-        let id = NodeId::at(index).expect("few proposers");
+    /// Whether two processes may claim the same ballot.
+    pub(super) fn is_ballot_shared(&self) -> bool {
+        self.claims_are_lost || self.twins
+    }
+
+    fn proposer(&self, index: usize, life: u8, claim: u64) -> Proposer {
+        let id = NodeId::at(if self.twins { 0 } else { index }).expect("few proposers");
         let settings = Settings {
             batches_in_flight: 2,
             batch_values: 1,
             ..Settings::default()
         };
-        Proposer::new(id, self.members(), settings, claim)
+        let run = u64::from(life) << 8 | (index as u64 + 1);
+        Proposer::new(id, self.members(), settings, claim).with_run(run)
     }
 
-    fn acceptor(&self) -> Acceptor {
+    fn acceptor(&self, at: usize) -> Shared<AcceptorNode> {
+        let disk = self.empty_disk(at, 0);
+        Shared::new(AcceptorNode {
+            core: self.restore(at, &disk),
+            copy: None,
+            disk,
+            life: 0,
+            has_voted: false,
+            is_lost: false,
+        })
+    }
+
+    fn empty_disk(&self, at: usize, life: u8) -> Disk {
+        let number = u64::from(life) << 8 | (at as u64 + 1);
+        let start = Start {
+            incarnation: number,
+            count: 1,
+            run: number,
+        };
+        Disk {
+            start,
+            is_witnessed: false,
+            known: Default::default(),
+            records: Vec::new(),
+        }
+    }
+
+    fn restore(&self, at: usize, disk: &Disk) -> Member {
         let answers = AnswerLimits {
             votes: self.answer_votes,
             ..AnswerLimits::default()
         };
-        Acceptor::with_answers(answers).with_trimming(TrimPolicy { tail: 0, stride: 1 })
+        let trimming = TrimPolicy { tail: 0, stride: 1 };
+        let acceptor = Acceptor::with_answers(answers).with_trimming(trimming);
+        let me = NodeId::at(at).expect("few acceptors");
+        let mut core = Member::new(me, self.members(), disk.start, acceptor);
+        core.remember(&Record::Known(disk.known.clone()));
+        disk.records.iter().for_each(|record| core.remember(record));
+        core
+    }
+
+    /// An acceptor ends and starts again with this disk.
+    fn restart(&self, state: &mut State, at: usize, disk: Option<Disk>) {
+        state.acceptors[at].change(|node| {
+            node.life += u8::from(self.enlists);
+            if let Some(disk) = disk {
+                node.is_lost |= node.has_voted;
+                node.disk = disk;
+            }
+            let disk = &mut node.disk;
+            if disk.is_witnessed {
+                if self.disks_are_copies {
+                    node.copy = Some(disk.clone());
+                    node.has_voted = false;
+                }
+                let run = u64::from(node.life) << 8 | (at as u64 + 1);
+                disk.start = disk.start.next(run);
+                disk.is_witnessed = false;
+            }
+            node.core = self.restore(at, &node.disk);
+        });
+        let begun = state.acceptors[at].change(|node| node.core.begin());
+        self.persist(state, at, begun);
+        self.enlist(state, at);
     }
 
     pub(super) fn happens(&self, state: &mut State, event: Event) {
@@ -124,7 +193,7 @@ impl Small {
                 self.step(state, at, Input::Read(read));
             }
             Event::Tick(at) => {
-                state.proposers[at].change(|node| node.ticks += 1);
+                state.ticks += 1;
                 self.step(state, at, Input::Tick);
             }
             Event::LearnerTick => {
@@ -143,16 +212,19 @@ impl Small {
                         node.claim = 0;
                     }
                     node.life += 1;
-                    node.core = self.proposer(at, node.claim);
+                    node.core = self.proposer(at, node.life, node.claim);
                 });
             }
             Event::CrashAcceptor(at) => {
                 state.crashes += 1;
-                state.acceptors[at].change(|node| {
-                    node.core = self.acceptor();
-                    let disk = node.disk.iter();
-                    disk.for_each(|record| node.core.remember(record));
-                });
+                self.restart(state, at, None);
+            }
+            Event::LoseDisk(at) => {
+                state.disks_lost += 1;
+                let node = &state.acceptors[at];
+                let empty = || self.empty_disk(at, node.life + 1);
+                let disk = node.copy.clone().unwrap_or_else(empty);
+                self.restart(state, at, Some(disk));
             }
         }
     }
@@ -173,6 +245,27 @@ impl Small {
                     reply,
                 };
                 state.say(self, answer);
+            }
+            Envelope::Enlist {
+                from,
+                life,
+                to,
+                request,
+            } => {
+                let reply = self.handle(state, to, request);
+                let answer = Envelope::Enlisted {
+                    from: to,
+                    to: from,
+                    life,
+                    reply,
+                };
+                state.say(self, answer);
+            }
+            Envelope::Enlisted {
+                from, to, reply, ..
+            } => {
+                self.heard(state, to, from, &reply);
+                self.enlist(state, to);
             }
             Envelope::Fetch { to, request } => {
                 let reply = self.handle(state, to, request);
@@ -228,7 +321,7 @@ impl Small {
         let life = state.proposers[at].life;
         for (to, request) in effects.acceptors {
             let left_out = match request {
-                Request::Renew { .. } => self.reads == 0 && self.ticks == 0,
+                Request::Renew { trim, .. } => self.reads == 0 && trim == Slot::ZERO,
                 Request::Probe => !self.probes,
                 _ => false,
             };
@@ -290,17 +383,60 @@ impl Small {
 
     /// The reply of an acceptor, whose records are on its disk.
     fn handle(&self, state: &mut State, at: usize, request: Request) -> Reply {
+        let output = state.acceptors[at].change(|node| node.core.handle(request));
+        self.persist(state, at, output)
+    }
+
+    fn heard(&self, state: &mut State, at: usize, from: usize, reply: &Reply) {
+        let from = NodeId::at(from).expect("few acceptors");
+        let output = state.acceptors[at].change(|node| node.core.heard(from, reply));
+        self.persist(state, at, output);
+    }
+
+    fn persist<E>(&self, state: &mut State, at: usize, output: Output<Record, E>) -> E {
         let written = state.acceptors[at].change(|node| {
-            let (disk, crashes) = (&mut node.disk, self.crashes > 0);
-            node.core.handle(request).persist(|records| {
-                if crashes {
-                    disk.extend_from_slice(records);
+            let disk = &mut node.disk;
+            let written = output.persist(|records| {
+                for record in records {
+                    match record {
+                        Record::Known(ledger) => disk.known = ledger.clone(),
+                        record if self.crashes > 0 => disk.records.push(record.clone()),
+                        _ => {}
+                    }
                 }
                 Ok::<_, Infallible>(())
-            })
+            });
+            if self.enlists && node.core.votes() {
+                disk.is_witnessed = true;
+                node.has_voted = true;
+            }
+            written
         });
-        let Ok(reply) = written;
-        reply
+        let Ok(effects) = written;
+        effects
+    }
+
+    /// Has a start witnessed: by messages, or by all others at once.
+    fn enlist(&self, state: &mut State, at: usize) {
+        let Some((open, request)) = state.acceptors[at].core.enlist() else {
+            return;
+        };
+        let life = state.acceptors[at].life;
+        for to in open.iter().map(|id| id.index()) {
+            let request = request.clone();
+            if self.enlists {
+                let enlist = Envelope::Enlist {
+                    from: at,
+                    life,
+                    to,
+                    request,
+                };
+                state.say(self, enlist);
+            } else {
+                let reply = self.handle(state, to, request);
+                self.heard(state, at, to, &reply);
+            }
+        }
     }
 
     fn step_learner(&self, state: &mut State, input: learner::Input) {
