@@ -18,8 +18,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tower::Service;
 use tracing::{debug, warn};
 
@@ -33,6 +34,8 @@ const BACKLOG: i32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A client that takes nothing of an answer for this long, or whose host is gone, is cut.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// How long a connection without a request may still bring one after the shutdown signal.
+const FIRST_REQUEST: Duration = Duration::from_millis(200);
 
 /// The bounds of [`serve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +84,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `app` until `shutdown` resolves: then no connection is accepted any more, requests in
-/// flight finish within [`Options::drain_timeout`], and what is left is cut before this returns.
+/// Serves `app` until `shutdown` resolves: then nobody can connect any more, requests in flight and
+/// the first ones of fresh connections finish within [`Options::drain_timeout`], and what is left is
+/// cut before this returns.
 ///
 /// A lack of file descriptors and the like only delays accepting; an error means that the socket
 /// no longer listens.
@@ -105,6 +109,13 @@ pub async fn serve(
     // Dropping the sender is the signal to the connections.
     let (running, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
+    let serve_one = |stream, slot: OwnedSemaphorePermit| {
+        let connection = connection(http.clone(), stream, app.clone(), stopping.clone());
+        async move {
+            connection.await;
+            drop(slot);
+        }
+    };
     let mut shutdown = pin!(shutdown);
 
     let result = loop {
@@ -112,25 +123,28 @@ pub async fn serve(
             () = &mut shutdown => break Ok(()),
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener, &slots) => match accepted {
-                Ok((stream, slot)) => {
-                    let connection = connection(http.clone(), stream, app.clone(), stopping.clone());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(slot);
-                    });
-                }
+                Ok((stream, slot)) => drop(connections.spawn(serve_one(stream, slot))),
                 Err(error) => break Err(error),
             },
         }
     };
 
+    // To those who have connected already, the end of the socket would look like a request lost.
+    let listener = listener.into_std()?;
+    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
+        && let Ok((stream, _)) = listener.accept()
+    {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+            && tune(&stream).is_ok()
+        {
+            connections.spawn(serve_one(stream, slot));
+        }
+    }
     drop(listener);
     drop(running);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(options.drain_timeout, drained)
-        .await
-        .is_err()
-    {
+    if timeout(options.drain_timeout, drained).await.is_err() {
         warn!(
             connections = connections.len(),
             "requests did not finish in time after the shutdown signal, cutting them"
@@ -176,23 +190,29 @@ async fn connection(
     app: Router,
     mut stopping: watch::Receiver<()>,
 ) {
+    let first_request = Notify::new();
     let used = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
-        used.store(true, Ordering::Relaxed);
+        if !used.swap(true, Ordering::Relaxed) {
+            first_request.notify_one();
+        }
         app.clone().call(request)
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        _ = stopping.changed() => {
-            // hyper waits for the first request of a connection even then; nobody else should.
-            if !used.load(Ordering::Relaxed) {
-                return;
-            }
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let serve = async {
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            _ = stopping.changed() => {}
         }
+        // The first request of a fresh connection may be on its way; hyper would not read it.
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            _ = timeout(FIRST_REQUEST, first_request.notified()) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
     };
+    let result = serve.await;
     if let Err(error) = result {
         debug!(%error, "a connection ended early");
     }

@@ -171,6 +171,44 @@ async fn shutdown_lets_a_request_in_flight_finish_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn shutdown_serves_who_has_connected_before_it() {
+    let server = start(hello(), Options::default()).await;
+    let mut fresh = server.connect().await;
+    let mut stopping = std::pin::pin!(server.stop());
+    // Long enough for the server to see both, and shorter than it waits for a first request.
+    let soon = tokio::time::sleep(Duration::from_millis(20));
+    tokio::select! {
+        () = &mut stopping => panic!("it ended with a connection that has had no request"),
+        () = soon => {}
+    }
+    fresh.write_all(GET).await.unwrap();
+    let (answer, ()) = tokio::join!(rest(fresh), stopping);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn shutdown_serves_who_waits_to_be_accepted() {
+    let listener = bind(0).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+            .await
+            .unwrap();
+        stream.write_all(GET).await.unwrap();
+        clients.push(stream);
+    }
+    let now = std::future::ready(());
+    serve(listener, hello(), now, Options::default())
+        .await
+        .unwrap();
+    for client in clients {
+        let answer = rest(client).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn shutdown_cuts_what_does_not_finish_in_time() {
     let running = Arc::new(AtomicUsize::new(0));
     struct Running(Arc<AtomicUsize>);

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use tests::cluster::{Name, Place};
-use tests::sim::Rng;
+use ::tests::cluster::{Name, Place};
+use ::tests::sim::Rng;
 
 /// A class of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,7 +223,7 @@ fn fault(class: Class, names: &[Name], rng: &mut Rng) -> Fault<Victim> {
     let most = match class {
         Terminate => 1,
         // Now and then everything at once.
-        Kill if rng.chance(80) => names.len() as u64,
+        Kill | Pause | FullDisk | StuckDisk if rng.chance(80) => names.len() as u64,
         Split | Clock => 6,
         Kill | FullDisk if rng.chance(300) => 6,
         _ if rng.chance(300) => 4,
