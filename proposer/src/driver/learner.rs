@@ -25,7 +25,7 @@ use crate::paxos::codec::{self, Entry, NodeName};
 use crate::paxos::command::Command;
 use crate::paxos::ids::{Members, NodeId, Slot};
 use crate::paxos::learner::{Effects, Input, Learner};
-use crate::paxos::machine::{Applied, Machine, Outcome};
+use crate::paxos::machine::{Applied, Machine};
 use crate::paxos::message::{Learn, Learned, Message, Reply, Request, Value};
 use crate::peers::{Breakers, Lane, PeerOptions};
 use crate::snapshots::{self, Snapshots};
@@ -393,8 +393,7 @@ fn replay(state: &mut State, entry: Entry) -> Result<(), String> {
         .machine
         .apply(entry.slot, &entry.value)
         .map_err(|e| e.to_string())?;
-    let is_read = |applied: &Applied| matches!(applied.outcome, Outcome::Read(_));
-    if applied != entry.applied && !(is_read(&applied) && is_read(&entry.applied)) {
+    if !applied.repeats(&entry.applied) {
         return Err(format!(
             "instance {} gave {:?} when it was applied and gives {applied:?} now",
             entry.slot, entry.applied
