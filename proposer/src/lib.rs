@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod config;
+pub mod database;
 pub mod driver;
 pub mod http;
 pub mod identity;

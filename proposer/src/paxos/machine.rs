@@ -317,16 +317,21 @@ impl Machine {
         BTreeMap::get(&self.resources, name)
     }
 
-    /// Resources in the order of their names, from the first one after `after` on.
-    pub fn resources<'a>(
-        &'a self,
-        prefix: &'a str,
-        after: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a str, &'a Resource)> {
-        self.resources
-            .range::<str, _>(page_range(prefix, after))
-            .map(|(name, resource)| (&**name, resource))
-            .take_while(move |(name, _)| name.starts_with(prefix))
+    /// All resources in the order of their names.
+    pub fn resources(&self) -> impl Iterator<Item = (&str, &Resource)> {
+        let resources = self.resources.iter();
+        resources.map(|(name, resource)| (&**name, resource))
+    }
+
+    /// A page of resources, from the first one with this prefix after `after` on.
+    pub fn page(&self, prefix: &str, after: Option<&str>, limits: PageLimits) -> Page {
+        let rows = self.resources.range::<str, _>(page_range(prefix, after));
+        let rows = rows.map(|(name, resource)| Ok((name.clone(), resource.clone())));
+        let page: Result<Page, Infallible> = Page::fill(self.applied(), prefix, limits, rows);
+        match page {
+            Ok(page) => page,
+            Err(never) => match never {},
+        }
     }
 
     /// How many resources there are.
@@ -342,6 +347,56 @@ impl Machine {
     /// What became of a request that was applied lately.
     pub fn outcome(&self, command: &Command<'_>) -> Option<Applied> {
         self.ledger.outcome(command)
+    }
+}
+
+/// How much a page holds at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimits {
+    /// Resources.
+    pub count: usize,
+    /// Bytes of names and data, one resource more or less.
+    pub bytes: usize,
+}
+
+/// Resources one after the other, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Everything up to this slot is in it, and nothing later.
+    pub applied: Slot,
+    /// The resources.
+    pub resources: Vec<(Box<str>, Resource)>,
+    /// Whether others follow.
+    pub more: bool,
+}
+
+impl Page {
+    /// Takes resources while their names have the prefix and there is room.
+    pub fn fill<E>(
+        applied: Slot,
+        prefix: &str,
+        limits: PageLimits,
+        rows: impl Iterator<Item = Result<(Box<str>, Resource), E>>,
+    ) -> Result<Page, E> {
+        let mut page = Page {
+            applied,
+            resources: Vec::new(),
+            more: false,
+        };
+        let mut left = limits.bytes;
+        for row in rows {
+            let (name, resource) = row?;
+            if !name.starts_with(prefix) {
+                break;
+            }
+            if page.resources.len() == limits.count || left == 0 {
+                page.more = true;
+                break;
+            }
+            left = left.saturating_sub(name.len() + resource.data.len());
+            page.resources.push((name, resource));
+        }
+        Ok(page)
     }
 }
 
@@ -508,15 +563,24 @@ mod tests {
                 },
             );
         }
-        let names = |prefix, after| -> Vec<_> {
-            machine
-                .resources(prefix, after)
-                .map(|(name, _)| name)
-                .collect()
+        let limits = PageLimits {
+            count: 3,
+            bytes: 1000,
         };
-        assert_eq!(names("", None), ["a/1", "a/2", "a/3", "b/1"]);
+        let names = |prefix, after| -> Vec<String> {
+            let page = machine.page(prefix, after, limits);
+            let names = page.resources.into_iter().map(|(name, _)| name.into());
+            names.collect()
+        };
+        assert_eq!(names("", None), ["a/1", "a/2", "a/3"]);
+        assert!(machine.page("", None, limits).more);
+        assert_eq!(names("", Some("a/2")), ["a/3", "b/1"]);
+        assert!(!machine.page("", Some("a/2"), limits).more);
+        assert!(!machine.page("a/", None, limits).more);
         assert_eq!(names("a/", Some("a/1")), ["a/2", "a/3"]);
         assert_eq!(names("b", Some("a/1")), ["b/1"]);
         assert_eq!(names("c", None), [""; 0]);
+        let small = PageLimits { bytes: 5, ..limits };
+        assert_eq!(machine.page("", None, small).resources.len(), 2);
     }
 }

@@ -28,7 +28,7 @@ impl Machine {
         out.put_u64_le(self.resource_count() as u64);
         out.put_u64_le(self.session_count() as u64);
         part(out.split().freeze())?;
-        for (name, resource) in self.resources("", None) {
+        for (name, resource) in self.resources() {
             if out.is_empty() {
                 out.put_u8(RESOURCES);
             }
