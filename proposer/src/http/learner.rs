@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -22,7 +23,7 @@ use super::{Node, RoleState, frame_limits, router, watch};
 use crate::driver::barrier::Barrier;
 use crate::driver::learner::transfer::{COMMITTED_HEADER, LENGTH_HEADER, SLOT_HEADER};
 use crate::driver::learner::{Busy, Handle, NoEntries, STREAM_CHUNK_BYTES};
-use crate::link;
+use crate::link::{self, CLUSTER_HEADER};
 use crate::paxos::codec::{Entry, encode_entries};
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::machine::{Page, Resource};
@@ -62,9 +63,11 @@ impl Learner {
 /// All of the learner's routes.
 pub fn routes(node: Node, handle: Handle, barrier: Barrier, ending: Receiver<bool>) -> Router {
     let path = link::path(node.name());
+    let named = middleware::map_response_with_state(node.clone(), name_cluster);
     let own = Router::new()
         .route(&format!("{path}/snapshot"), get(snapshot))
         .route(&format!("{path}/entries"), get(entries))
+        .layer(named)
         .route(&path, post(message))
         .layer(frame_limits());
     let clients = Router::new()
@@ -173,6 +176,15 @@ async fn message(State(state): State<Learner>, Raw(body): Raw) -> Result<Respons
     }
     let learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
     Ok(state.node.answer(Message::Learned(learned)))
+}
+
+/// Says which cluster an answer of the cluster's own is of.
+async fn name_cluster(State(node): State<Node>, mut response: Response) -> Response {
+    let cluster = node.identity.cluster().map(|cluster| cluster.to_string());
+    if let Some(Ok(cluster)) = cluster.map(|cluster| HeaderValue::from_str(&cluster)) {
+        response.headers_mut().insert(CLUSTER_HEADER, cluster);
+    }
+    response
 }
 
 #[derive(Deserialize)]

@@ -6,14 +6,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tracing::debug;
 
 use super::{Ask, Handle};
-use crate::link::{Link, path};
+use crate::link::Link;
 use crate::paxos::codec::{Entry, decode_entries};
 use crate::paxos::ids::Slot;
-use crate::peers::{Breakers, Lane};
 use crate::snapshots::Snapshots;
 
 /// Names the slot of a snapshot in an answer.
@@ -79,9 +78,9 @@ pub(in crate::driver) async fn next_piece(
     next: Slot,
     wait: Duration,
 ) -> Result<(Option<(Slot, Piece)>, Slot), String> {
-    let path = path(link.node);
-    let path = format!("{path}/entries?from={next}&waitMs={}", wait.as_millis());
-    let answer = call(link, path, wait + ENTRIES_WITHIN).await?;
+    let path = format!("/entries?from={next}&waitMs={}", wait.as_millis());
+    let answer = link.get(&path, wait + ENTRIES_WITHIN).await;
+    let answer = answer.map_err(|error| error.to_string())?;
     if answer.status() == StatusCode::GONE {
         let slot = fetch_snapshot(link, snapshots).await?;
         return match slot >= next {
@@ -105,12 +104,11 @@ pub(in crate::driver) async fn next_piece(
 }
 
 async fn fetch_snapshot(link: &Link, snapshots: &Snapshots) -> Result<Slot, String> {
-    let path = path(link.node);
-    let (slot, ..) = ask(link, format!("{path}/snapshot?offset=0")).await?;
+    let (slot, ..) = ask(link, "/snapshot?offset=0").await?;
     loop {
         let offset = snapshots.received(slot);
-        let piece = format!("{path}/snapshot?instance={slot}&offset={offset}");
-        let (_, bytes, length) = ask(link, piece).await?;
+        let piece = format!("/snapshot?instance={slot}&offset={offset}");
+        let (_, bytes, length) = ask(link, &piece).await?;
         if bytes.is_empty() {
             return match offset == length {
                 true => Ok(slot),
@@ -125,17 +123,9 @@ async fn fetch_snapshot(link: &Link, snapshots: &Snapshots) -> Result<Slot, Stri
     }
 }
 
-async fn call(link: &Link, path: String, within: Duration) -> Result<Response<Bytes>, String> {
-    let request = Request::get(path).body(Bytes::new());
-    let request = request.map_err(|error| error.to_string())?;
-    let answer = link
-        .peer
-        .call(Lane::Bulk, request, within, Breakers::Ignore);
-    answer.await.map_err(|error| error.to_string())
-}
-
-async fn ask(link: &Link, path: String) -> Result<(Slot, Bytes, u64), String> {
-    let answer = call(link, path, CHUNK_WITHIN).await?;
+async fn ask(link: &Link, path: &str) -> Result<(Slot, Bytes, u64), String> {
+    let answer = link.get(path, CHUNK_WITHIN).await;
+    let answer = answer.map_err(|error| error.to_string())?;
     if answer.status() != StatusCode::OK {
         return Err(format!("it answered {}", answer.status()));
     }
