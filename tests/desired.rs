@@ -109,7 +109,9 @@ fn every_pod_reads_back_the_configuration_that_was_meant_for_it() {
     for (pod, env) in environments {
         let config = Config::from_env(|name| env.get(name).cloned()).expect(&pod);
         assert_eq!(pod, format!("ledger-{}-{}", config.role, config.node_id));
-        assert!(config.debug && config.use_cluster_store, "{pod}");
+        let knows_stores = matches!(config.role, Role::Learner | Role::Store);
+        assert_eq!(config.use_cluster_store, knows_stores, "{pod}");
+        assert!(config.debug, "{pod}");
         assert_eq!(config.heartbeat_interval.as_millis(), 100, "{pod}");
         if config.role != Role::Acceptor {
             let third = "ledger-proposer-3.ledger-proposer.shop.svc:8080";
@@ -117,6 +119,23 @@ fn every_pod_reads_back_the_configuration_that_was_meant_for_it() {
         }
         if config.role == Role::Learner {
             assert_eq!(config.stores.len(), 4, "{pod}");
+        }
+    }
+}
+
+#[test]
+fn switching_stores_on_restarts_nobody_but_the_learners() {
+    let full = parse(&root().join("crds/samples/full.yaml"));
+    let mut with_stores = full.clone();
+    with_stores.spec.store.enabled = true;
+    let before = render(&full).unwrap().stateful_sets;
+    let after = render(&with_stores).unwrap().stateful_sets;
+    assert_eq!((before.len(), after.len()), (3, 4));
+    assert_eq!(before[..2], after[..2], "proposers and acceptors");
+    for (pod, env) in environments(&with_stores) {
+        if pod.starts_with("full-learner-") {
+            assert_eq!(env["USE_CLUSTER_STORE"], "true");
+            assert_eq!(env["STORES"].split(',').count(), 3);
         }
     }
 }

@@ -27,6 +27,9 @@ use crate::problem::{BodyLimits, Params, Problem, finish};
 pub mod acceptor;
 pub mod learner;
 pub mod proposer;
+mod resources;
+pub mod store;
+mod watch;
 
 /// What the routes of every role share.
 #[derive(Clone)]

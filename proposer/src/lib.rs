@@ -1,11 +1,12 @@
-//! The Cluster Sync node: one program that plays a proposer, an acceptor or a learner.
+//! The Cluster Sync node: one program that plays a proposer, an acceptor, a learner or a store.
 //!
-//! [`paxos`] decides and is pure; [`driver`] runs it, one thread per role; [`wal`] and
-//! [`state_file`] are its doors to the disk, [`peers`] and [`link`] those to other nodes; [`http`]
+//! [`paxos`] decides and is pure; [`driver`] runs it, one thread per role; [`wal`], [`state_file`],
+//! [`snapshots`] and [`database`] are its doors to the disk, [`peers`] and [`link`] those to other nodes; [`http`]
 //! is what clients see, and [`wire`] the JSON they speak; [`config`] reads the environment.
 
 pub mod breaker;
 pub mod config;
+pub mod database;
 pub mod driver;
 pub mod http;
 pub mod identity;
@@ -81,10 +82,16 @@ pub async fn run(
         Role::Acceptor => {
             http::acceptor::routes(node, driver::acceptor::start(&config, &identity, metrics)?)
         }
-        Role::Learner | Role::Store => {
+        Role::Learner => {
             let handle = driver::learner::start(&config, &identity, metrics)?;
-            let barrier = Barrier::start(&config, &identity, handle.clone());
+            let (applied, leader) = (handle.applied(), handle.clone());
+            let barrier = Barrier::start(&config, &identity, applied, move || leader.leader());
             http::learner::routes(node, handle, barrier, ending)
+        }
+        Role::Store => {
+            let handle = driver::store::start(&config, &identity, metrics)?;
+            let barrier = Barrier::start(&config, &identity, handle.applied(), || None);
+            http::store::routes(node, handle, barrier)
         }
     };
     if config.role != Role::Acceptor {

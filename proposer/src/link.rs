@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use std::time::Duration;
 
 use crate::config::{Config, Role};
-use crate::identity::{Identity, OtherCluster};
+use crate::identity::{Identity, OtherCluster, Theirs};
 use crate::paxos::codec::{self, Frame, NodeName};
-use crate::paxos::ids::NodeId;
+use crate::paxos::ids::{ClusterId, NodeId};
 use crate::paxos::message::{Message, Reply};
 use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
 
@@ -53,7 +53,13 @@ pub enum Error {
     /// A node of another cluster answered.
     #[error("its answer is not for this node: {0}")]
     OtherCluster(#[from] OtherCluster),
+    /// What is chosen elsewhere must not get here.
+    #[error("the acceptors have not told yet which cluster this node is of")]
+    NoCluster,
 }
+
+/// Names the cluster of whoever answers a [`Link::get`].
+pub const CLUSTER_HEADER: &str = "x-cluster";
 
 impl Link {
     /// Links to every node of a role but this one, in order.
@@ -103,5 +109,24 @@ impl Link {
             self.me.check(&frame)?;
         }
         Ok(frame.message)
+    }
+
+    /// Gets what lies below [`path`] at that node. What comes with a 200 is of this node's cluster.
+    pub async fn get(&self, below: &str, timeout: Duration) -> Result<Response<Bytes>, Error> {
+        let path = PathAndQuery::try_from(format!("{}{below}", self.path));
+        let mut request = Request::new(Bytes::new());
+        *request.uri_mut() = Uri::from(path.map_err(|_| Error::Status(StatusCode::NOT_FOUND))?);
+        let answer = self
+            .peer
+            .call(Lane::Bulk, request, timeout, Breakers::Ignore)
+            .await?;
+        let theirs = answer.headers().get(CLUSTER_HEADER);
+        let theirs = theirs.and_then(|cluster| ClusterId::parse(cluster.to_str().ok()?));
+        let mine = self.me.cluster().ok_or(Error::NoCluster)?;
+        if answer.status() == StatusCode::OK && theirs != Some(mine) {
+            let theirs = Theirs(theirs);
+            return Err(OtherCluster { mine, theirs }.into());
+        }
+        Ok(answer)
     }
 }

@@ -42,8 +42,11 @@ pub struct Metrics {
     pub wal_size: IntGauge,
     /// HTTP requests.
     pub http: HistogramVec,
+    /// How many instances each store is behind, as this learner sees it.
+    pub store_lag: IntGaugeVec,
     wal_sync_duration: Histogram,
     wal_written: IntCounter,
+    store_commit_duration: Histogram,
     acceptor_requests: IntCounterVec,
     acceptor_replies: IntCounterVec,
     /// See [`Metrics::acceptor_stands`].
@@ -87,15 +90,18 @@ impl Metrics {
             last_slot: gauge(r, "last_instance", "Last instance given out or voted in.")?,
             committed_slot: gauge(r, "committed_instance", "Last instance known chosen.")?,
             applied_slot: gauge(r, "applied_instance", "Last instance applied.")?,
-            learner_lag: {
-                let opts = Opts::new(
-                    "learner_lag_instances",
-                    "Instances that a learner is behind, as the leader sees it.",
-                );
-                let lag = IntGaugeVec::new(opts, &["learner"])?;
-                registry.register(Box::new(lag.clone()))?;
-                lag
-            },
+            learner_lag: gauges(
+                r,
+                "learner_lag_instances",
+                "Instances that a learner is behind, as the leader sees it.",
+                "learner",
+            )?,
+            store_lag: gauges(
+                r,
+                "store_lag_instances",
+                "Instances that a store is behind, as this learner sees it.",
+                "store",
+            )?,
             wal_size: gauge(r, "wal_size_bytes", "Size of the log's files.")?,
             http: {
                 let opts = HistogramOpts::new(
@@ -114,6 +120,12 @@ impl Metrics {
                 &SECONDS,
             )?,
             wal_written: counter(r, "wal_written_bytes_total", "Bytes written to the log.")?,
+            store_commit_duration: histogram(
+                r,
+                "store_commit_duration_seconds",
+                "Time in which a store applies and durably commits a batch.",
+                &SECONDS,
+            )?,
             acceptor_requests: counters(
                 r,
                 "acceptor_requests_total",
@@ -160,6 +172,10 @@ impl Metrics {
         self.wal_written.inc_by(bytes);
     }
 
+    pub(crate) fn store_committed(&self, took: Duration) {
+        self.store_commit_duration.observe(took.as_secs_f64());
+    }
+
     pub(crate) fn acceptor_request(&self, request: &Request) {
         let kind = match request {
             Request::Probe => "probe",
@@ -202,6 +218,17 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntG
     let gauge = IntGauge::new(name, help)?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
+}
+
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+) -> prometheus::Result<IntGaugeVec> {
+    let gauges = IntGaugeVec::new(Opts::new(name, help), &[label])?;
+    registry.register(Box::new(gauges.clone()))?;
+    Ok(gauges)
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {

@@ -2,6 +2,7 @@
 //! input through [`Body`], [`Raw`], [`Params`] and [`PathParams`] alone, so every refusal looks the
 //! same and says what to do; [`finish`] gives unknown paths and wrong methods the same form.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
@@ -26,12 +27,14 @@ pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// clients read no answer before they have sent everything.
 const DISCARD_FACTOR: usize = 8;
 
-/// An error answer: `application/problem+json` with `title`, `status` and `detail`.
+/// An error answer: `application/problem+json` with `title`, `status` and `detail`, and now and then
+/// a number that programs need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
+    number: Option<(&'static str, u64)>,
 }
 
 impl Problem {
@@ -41,6 +44,16 @@ impl Problem {
             status,
             detail: detail.into(),
             retry_after: None,
+            number: None,
+        }
+    }
+
+    /// The same, with a number under a name of its own.
+    #[must_use]
+    pub fn with(self, name: &'static str, number: u64) -> Problem {
+        Problem {
+            number: Some((name, number)),
+            ..self
         }
     }
 
@@ -109,11 +122,14 @@ impl IntoResponse for Problem {
             title: &'a str,
             status: u16,
             detail: &'a str,
+            #[serde(flatten)]
+            number: Option<BTreeMap<&'a str, u64>>,
         }
         let wire = Wire {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            number: self.number.map(|number| [number].into()),
         };
         // Strings and a number: there is nothing in it that could fail.
         let body = serde_json::to_vec(&wire).unwrap_or_default();

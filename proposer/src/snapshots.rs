@@ -5,6 +5,7 @@
 //! "PXSN" · format u32 = 1 · parts, each: length u32 · CRC32C u32 · bytes
 //! ```
 
+use std::fmt::Display;
 use std::io;
 
 use bytes::Bytes;
@@ -12,8 +13,8 @@ use tracing::warn;
 
 use crate::media::{FileMedia, Media, MediaFile};
 use crate::paxos::ids::Slot;
-use crate::paxos::machine::Machine;
-use crate::paxos::snapshot::Reader;
+use crate::paxos::machine::{InMemory, Ledger, Machine, Resources};
+use crate::paxos::snapshot::{NotTaken, Reader};
 
 const MAGIC: &[u8; 8] = b"PXSN\x01\0\0\0";
 const PREFIX: &str = "snapshot-";
@@ -26,6 +27,7 @@ const KEPT: usize = 2;
 const SYNC_BYTES: u64 = 4 << 20;
 /// The largest part taken.
 const MAX_PART_BYTES: usize = 4 << 20;
+const ANOTHERS: &str = "it holds another instance's state";
 
 /// A folder of snapshots. Cloning it is cheap.
 #[derive(Clone)]
@@ -52,6 +54,21 @@ pub enum Error {
         /// How.
         reason: String,
     },
+}
+
+/// Why a snapshot was not unpacked.
+#[derive(Debug)]
+pub enum UnpackError<E> {
+    /// The snapshot is no use.
+    Snapshot(Error),
+    /// The resources cannot be kept.
+    Resources(E),
+}
+
+impl<E> From<Error> for UnpackError<E> {
+    fn from(error: Error) -> UnpackError<E> {
+        UnpackError::Snapshot(error)
+    }
 }
 
 impl<M: Media> Snapshots<M> {
@@ -112,19 +129,17 @@ impl<M: Media> Snapshots<M> {
     pub fn load_newest(&self) -> Result<Option<Machine>, Error> {
         let mut failed = None;
         for slot in self.slots()?.into_iter().rev() {
-            match self.load(&name(slot)) {
-                Ok(machine) if machine.applied() == slot => return Ok(Some(machine)),
-                Ok(_) => {
-                    let reason = "its name and its content disagree".to_owned();
-                    failed = Some(Error::Damaged {
-                        file: self.media.describe(&name(slot)),
-                        reason,
-                    });
+            let mut resources = InMemory::new();
+            match self.load(&name(slot), &mut resources) {
+                Ok(ledger) if ledger.applied() == slot => {
+                    return Ok(Some(Machine::from_parts(ledger, resources)));
                 }
-                Err(error) => {
+                Ok(_) => failed = Some(self.damaged(&name(slot), &ANOTHERS)),
+                Err(UnpackError::Snapshot(error)) => {
                     warn!(target: "important", %error, "a snapshot cannot be read");
                     failed = Some(error);
                 }
+                Err(UnpackError::Resources(never)) => match never {},
             }
         }
         failed.map_or(Ok(None), Err)
@@ -171,22 +186,41 @@ impl<M: Media> Snapshots<M> {
     /// Checks an incoming snapshot, keeps it as one of ours and returns its state. A damaged one is
     /// removed.
     pub fn install(&self, slot: Slot) -> Result<Machine, Error> {
+        let mut resources = InMemory::new();
+        let ledger = self.unpack(slot, &mut resources);
+        let ledger = ledger.map_err(|error| match error {
+            UnpackError::Snapshot(error) => error,
+            UnpackError::Resources(never) => match never {},
+        })?;
+        self.publish(&incoming(slot), slot)?;
+        Ok(Machine::from_parts(ledger, resources))
+    }
+
+    /// Checks an incoming snapshot and hands its resources on, a part at a time. What was handed on
+    /// counts only if this succeeds. A damaged one is removed.
+    pub fn unpack<R: Resources>(
+        &self,
+        slot: Slot,
+        resources: &mut R,
+    ) -> Result<Ledger, UnpackError<R::Error>> {
         let name = incoming(slot);
-        let machine = self
-            .load(&name)
-            .and_then(|machine| match machine.applied() == slot {
-                true => Ok(machine),
-                false => Err(Error::Damaged {
-                    file: self.media.describe(&name),
-                    reason: "it holds another instance's state".to_owned(),
-                }),
-            });
-        if machine.is_err() {
+        let ledger = match self.load(&name, resources) {
+            Ok(ledger) if ledger.applied() != slot => {
+                Err(UnpackError::Snapshot(self.damaged(&name, &ANOTHERS)))
+            }
+            ledger => ledger,
+        };
+        if matches!(&ledger, Err(UnpackError::Snapshot(_))) {
             let _ = self.media.remove(&name);
         }
-        let machine = machine?;
-        self.publish(&name, slot)?;
-        Ok(machine)
+        ledger
+    }
+
+    /// Removes an incoming snapshot.
+    pub fn discard(&self, slot: Slot) -> Result<(), Error> {
+        let name = incoming(slot);
+        let removed = self.media.remove(&name);
+        removed.map_err(|source| self.io(&name, source))
     }
 
     fn publish(&self, from: &str, slot: Slot) -> Result<(), Error> {
@@ -206,15 +240,14 @@ impl<M: Media> Snapshots<M> {
         Ok(())
     }
 
-    fn load(&self, name: &str) -> Result<Machine, Error> {
-        let damaged = |reason: &dyn std::fmt::Display| Error::Damaged {
-            file: self.media.describe(name),
-            reason: reason.to_string(),
-        };
-        let file = self
-            .media
-            .open(name)
-            .map_err(|source| self.io(name, source))?;
+    fn load<R: Resources>(
+        &self,
+        name: &str,
+        resources: &mut R,
+    ) -> Result<Ledger, UnpackError<R::Error>> {
+        let damaged = |reason: &dyn Display| self.damaged(name, reason);
+        let file = self.media.open(name);
+        let file = file.map_err(|source| self.io(name, source))?;
         let length = file.size().map_err(|source| self.io(name, source))?;
         let mut at = 0;
         let mut take = |count: usize| -> Result<Vec<u8>, Error> {
@@ -228,7 +261,7 @@ impl<M: Media> Snapshots<M> {
             Ok(bytes)
         };
         if take(MAGIC.len())? != MAGIC {
-            return Err(damaged(&"it is none of this format"));
+            return Err(damaged(&"it is none of this format").into());
         }
         let mut reader = Reader::default();
         let mut left = length - MAGIC.len() as u64;
@@ -238,16 +271,28 @@ impl<M: Media> Snapshots<M> {
                 |i: usize| u32::from_le_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
             let (size, crc) = (number(0) as usize, number(4));
             if size > MAX_PART_BYTES {
-                return Err(damaged(&"a part is too long"));
+                return Err(damaged(&"a part is too long").into());
             }
             let part = take(size)?;
             if crc32c::crc32c(&part) != crc {
-                return Err(damaged(&"a part does not match its checksum"));
+                return Err(damaged(&"a part does not match its checksum").into());
             }
             left -= 8 + size as u64;
-            reader.part(part.into()).map_err(|error| damaged(&error))?;
+            let taken = reader.part(part.into(), resources);
+            taken.map_err(|error| match error {
+                NotTaken::Malformed(malformed) => damaged(&malformed).into(),
+                NotTaken::Resources(error) => UnpackError::Resources(error),
+            })?;
         }
-        reader.finish().map_err(|error| damaged(&error))
+        let ledger = reader.finish().map_err(|error| damaged(&error))?;
+        Ok(ledger)
+    }
+
+    fn damaged(&self, name: &str, reason: &dyn Display) -> Error {
+        Error::Damaged {
+            file: self.media.describe(name),
+            reason: reason.to_string(),
+        }
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {

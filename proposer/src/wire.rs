@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::paxos::codec::Entry;
 use crate::paxos::command::{Command, MAX_ID_BYTES, MAX_RESOURCE_BYTES, Operation};
 use crate::paxos::ids::{Ballot, NodeId, Slot};
-use crate::paxos::machine::{Applied, Outcome, Resource};
+use crate::paxos::machine::{Applied, Outcome, Page, Resource};
 use crate::paxos::message::{Heartbeat, Value};
 
 /// A client's request, as in `POST /propose`. Unknown fields are ignored.
@@ -271,6 +271,91 @@ impl<'a> ResourceView<'a> {
     }
 }
 
+/// A page of `GET /resources`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PageView<'a> {
+    /// In the order of their names.
+    pub resources: Vec<ResourceView<'a>>,
+    /// The page shows what stood after this instance: `/watch?from=` the next one goes on from it.
+    pub instance_id: u64,
+    /// The `after` of the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<&'a str>,
+}
+
+impl<'a> PageView<'a> {
+    /// A page, readable.
+    pub fn of(page: &'a Page) -> PageView<'a> {
+        let resources = page.resources.iter();
+        let last = page.resources.last().map(|(name, _)| &**name);
+        PageView {
+            resources: resources
+                .map(|(name, resource)| ResourceView::of(name, resource))
+                .collect(),
+            instance_id: page.applied.0,
+            next: last.filter(|_| page.more),
+        }
+    }
+}
+
+/// The data of an event of `GET /watch`: a resource as [`ResourceView`] shows it, or without `data`
+/// its removal.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeView<'a> {
+    /// Its name.
+    pub resource: &'a str,
+    /// As it was written; absent when it was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<&'a RawValue>,
+    /// The resource's version after the change; for a removal, the one that it would have had.
+    pub version: u64,
+    /// The instance of the change.
+    pub instance_id: u64,
+    /// By the clock of the client that made it.
+    pub timestamp: u64,
+    /// Who made it.
+    pub client_id: &'a str,
+}
+
+impl<'a> ChangeView<'a> {
+    /// What an entry changed, if anything: not what was a retry, or removed what was not there.
+    pub fn of(entry: &'a Entry) -> Option<ChangeView<'a>> {
+        let Outcome::Committed { version } = entry.applied.outcome else {
+            return None;
+        };
+        if entry.applied.slot != entry.slot || version == 0 {
+            return None;
+        }
+        let command = Command::decode(&entry.value).ok()??;
+        Some(ChangeView {
+            resource: command.resource,
+            data: raw(command.data),
+            version,
+            instance_id: entry.slot.0,
+            timestamp: command.timestamp,
+            client_id: command.client_id,
+        })
+    }
+}
+
+/// Adds a value as one line of JSON. Clients' data is shown as it was written, and may have line
+/// breaks between its tokens, where JSON takes a space as well; within texts they are escaped.
+pub fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
+    let start = out.len();
+    // Numbers, texts and JSON that was parsed before: nothing in it can fail.
+    if serde_json::to_writer(&mut *out, value).is_err() {
+        return out.truncate(start);
+    }
+    for byte in &mut out[start..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    out.push(b'\n');
+}
+
 /// The answer to one request of `POST /propose`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -388,5 +473,22 @@ impl HeartbeatBody {
             last,
             committed,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_of_several_lines_is_shown_on_one() {
+        let data = "{\n  \"text\": \"a\\nb\",\r\n  \"n\": 1\n}";
+        let value: &RawValue = serde_json::from_str(data).unwrap();
+        let mut out = b"data: ".to_vec();
+        write_line(&mut out, &value);
+        let line = String::from_utf8(out).unwrap();
+        assert_eq!(line.find('\n'), Some(line.len() - 1));
+        let shown: serde_json::Value = serde_json::from_str(&line[6..]).unwrap();
+        assert_eq!(shown, serde_json::json!({"text": "a\nb", "n": 1}));
     }
 }

@@ -160,7 +160,9 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
     let any_node = NodeId::first(1).next().expect("there is a node 1");
     let mut config = Config {
         debug: cluster.debug,
-        use_cluster_store: cluster.group(Role::Store).is_some(),
+        // Nobody else acts on it, and a changed environment restarts whoever has it.
+        use_cluster_store: matches!(role, Role::Learner | Role::Store)
+            && cluster.group(Role::Store).is_some(),
         heartbeat_interval: cluster.heartbeat_interval,
         election_timeout: cluster.election_timeout,
         ..Config::new(role, any_node)

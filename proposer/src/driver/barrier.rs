@@ -4,14 +4,13 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, Role};
-use crate::driver::learner;
 use crate::identity::Identity;
 use crate::link::Link;
-use crate::paxos::ids::Slot;
+use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::message::Message;
 use crate::peers::{Breakers, Lane, PeerOptions};
 
@@ -26,7 +25,7 @@ const QUEUE: usize = 16_384;
 #[derive(Clone)]
 pub struct Barrier {
     queue: mpsc::Sender<oneshot::Sender<Slot>>,
-    learner: learner::Handle,
+    applied: watch::Receiver<Slot>,
 }
 
 /// No leader confirmed the read, or what it must see did not arrive, in time.
@@ -34,14 +33,20 @@ pub struct Barrier {
 pub struct TooLate;
 
 impl Barrier {
-    /// Starts the asking. Call within a Tokio runtime.
-    pub fn start(config: &Config, identity: &Identity, learner: learner::Handle) -> Barrier {
+    /// Starts the asking, for a node that has applied what `applied` says. `leader` guesses who
+    /// leads; a wrong guess costs time only. Call within a Tokio runtime.
+    pub fn start(
+        config: &Config,
+        identity: &Identity,
+        applied: watch::Receiver<Slot>,
+        leader: impl Fn() -> Option<NodeId> + Send + 'static,
+    ) -> Barrier {
         let (queue, mut reads) = mpsc::channel::<oneshot::Sender<Slot>>(QUEUE);
         let me = identity.clone();
         let links = Link::all(config, identity, Role::Proposer, PeerOptions::default());
-        let known = learner.clone();
         tokio::spawn(async move {
             let mut waiting = Vec::new();
+            let mut last = None;
             while let Some(first) = reads.recv().await {
                 waiting.push(first);
                 // All that arrived before the question is asked share its answer; what arrives
@@ -54,7 +59,9 @@ impl Barrier {
                     if waiting.is_empty() {
                         break;
                     }
-                    if let Some(slot) = ask(&links, &me, &known).await {
+                    let likely = leader().or(last);
+                    if let Some((slot, leader)) = ask(&links, &me, likely).await {
+                        last = Some(leader);
                         for read in waiting.drain(..) {
                             let _ = read.send(slot);
                         }
@@ -64,7 +71,7 @@ impl Barrier {
                 }
             }
         });
-        Barrier { queue, learner }
+        Barrier { queue, applied }
     }
 
     /// Returns when everything acknowledged before the call is applied here.
@@ -73,7 +80,7 @@ impl Barrier {
             let (read, readable) = oneshot::channel();
             self.queue.try_send(read).map_err(|_| TooLate)?;
             let slot = readable.await.map_err(|_| TooLate)?;
-            let mut applied = self.learner.applied();
+            let mut applied = self.applied.clone();
             applied
                 .wait_for(|applied| *applied >= slot)
                 .await
@@ -85,9 +92,8 @@ impl Barrier {
 }
 
 /// Asks the likely leader, then the others.
-async fn ask(links: &[Link], me: &Identity, learner: &learner::Handle) -> Option<Slot> {
+async fn ask(links: &[Link], me: &Identity, leader: Option<NodeId>) -> Option<(Slot, NodeId)> {
     let frame = me.frame(Message::ReadIndex);
-    let leader = learner.leader();
     let likely = links.iter().filter(|link| Some(link.node.id) == leader);
     let others = links.iter().filter(|link| Some(link.node.id) != leader);
     for link in likely.chain(others) {
@@ -95,7 +101,7 @@ async fn ask(links: &[Link], me: &Identity, learner: &learner::Handle) -> Option
             .ask(Lane::Control, frame.clone(), ASK_TIMEOUT, Breakers::Ignore)
             .await;
         if let Ok(Message::Readable(Some(slot))) = answer {
-            return Some(slot);
+            return Some((slot, link.node.id));
         }
     }
     None

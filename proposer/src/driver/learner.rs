@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{StartError, end_on_disk_error};
@@ -25,7 +25,7 @@ use crate::paxos::codec::{self, Entry, NodeName};
 use crate::paxos::command::Command;
 use crate::paxos::ids::{Members, NodeId, Slot};
 use crate::paxos::learner::{Effects, Input, Learner};
-use crate::paxos::machine::{Applied, Machine, Outcome};
+use crate::paxos::machine::{Applied, Machine};
 use crate::paxos::message::{Learn, Learned, Message, Reply, Request, Value};
 use crate::peers::{Breakers, Lane, PeerOptions};
 use crate::snapshots::{self, Snapshots};
@@ -47,13 +47,20 @@ const RECENT_ENTRIES: usize = 65_536;
 const RECENT_BYTES: usize = 8 << 20;
 /// Bytes of log between two snapshots. The log is kept from the older of two snapshots on.
 const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
+/// Bytes of entries read at once for a client's stream: what a slow one may hold in memory.
+pub const STREAM_CHUNK_BYTES: usize = 64 << 10;
+/// Reads of the log on disk that may wait for the loop at once. Further ones wait outside, so that
+/// any number of followers leaves room for what the leader tells.
+const OLDER_AT_ONCE: usize = 4;
 /// How much of a snapshot one message carries.
 pub const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
 /// How long an acceptor may take to answer a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
+mod stores;
 pub(crate) mod transfer;
 
+pub use stores::StoreSeen;
 use transfer::Piece;
 
 enum Ask {
@@ -86,6 +93,7 @@ pub struct Handle {
     queue: SyncSender<Ask>,
     shared: Arc<Shared>,
     snapshots: Snapshots,
+    older: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -98,6 +106,8 @@ struct Shared {
     /// Set once it has been level with the leader.
     caught_up: AtomicBool,
     halted: RwLock<Option<String>>,
+    /// Empty unless this cluster has stores.
+    stores: RwLock<Vec<StoreSeen>>,
 }
 
 /// What readers share with the loop.
@@ -185,6 +195,7 @@ impl Handle {
         if let Some(entries) = self.state().recent(from, bytes) {
             return Ok(entries);
         }
+        let _place = self.older.acquire().await.map_err(|_| NoEntries::Busy)?;
         let (answer, answered) = oneshot::channel();
         let ask = Ask::Older {
             from,
@@ -244,6 +255,12 @@ impl Handle {
         self.shared.caught_up.load(Ordering::Relaxed)
     }
 
+    /// How far the stores are, if this cluster has any.
+    pub fn stores(&self) -> Vec<StoreSeen> {
+        let stores = self.shared.stores.read();
+        stores.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Why it no longer applies, if so.
     pub fn halted(&self) -> Option<String> {
         self.shared
@@ -251,11 +268,6 @@ impl Handle {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    /// A store has all that the learner it follows has.
-    fn is_level(&self) {
-        self.shared.caught_up.store(true, Ordering::Relaxed);
     }
 
     /// Waits for room in the queue, on a thread that may wait.
@@ -323,14 +335,8 @@ pub fn start(
         "learner's snapshot and log read"
     );
     metrics.applied_slot.set(applied.0 as i64);
-    // A store asks no acceptor: it follows the learners, and what they have is chosen.
-    let is_store = config.role == Role::Store;
-    let acceptors = if is_store {
-        1
-    } else {
-        config.acceptors.len().min(255)
-    };
-    let Some(members) = Members::new(acceptors as u8) else {
+    let acceptors = u8::try_from(config.acceptors.len()).ok();
+    let Some(members) = acceptors.and_then(Members::new) else {
         return Err(std::io::Error::other("ACCEPTORS is empty").into());
     };
     let shared = Arc::new(Shared {
@@ -341,19 +347,24 @@ pub fn start(
         leader: AtomicU64::new(0),
         caught_up: AtomicBool::new(false),
         halted: RwLock::new(None),
+        stores: RwLock::default(),
     });
     let (queue, asks) = sync_channel(QUEUE);
     let handle = Handle {
         queue,
         shared: shared.clone(),
         snapshots: snapshots.clone(),
+        older: Arc::new(Semaphore::new(OLDER_AT_ONCE)),
     };
+    if config.use_cluster_store {
+        stores::watch(config, identity, handle.clone(), metrics.clone());
+    }
     let run = Run {
         me: identity.clone(),
         core: Learner::new(members, applied),
         wal,
         index,
-        snapshots: snapshots.clone(),
+        snapshots,
         snapshot_bytes: 0,
         logged_bytes: 0,
         writing_snapshot: false,
@@ -368,11 +379,6 @@ pub fn start(
         unsynced_bytes: 0,
         held: Vec::new(),
     };
-    if is_store {
-        let links = Link::all(config, identity, Role::Learner, PeerOptions::default());
-        let store = handle.clone();
-        tokio::spawn(async move { transfer::follow(&links, &snapshots, &store).await });
-    }
     std::thread::Builder::new()
         .name("learner".into())
         .spawn(move || run.run(&asks))?;
@@ -393,8 +399,7 @@ fn replay(state: &mut State, entry: Entry) -> Result<(), String> {
         .machine
         .apply(entry.slot, &entry.value)
         .map_err(|e| e.to_string())?;
-    let is_read = |applied: &Applied| matches!(applied.outcome, Outcome::Read(_));
-    if applied != entry.applied && !(is_read(&applied) && is_read(&entry.applied)) {
+    if !applied.repeats(&entry.applied) {
         return Err(format!(
             "instance {} gave {:?} when it was applied and gives {applied:?} now",
             entry.slot, entry.applied

@@ -7,6 +7,7 @@ pub mod barrier;
 pub mod learner;
 pub mod proposer;
 pub(crate) mod roll_call;
+pub mod store;
 
 use std::io::Write;
 
@@ -35,6 +36,9 @@ pub enum StartError {
     /// The snapshots.
     #[error(transparent)]
     Snapshots(#[from] crate::snapshots::Error),
+    /// A store's database.
+    #[error(transparent)]
+    Database(#[from] crate::database::Error),
     /// A thread or a socket.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),

@@ -1,57 +1,73 @@
 //! The learner's routes: reads, the log, and the cluster's own.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures::stream;
-use http::header::{CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch::Receiver};
 
-use super::{Node, RoleState, frame_limits, json_bytes, router};
+use super::resources::{self, PageQuery, Reads};
+use super::{Node, RoleState, frame_limits, router, watch};
 use crate::driver::barrier::Barrier;
-use crate::driver::learner::transfer::{LENGTH_HEADER, SLOT_HEADER};
-use crate::driver::learner::{Busy, Handle, NoEntries};
-use crate::link;
+use crate::driver::learner::transfer::{COMMITTED_HEADER, LENGTH_HEADER, SLOT_HEADER};
+use crate::driver::learner::{Busy, Handle, NoEntries, STREAM_CHUNK_BYTES};
+use crate::link::{self, CLUSTER_HEADER};
 use crate::paxos::codec::{Entry, encode_entries};
 use crate::paxos::ids::{NodeId, Slot};
+use crate::paxos::machine::{Page, Resource};
 use crate::paxos::message::Message;
 use crate::problem::{Body, Params, PathParams, Problem, Raw};
-use crate::wire::{EntryView, ResourceView};
+use crate::wire::{EntryView, write_line};
 
-/// Bytes of entries read at once for a stream: what one slow follower may hold in memory.
+/// Bytes of entries in an answer that is no stream.
 const CHUNK_BYTES: usize = 256 << 10;
-/// How long a linearizable read may wait for a leader and for what it must see.
-const READ_WITHIN: Duration = Duration::from_secs(5);
+/// Clients that may follow the log at once: each may hold a chunk in memory and takes time with
+/// every entry.
+const MAX_STREAMS: usize = 1024;
 
 #[derive(Clone)]
-struct Learner {
+pub(super) struct Learner {
     node: Node,
-    handle: Handle,
+    pub(super) handle: Handle,
     barrier: Barrier,
     /// Becomes true when the process is about to end: streams end then, too.
-    ending: watch::Receiver<bool>,
+    pub(super) ending: Receiver<bool>,
+    streams: Arc<Semaphore>,
+}
+
+impl Learner {
+    /// A place among the streams, to be kept as long as one lasts.
+    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = self.streams.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            Problem::unavailable(
+                format!("{MAX_STREAMS} clients follow this learner: ask another one"),
+                Duration::from_secs(5),
+            )
+        })
+    }
 }
 
 /// All of the learner's routes.
-pub fn routes(
-    node: Node,
-    handle: Handle,
-    barrier: Barrier,
-    ending: watch::Receiver<bool>,
-) -> Router {
+pub fn routes(node: Node, handle: Handle, barrier: Barrier, ending: Receiver<bool>) -> Router {
     let path = link::path(node.name());
+    let named = middleware::map_response_with_state(node.clone(), name_cluster);
     let own = Router::new()
         .route(&format!("{path}/snapshot"), get(snapshot))
         .route(&format!("{path}/entries"), get(entries))
+        .layer(named)
         .route(&path, post(message))
         .layer(frame_limits());
     let clients = Router::new()
@@ -59,7 +75,8 @@ pub fn routes(
         .route("/instance/{id}", get(instance))
         .route("/instances", get(instances))
         .route("/log", get(log))
-        .route("/resource/{*id}", get(resource));
+        .route("/watch", get(watch::watch))
+        .merge(resources::routes());
     router(
         clients.merge(own),
         Learner {
@@ -67,6 +84,7 @@ pub fn routes(
             handle,
             barrier,
             ending,
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         },
     )
 }
@@ -86,15 +104,25 @@ impl RoleState for Learner {
                 state.machine.session_count(),
             )
         };
+        let committed = self.handle.committed();
+        let stores = self.handle.stores().into_iter().map(|store| {
+            json!({
+                "node_id": store.id.number(),
+                "applied_instance_id": store.applied.0,
+                "lag": committed.0.saturating_sub(store.applied.0),
+                "reachable": store.reachable,
+            })
+        });
         json!({
             "is_leader": false,
             "leader_id": self.handle.leader().map(NodeId::number),
             "last_instance_id": applied.0,
-            "committed_instance_id": self.handle.committed().0,
+            "committed_instance_id": committed.0,
             "applied_instance_id": applied.0,
             "durable_instance_id": self.handle.durable().0,
             "resources": resources,
             "sessions": sessions,
+            "stores": stores.collect::<Vec<_>>(),
             "state": match (&halted, self.handle.is_caught_up()) {
                 (Some(_), _) => "halted",
                 (None, true) => "learning",
@@ -113,13 +141,14 @@ impl RoleState for Learner {
     }
 }
 
-fn no_entries(why: NoEntries) -> Problem {
+pub(super) fn no_entries(why: NoEntries) -> Problem {
     match why {
         NoEntries::Busy => busy(Busy),
         NoEntries::Trimmed { floor } => Problem::gone(format!(
             "the log goes back to instance {floor} only: read the resources as they stand, and \
              follow the log from there on"
-        )),
+        ))
+        .with("floor", floor.0),
     }
 }
 
@@ -147,6 +176,15 @@ async fn message(State(state): State<Learner>, Raw(body): Raw) -> Result<Respons
     }
     let learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
     Ok(state.node.answer(Message::Learned(learned)))
+}
+
+/// Says which cluster an answer of the cluster's own is of.
+async fn name_cluster(State(node): State<Node>, mut response: Response) -> Response {
+    let cluster = node.identity.cluster().map(|cluster| cluster.to_string());
+    if let Some(Ok(cluster)) = cluster.map(|cluster| HeaderValue::from_str(&cluster)) {
+        response.headers_mut().insert(CLUSTER_HEADER, cluster);
+    }
+    response
 }
 
 #[derive(Deserialize)]
@@ -201,12 +239,13 @@ async fn entries(
         _ = ending.wait_for(|ending| *ending) => {}
         () = tokio::time::sleep(Duration::from_millis(query.wait_ms.min(5000))) => {}
     }
+    let committed = state.handle.committed().to_string();
     let entries = state
         .handle
         .entries(from, CHUNK_BYTES)
         .await
         .map_err(no_entries)?;
-    Ok(encode_entries(&entries).into_response())
+    Ok(([(COMMITTED_HEADER, committed)], encode_entries(&entries)).into_response())
 }
 
 fn unreadable(error: &dyn std::error::Error) -> Problem {
@@ -246,7 +285,7 @@ async fn learn(
     .into_response())
 }
 
-fn slot(field: &str, number: u64) -> Result<Slot, Problem> {
+pub(super) fn slot(field: &str, number: u64) -> Result<Slot, Problem> {
     match number {
         0 => Err(Problem::bad_request(
             field,
@@ -337,19 +376,18 @@ async fn log(
     Params(query): Params<LogQuery>,
 ) -> Result<Response, Problem> {
     let from = slot("from", query.from)?;
+    let permit = state.stream()?;
     // Before the stream starts an error can still be told.
     state.handle.entries(from, 1).await.map_err(no_entries)?;
-    let applied = state.handle.applied();
-    let start = (state, applied, from);
-    let lines = stream::unfold(start, move |(state, mut applied, next)| async move {
+    let start = (state, permit, from);
+    let lines = stream::unfold(start, move |(state, permit, next)| async move {
+        let mut applied = state.handle.applied();
         loop {
-            let entries = state.handle.entries(next, CHUNK_BYTES).await.ok()?;
+            let entries = state.handle.entries(next, STREAM_CHUNK_BYTES).await.ok()?;
             if let Some(last) = entries.last() {
                 let next = last.slot.next();
-                return Some((
-                    Ok::<_, Infallible>(render(&entries)),
-                    (state, applied, next),
-                ));
+                let lines = Ok::<_, Infallible>(render(&entries));
+                return Some((lines, (state, permit, next)));
             }
             if !query.follow {
                 return None;
@@ -368,57 +406,29 @@ async fn log(
 fn render(entries: &[Entry]) -> Bytes {
     let mut lines = Vec::new();
     for entry in entries {
-        // Numbers, texts and JSON that was parsed before: nothing in it can fail.
-        if serde_json::to_writer(&mut lines, &EntryView::of(entry)).is_ok() {
-            lines.push(b'\n');
-        }
+        write_line(&mut lines, &EntryView::of(entry));
     }
     lines.into()
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Consistency {
-    #[default]
-    Linearizable,
-    Local,
-}
+impl Reads for Learner {
+    fn barrier(&self) -> &Barrier {
+        &self.barrier
+    }
 
-#[derive(Deserialize)]
-struct ResourceQuery {
-    #[serde(default)]
-    consistency: Consistency,
-}
+    fn halted(&self) -> Option<String> {
+        self.handle.halted()
+    }
 
-async fn resource(
-    State(state): State<Learner>,
-    PathParams(name): PathParams<String>,
-    Params(query): Params<ResourceQuery>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    if let Some(why) = state.handle.halted() {
-        let detail = format!("this learner has stopped applying: {why}; ask another one");
-        return Err(Problem::unavailable(detail, Duration::from_secs(30)));
+    async fn resource(&self, name: String) -> Option<Resource> {
+        self.handle.state().machine.resource(&name).cloned()
     }
-    if matches!(query.consistency, Consistency::Linearizable) {
-        state.barrier.wait(READ_WITHIN).await.map_err(|_| {
-            Problem::unavailable(
-                "no leader confirmed the read in time: try again, or read what this node has \
-                 with consistency=local",
-                Duration::from_secs(1),
-            )
-        })?;
+
+    async fn page(&self, query: PageQuery) -> Page {
+        let (limits, after) = (query.limits(), query.after.as_deref());
+        self.handle
+            .state()
+            .machine
+            .page(&query.prefix, after, limits)
     }
-    let found = state.handle.state().machine.resource(&name).cloned();
-    let found =
-        found.ok_or_else(|| Problem::not_found(format!("there is no resource {name:?}")))?;
-    let etag = format!("\"{}\"", found.version);
-    let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"\""));
-    if headers.get(IF_NONE_MATCH) == Some(&etag) {
-        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
-    }
-    let body = serde_json::to_vec(&ResourceView::of(&name, &found)).unwrap_or_default();
-    let mut response = json_bytes(StatusCode::OK, body);
-    response.headers_mut().insert(ETAG, etag);
-    Ok(response)
 }

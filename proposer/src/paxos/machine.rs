@@ -5,6 +5,8 @@
 //! from the log alone: order, expiry and versions never depend on a clock or on hashing order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -61,23 +63,88 @@ pub struct Applied {
     pub outcome: Outcome,
 }
 
-/// The state.
+impl Applied {
+    /// Whether applying a value again gave what it gave before. What READ found is not kept.
+    pub fn repeats(&self, before: &Applied) -> bool {
+        let is_read = |applied: &Applied| matches!(applied.outcome, Outcome::Read(_));
+        self == before || is_read(self) && is_read(before)
+    }
+}
+
+/// Where resources live: in memory at a learner, in a database at a store.
+pub trait Resources {
+    /// Why they cannot be had.
+    type Error;
+    /// The version of a resource; 0 when there is none.
+    fn version(&self, name: &str) -> Result<u64, Self::Error>;
+    /// The resource of that name.
+    fn get(&self, name: &str) -> Result<Option<Resource>, Self::Error>;
+    /// Sets it.
+    fn put(&mut self, name: &str, resource: Resource) -> Result<(), Self::Error>;
+    /// Removes it, if there is one.
+    fn remove(&mut self, name: &str) -> Result<(), Self::Error>;
+}
+
+/// Resources by name, in memory.
+pub type InMemory = BTreeMap<Box<str>, Resource>;
+
+impl Resources for InMemory {
+    type Error = Infallible;
+
+    fn version(&self, name: &str) -> Result<u64, Infallible> {
+        Ok(BTreeMap::get(self, name).map_or(0, |resource| resource.version))
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Resource>, Infallible> {
+        Ok(BTreeMap::get(self, name).cloned())
+    }
+
+    fn put(&mut self, name: &str, resource: Resource) -> Result<(), Infallible> {
+        match self.get_mut(name) {
+            Some(known) => *known = resource,
+            None => drop(self.insert(name.into(), resource)),
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), Infallible> {
+        BTreeMap::remove(self, name);
+        Ok(())
+    }
+}
+
+/// Why a value was not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotApplied<E> {
+    /// It says nothing that this version understands.
+    Undecodable(Undecodable),
+    /// The resources cannot be had. What they hold now is unknown.
+    Resources(E),
+}
+
+/// All of the state but the resources: how far it goes, and the session table. Its size is bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Machine {
+pub struct Ledger {
     applied: Slot,
-    resources: BTreeMap<Box<str>, Resource>,
     sessions: BTreeMap<u128, Session>,
     /// The keys of `sessions`, oldest first.
     session_order: VecDeque<u128>,
 }
 
+/// The whole state, in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Machine {
+    ledger: Ledger,
+    resources: InMemory,
+}
+
 /// What is remembered of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Session {
-    pub(super) fingerprint: u64,
-    pub(super) slot: Slot,
-    pub(super) committed: bool,
-    pub(super) version: u64,
+pub(crate) struct Session {
+    pub(crate) fingerprint: u64,
+    pub(crate) slot: Slot,
+    pub(crate) committed: bool,
+    pub(crate) version: u64,
 }
 
 impl Session {
@@ -94,10 +161,13 @@ impl Session {
     }
 }
 
-impl Machine {
-    /// The state before the first slot.
-    pub fn new() -> Machine {
-        Machine::default()
+impl Ledger {
+    /// An empty session table at a place in the log, to restore a state into.
+    pub(crate) fn at(applied: Slot) -> Ledger {
+        Ledger {
+            applied,
+            ..Ledger::default()
+        }
     }
 
     /// Applies the value of the next slot. An undecodable one changes nothing: this version must
@@ -105,9 +175,14 @@ impl Machine {
     ///
     /// # Panics
     /// When `slot` is not the next one: applying out of order would make replicas differ.
-    pub fn apply(&mut self, slot: Slot, value: &Value) -> Result<Applied, Undecodable> {
+    pub fn apply<R: Resources>(
+        &mut self,
+        resources: &mut R,
+        slot: Slot,
+        value: &Value,
+    ) -> Result<Applied, NotApplied<R::Error>> {
         assert_eq!(slot, self.applied.next(), "slots are applied in order");
-        let command = Command::decode(value)?;
+        let command = Command::decode(value).map_err(NotApplied::Undecodable)?;
         self.applied = slot;
         let Some(command) = command else {
             return Ok(Applied {
@@ -116,10 +191,10 @@ impl Machine {
             });
         };
         if command.operation == Operation::Read {
-            let found = self.resources.get(command.resource).cloned();
+            let found = resources.get(command.resource);
             return Ok(Applied {
                 slot,
-                outcome: Outcome::Read(found),
+                outcome: Outcome::Read(found.map_err(NotApplied::Resources)?),
             });
         }
         let key = command.key();
@@ -132,7 +207,8 @@ impl Machine {
                 },
             });
         }
-        let (committed, version) = self.change(slot, &command);
+        let (committed, version) =
+            change(resources, slot, &command).map_err(NotApplied::Resources)?;
         let session = Session {
             fingerprint: command.fingerprint(),
             slot,
@@ -149,33 +225,6 @@ impl Machine {
         self.applied
     }
 
-    /// A resource by name.
-    pub fn resource(&self, name: &str) -> Option<&Resource> {
-        self.resources.get(name)
-    }
-
-    /// Resources in the order of their names, from the first one after `after` on.
-    pub fn resources<'a>(
-        &'a self,
-        prefix: &'a str,
-        after: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a str, &'a Resource)> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let start = match after {
-            Some(after) if after >= prefix => Excluded(after),
-            _ => Included(prefix),
-        };
-        self.resources
-            .range::<str, _>((start, Unbounded))
-            .map(|(name, resource)| (&**name, resource))
-            .take_while(move |(name, _)| name.starts_with(prefix))
-    }
-
-    /// How many resources there are.
-    pub fn resource_count(&self) -> usize {
-        self.resources.len()
-    }
-
     /// How many requests the session table holds.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
@@ -187,57 +236,13 @@ impl Machine {
         (session.fingerprint == command.fingerprint()).then(|| session.applied())
     }
 
-    /// Whether it took effect, and the version to report.
-    fn change(&mut self, slot: Slot, command: &Command<'_>) -> (bool, u64) {
-        let current = self
-            .resources
-            .get(command.resource)
-            .map_or(0, |resource| resource.version);
-        if command
-            .if_version
-            .is_some_and(|expected| expected != current)
-        {
-            return (false, current);
-        }
-        if command.operation == Operation::Delete {
-            let existed = self.resources.remove(command.resource).is_some();
-            return (true, if existed { current + 1 } else { 0 });
-        }
-        let version = current + 1;
-        let resource = Resource {
-            // A copy: a slice would keep the whole batch that it came with in memory.
-            data: Bytes::copy_from_slice(command.data),
-            version,
-            slot,
-            timestamp: command.timestamp,
-            client_id: command.client_id.into(),
-        };
-        match self.resources.get_mut(command.resource) {
-            Some(known) => *known = resource,
-            None => drop(self.resources.insert(command.resource.into(), resource)),
-        }
-        (true, version)
-    }
-
-    /// Nothing but a place in the log, to restore a state into.
-    pub(super) fn at(applied: Slot) -> Machine {
-        Machine {
-            applied,
-            ..Machine::default()
-        }
-    }
-
-    pub(super) fn restore_resource(&mut self, name: Box<str>, resource: Resource) {
-        self.resources.insert(name, resource);
-    }
-
-    /// The session table, oldest first.
-    pub(super) fn sessions(&self) -> impl Iterator<Item = (u128, &Session)> {
+    /// The session table, oldest first; slots grow along it.
+    pub(crate) fn sessions(&self) -> impl DoubleEndedIterator<Item = (u128, &Session)> {
         let keys = self.session_order.iter();
         keys.filter_map(|key| Some((*key, self.sessions.get(key)?)))
     }
 
-    pub(super) fn remember(&mut self, key: u128, session: Session) {
+    pub(crate) fn remember(&mut self, key: u128, session: Session) {
         self.sessions.insert(key, session);
         self.session_order.push_back(key);
         if self.session_order.len() > SESSIONS
@@ -246,6 +251,162 @@ impl Machine {
             self.sessions.remove(&oldest);
         }
     }
+}
+
+/// Whether a request took effect, and the version to report.
+fn change<R: Resources>(
+    resources: &mut R,
+    slot: Slot,
+    command: &Command<'_>,
+) -> Result<(bool, u64), R::Error> {
+    let current = resources.version(command.resource)?;
+    if command
+        .if_version
+        .is_some_and(|expected| expected != current)
+    {
+        return Ok((false, current));
+    }
+    if command.operation == Operation::Delete {
+        resources.remove(command.resource)?;
+        return Ok((true, if current > 0 { current + 1 } else { 0 }));
+    }
+    let version = current + 1;
+    let resource = Resource {
+        // A copy: a slice would keep the whole batch that it came with in memory.
+        data: Bytes::copy_from_slice(command.data),
+        version,
+        slot,
+        timestamp: command.timestamp,
+        client_id: command.client_id.into(),
+    };
+    resources.put(command.resource, resource)?;
+    Ok((true, version))
+}
+
+impl Machine {
+    /// The state before the first slot.
+    pub fn new() -> Machine {
+        Machine::default()
+    }
+
+    pub(crate) fn from_parts(ledger: Ledger, resources: InMemory) -> Machine {
+        Machine { ledger, resources }
+    }
+
+    /// [`Ledger::apply`] on the resources in memory.
+    pub fn apply(&mut self, slot: Slot, value: &Value) -> Result<Applied, Undecodable> {
+        let applied = self.ledger.apply(&mut self.resources, slot, value);
+        applied.map_err(|error| match error {
+            NotApplied::Undecodable(undecodable) => undecodable,
+            NotApplied::Resources(never) => match never {},
+        })
+    }
+
+    /// All but the resources.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The last slot applied.
+    pub fn applied(&self) -> Slot {
+        self.ledger.applied()
+    }
+
+    /// A resource by name.
+    pub fn resource(&self, name: &str) -> Option<&Resource> {
+        BTreeMap::get(&self.resources, name)
+    }
+
+    /// All resources in the order of their names.
+    pub fn resources(&self) -> impl Iterator<Item = (&str, &Resource)> {
+        let resources = self.resources.iter();
+        resources.map(|(name, resource)| (&**name, resource))
+    }
+
+    /// A page of resources, from the first one with this prefix after `after` on.
+    pub fn page(&self, prefix: &str, after: Option<&str>, limits: PageLimits) -> Page {
+        let rows = self.resources.range::<str, _>(page_range(prefix, after));
+        let rows = rows.map(|(name, resource)| Ok((name.clone(), resource.clone())));
+        let page: Result<Page, Infallible> = Page::fill(self.applied(), prefix, limits, rows);
+        match page {
+            Ok(page) => page,
+            Err(never) => match never {},
+        }
+    }
+
+    /// How many resources there are.
+    pub fn resource_count(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// How many requests the session table holds.
+    pub fn session_count(&self) -> usize {
+        self.ledger.session_count()
+    }
+
+    /// What became of a request that was applied lately.
+    pub fn outcome(&self, command: &Command<'_>) -> Option<Applied> {
+        self.ledger.outcome(command)
+    }
+}
+
+/// How much a page holds at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimits {
+    /// Resources.
+    pub count: usize,
+    /// Bytes of names and data, one resource more or less.
+    pub bytes: usize,
+}
+
+/// Resources one after the other, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Everything up to this slot is in it, and nothing later.
+    pub applied: Slot,
+    /// The resources.
+    pub resources: Vec<(Box<str>, Resource)>,
+    /// Whether others follow.
+    pub more: bool,
+}
+
+impl Page {
+    /// Takes resources while their names have the prefix and there is room.
+    pub fn fill<E>(
+        applied: Slot,
+        prefix: &str,
+        limits: PageLimits,
+        rows: impl Iterator<Item = Result<(Box<str>, Resource), E>>,
+    ) -> Result<Page, E> {
+        let mut page = Page {
+            applied,
+            resources: Vec::new(),
+            more: false,
+        };
+        let mut left = limits.bytes;
+        for row in rows {
+            let (name, resource) = row?;
+            if !name.starts_with(prefix) {
+                break;
+            }
+            if page.resources.len() == limits.count || left == 0 {
+                page.more = true;
+                break;
+            }
+            left = left.saturating_sub(name.len() + resource.data.len());
+            page.resources.push((name, resource));
+        }
+        Ok(page)
+    }
+}
+
+/// Where names with this prefix begin, past `after`.
+pub fn page_range<'a>(prefix: &'a str, after: Option<&'a str>) -> (Bound<&'a str>, Bound<&'a str>) {
+    let start = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    };
+    (start, Bound::Unbounded)
 }
 
 #[cfg(test)]
@@ -402,15 +563,24 @@ mod tests {
                 },
             );
         }
-        let names = |prefix, after| -> Vec<_> {
-            machine
-                .resources(prefix, after)
-                .map(|(name, _)| name)
-                .collect()
+        let limits = PageLimits {
+            count: 3,
+            bytes: 1000,
         };
-        assert_eq!(names("", None), ["a/1", "a/2", "a/3", "b/1"]);
+        let names = |prefix, after| -> Vec<String> {
+            let page = machine.page(prefix, after, limits);
+            let names = page.resources.into_iter().map(|(name, _)| name.into());
+            names.collect()
+        };
+        assert_eq!(names("", None), ["a/1", "a/2", "a/3"]);
+        assert!(machine.page("", None, limits).more);
+        assert_eq!(names("", Some("a/2")), ["a/3", "b/1"]);
+        assert!(!machine.page("", Some("a/2"), limits).more);
+        assert!(!machine.page("a/", None, limits).more);
         assert_eq!(names("a/", Some("a/1")), ["a/2", "a/3"]);
         assert_eq!(names("b", Some("a/1")), ["b/1"]);
         assert_eq!(names("c", None), [""; 0]);
+        let small = PageLimits { bytes: 5, ..limits };
+        assert_eq!(machine.page("", None, small).resources.len(), 2);
     }
 }

@@ -5,7 +5,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::ids::Slot;
-use super::machine::{Machine, Resource, Session};
+use super::machine::{Ledger, Machine, Resource, Resources, Session};
 
 /// A part is closed when it has grown to this many bytes.
 const PART_BYTES: usize = 256 << 10;
@@ -28,16 +28,12 @@ impl Machine {
         out.put_u64_le(self.resource_count() as u64);
         out.put_u64_le(self.session_count() as u64);
         part(out.split().freeze())?;
-        for (name, resource) in self.resources("", None) {
+        for (name, resource) in self.resources() {
             if out.is_empty() {
                 out.put_u8(RESOURCES);
             }
             put_bytes(&mut out, name.as_bytes());
-            out.put_u64_le(resource.version);
-            out.put_u64_le(resource.slot.0);
-            out.put_u64_le(resource.timestamp);
-            put_bytes(&mut out, resource.client_id.as_bytes());
-            put_bytes(&mut out, &resource.data);
+            resource.write(&mut out);
             if out.len() >= PART_BYTES {
                 part(out.split().freeze())?;
             }
@@ -45,15 +41,11 @@ impl Machine {
         if !out.is_empty() {
             part(out.split().freeze())?;
         }
-        for (key, session) in self.sessions() {
+        for (key, session) in self.ledger().sessions() {
             if out.is_empty() {
                 out.put_u8(SESSIONS);
             }
-            out.put_u128_le(key);
-            out.put_u64_le(session.fingerprint);
-            out.put_u64_le(session.slot.0);
-            out.put_u8(session.committed.into());
-            out.put_u64_le(session.version);
+            session.write(key, &mut out);
             if out.len() >= PART_BYTES {
                 part(out.split().freeze())?;
             }
@@ -66,70 +58,122 @@ impl Machine {
     }
 }
 
-/// Takes parts in order and gives the state back.
+impl Resource {
+    /// Its bytes without the name, at the end of `out`.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.version);
+        out.put_u64_le(self.slot.0);
+        out.put_u64_le(self.timestamp);
+        put_bytes(out, self.client_id.as_bytes());
+        put_bytes(out, &self.data);
+    }
+
+    /// Takes it from the front of `bytes`.
+    pub(crate) fn read(bytes: &mut Bytes) -> Result<Resource, Malformed> {
+        Ok(Resource {
+            version: u64(bytes)?,
+            slot: Slot(u64(bytes)?),
+            timestamp: u64(bytes)?,
+            client_id: text(bytes)?,
+            // A copy: a slice would keep the whole part in memory.
+            data: Bytes::copy_from_slice(&field(bytes)?),
+        })
+    }
+}
+
+impl Session {
+    /// Its bytes and those of its key, at the end of `out`.
+    pub(crate) fn write(&self, key: u128, out: &mut BytesMut) {
+        out.put_u128_le(key);
+        out.put_u64_le(self.fingerprint);
+        out.put_u64_le(self.slot.0);
+        out.put_u8(self.committed.into());
+        out.put_u64_le(self.version);
+    }
+
+    /// Takes both from the front of `bytes`.
+    pub(crate) fn read(bytes: &mut Bytes) -> Result<(u128, Session), Malformed> {
+        let key = bytes.try_get_u128_le().map_err(|_| CUT_SHORT)?;
+        let session = Session {
+            fingerprint: u64(bytes)?,
+            slot: Slot(u64(bytes)?),
+            committed: u8(bytes)? != 0,
+            version: u64(bytes)?,
+        };
+        Ok((key, session))
+    }
+}
+
+/// Why a part was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken<E> {
+    /// It is no part, or not the next one.
+    Malformed(Malformed),
+    /// The resources cannot be kept.
+    Resources(E),
+}
+
+impl<E> From<Malformed> for NotTaken<E> {
+    fn from(malformed: Malformed) -> NotTaken<E> {
+        NotTaken::Malformed(malformed)
+    }
+}
+
+/// Takes parts in order and gives the state back: resources as they come, the rest at the end.
 #[derive(Debug, Default)]
 pub struct Reader {
-    machine: Machine,
+    ledger: Ledger,
+    resources: u64,
     /// The counts that the first part announced.
     announced: Option<(u64, u64)>,
     ended: bool,
 }
 
 impl Reader {
-    /// Takes the next part.
-    pub fn part(&mut self, mut bytes: Bytes) -> Result<(), Malformed> {
+    /// Takes the next part. `resources` must be empty before the first.
+    pub fn part<R: Resources>(
+        &mut self,
+        mut bytes: Bytes,
+        resources: &mut R,
+    ) -> Result<(), NotTaken<R::Error>> {
         if self.ended {
-            return Err(Malformed("something follows its end"));
+            return Err(Malformed("something follows its end").into());
         }
         match (u8(&mut bytes)?, self.announced) {
             (HEAD, None) => {
-                self.machine = Machine::at(Slot(u64(&mut bytes)?));
+                self.ledger = Ledger::at(Slot(u64(&mut bytes)?));
                 self.announced = Some((u64(&mut bytes)?, u64(&mut bytes)?));
             }
             (RESOURCES, Some(_)) => {
                 while !bytes.is_empty() {
                     let name = text(&mut bytes)?;
-                    let resource = Resource {
-                        version: u64(&mut bytes)?,
-                        slot: Slot(u64(&mut bytes)?),
-                        timestamp: u64(&mut bytes)?,
-                        client_id: text(&mut bytes)?,
-                        // A copy: a slice would keep the whole part in memory.
-                        data: Bytes::copy_from_slice(&field(&mut bytes)?),
-                    };
-                    self.machine.restore_resource(name, resource);
+                    let resource = Resource::read(&mut bytes)?;
+                    let put = resources.put(&name, resource);
+                    put.map_err(NotTaken::Resources)?;
+                    self.resources += 1;
                 }
             }
             (SESSIONS, Some(_)) => {
                 while !bytes.is_empty() {
-                    let key = bytes.try_get_u128_le().map_err(|_| CUT_SHORT)?;
-                    let session = Session {
-                        fingerprint: u64(&mut bytes)?,
-                        slot: Slot(u64(&mut bytes)?),
-                        committed: u8(&mut bytes)? != 0,
-                        version: u64(&mut bytes)?,
-                    };
-                    self.machine.remember(key, session);
+                    let (key, session) = Session::read(&mut bytes)?;
+                    self.ledger.remember(key, session);
                 }
             }
             (END, Some(_)) => self.ended = true,
-            _ => return Err(Malformed("a part of an unknown kind or out of order")),
+            _ => return Err(Malformed("a part of an unknown kind or out of order").into()),
         }
         if bytes.is_empty() {
             Ok(())
         } else {
-            Err(Malformed("bytes follow a part's end"))
+            Err(Malformed("bytes follow a part's end").into())
         }
     }
 
-    /// The state, if all of it came.
-    pub fn finish(self) -> Result<Machine, Malformed> {
-        let counts = (
-            self.machine.resource_count() as u64,
-            self.machine.session_count() as u64,
-        );
+    /// All but the resources, if everything came.
+    pub fn finish(self) -> Result<Ledger, Malformed> {
+        let counts = (self.resources, self.ledger.session_count() as u64);
         match self.ended && self.announced == Some(counts) {
-            true => Ok(self.machine),
+            true => Ok(self.ledger),
             false => Err(Malformed("it is not complete")),
         }
     }
@@ -168,6 +212,7 @@ fn text(bytes: &mut Bytes) -> Result<Box<str>, Malformed> {
 mod tests {
     use super::*;
     use crate::paxos::command::{Command, Operation};
+    use crate::paxos::machine::InMemory;
 
     fn machine(commands: u64) -> Machine {
         let mut machine = Machine::new();
@@ -204,10 +249,16 @@ mod tests {
 
     fn read(parts: &[Bytes]) -> Result<Machine, Malformed> {
         let mut reader = Reader::default();
-        parts
-            .iter()
-            .try_for_each(|part| reader.part(part.clone()))?;
-        reader.finish()
+        let mut resources = InMemory::new();
+        for part in parts {
+            reader
+                .part(part.clone(), &mut resources)
+                .map_err(|error| match error {
+                    NotTaken::Malformed(malformed) => malformed,
+                    NotTaken::Resources(never) => match never {},
+                })?;
+        }
+        Ok(Machine::from_parts(reader.finish()?, resources))
     }
 
     #[test]

@@ -153,25 +153,27 @@ impl Cluster {
         self.clocks.get(&name)
     }
 
-    /// Adds store 1, which learns from this cluster's learners, and starts it.
+    /// Adds one more store, which learns from this cluster's learners, and starts it.
     pub fn add_store(&mut self) -> Name {
-        let name = (Role::Store, 1);
+        let id = self.of_role(Role::Store).len() as u8 + 1;
         let addresses = |role| -> Vec<String> {
             let urls = self.urls(role).into_iter();
             urls.map(|url| url.trim_start_matches("http://").to_owned())
                 .collect()
         };
-        let data_dir = self.folder.path().join("store-1");
+        let data_dir = self.folder.path().join(format!("store-{id}"));
         let mut node = Node::new(Config {
             port: ports::block(1),
             proposers: addresses(Role::Proposer),
             acceptors: addresses(Role::Acceptor),
             learners: addresses(Role::Learner),
+            use_cluster_store: true,
             log_dir: data_dir.join("logs"),
             data_dir,
-            ..Config::new(Role::Store, NodeId::new(1).expect("1 is an id"))
+            ..Config::new(Role::Store, NodeId::new(id).expect("ids start at 1"))
         });
         node.start();
+        let name = (Role::Store, id);
         self.nodes.insert(name, node);
         name
     }

@@ -1,36 +1,35 @@
-//! Catches up from another learner, when the acceptors have forgotten what is missing here: from its
-//! log if that goes back far enough, or else from its snapshot first. A learner's log always reaches
-//! from its snapshot to what it has applied, so the two leave no gap. A piece of a snapshot that is
-//! here is not asked for again.
+//! What one learner has and another learner or a store lacks: entries of its log if that goes back
+//! far enough, or else its snapshot first. A learner's log always reaches from its snapshot to what
+//! it has applied, so the two leave no gap. A piece of a snapshot that is here is not asked for
+//! again. A learner needs this when the acceptors have forgotten what comes next; a store lives on it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tracing::debug;
 
 use super::{Ask, Handle};
-use crate::link::{Link, path};
+use crate::link::Link;
 use crate::paxos::codec::{Entry, decode_entries};
 use crate::paxos::ids::Slot;
-use crate::peers::{Breakers, Lane};
 use crate::snapshots::Snapshots;
 
 /// Names the slot of a snapshot in an answer.
 pub(crate) const SLOT_HEADER: &str = "x-snapshot-instance";
 /// Names the length of the whole snapshot, bytes.
 pub(crate) const LENGTH_HEADER: &str = "x-snapshot-length";
-const TIMEOUT: Duration = Duration::from_secs(10);
-
+/// Names the last slot that a learner knows to be chosen.
+pub(crate) const COMMITTED_HEADER: &str = "x-committed-instance";
+/// How long a learner may take to send a piece of a snapshot.
+const CHUNK_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to send entries, beyond the time it was asked to wait for them.
+const ENTRIES_WITHIN: Duration = Duration::from_secs(3);
 /// The pause after every learner was asked in vain.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a learner may hold an answer until it has something new.
-const WAIT: Duration = Duration::from_secs(1);
-/// The pause before the next learner is asked.
-const RETRY: Duration = Duration::from_millis(200);
 
-/// What the loop gets from another learner.
-pub(super) enum Piece {
+/// What another learner sends.
+pub(in crate::driver) enum Piece {
     /// Chosen values from the other's log, in order.
     Entries(Vec<Entry>),
     /// A snapshot of this slot, complete and on disk here.
@@ -63,7 +62,7 @@ async fn catch_up_from(
 ) -> Result<(), String> {
     let mut next = delivered.next();
     while next <= floor {
-        let piece = next_piece(link, snapshots, next, Duration::ZERO).await?;
+        let (piece, _) = next_piece(link, snapshots, next, Duration::ZERO).await?;
         let (last, piece) = piece.ok_or("it has no more")?;
         next = last.next();
         learner.post(Ask::Received(piece)).await;
@@ -71,71 +70,45 @@ async fn catch_up_from(
     Ok(())
 }
 
-/// How a store learns: it follows one learner's log, and goes on with the next when that one does
-/// not answer. Each piece is applied before the next is asked for.
-pub(super) async fn follow(links: &[Link], snapshots: &Snapshots, store: &Handle) {
-    let mut applied = store.applied();
-    for link in links.iter().cycle() {
-        loop {
-            let next = applied.borrow_and_update().next();
-            let (last, piece) = match next_piece(link, snapshots, next, WAIT).await {
-                Ok(Some(piece)) => piece,
-                Ok(None) => {
-                    store.is_level();
-                    continue;
-                }
-                Err(why) => {
-                    debug!(learner = %link.node, why, "cannot follow it");
-                    tokio::time::sleep(RETRY).await;
-                    break;
-                }
-            };
-            store.post(Ask::Received(piece)).await;
-            let applied = applied.wait_for(|applied| *applied >= last);
-            if tokio::time::timeout(TIMEOUT, applied).await.is_err() {
-                break;
-            }
-        }
-    }
-}
-
-/// What a learner has from `next` on, and the last slot of it; `None` if nothing comes within
-/// `wait`.
-async fn next_piece(
+/// What a learner has from `next` on, if anything comes within `wait`, and the last slot that it
+/// knows to be chosen.
+pub(in crate::driver) async fn next_piece(
     link: &Link,
     snapshots: &Snapshots,
     next: Slot,
     wait: Duration,
-) -> Result<Option<(Slot, Piece)>, String> {
-    let path = path(link.node);
-    let path = format!("{path}/entries?from={next}&waitMs={}", wait.as_millis());
-    let answer = call(link, path).await?;
+) -> Result<(Option<(Slot, Piece)>, Slot), String> {
+    let path = format!("/entries?from={next}&waitMs={}", wait.as_millis());
+    let answer = link.get(&path, wait + ENTRIES_WITHIN).await;
+    let answer = answer.map_err(|error| error.to_string())?;
     if answer.status() == StatusCode::GONE {
         let slot = fetch_snapshot(link, snapshots).await?;
         return match slot >= next {
-            true => Ok(Some((slot, Piece::Snapshot(slot)))),
+            true => Ok((Some((slot, Piece::Snapshot(slot))), slot)),
             false => Err(format!("its snapshot is of instance {slot} only")),
         };
     }
     if answer.status() != StatusCode::OK {
         return Err(format!("it answered {}", answer.status()));
     }
+    let committed = number(answer.headers(), COMMITTED_HEADER);
+    let committed = Slot(committed.ok_or("it named no instance")?);
     let entries = decode_entries(answer.into_body()).map_err(|error| error.to_string())?;
     let mut expected = entries.iter().zip(next.0..);
     if !expected.all(|(entry, slot)| entry.slot.0 == slot) {
         return Err("its entries are not those asked for".to_owned());
     }
     let last = entries.last().map(|entry| entry.slot);
-    Ok(last.map(|last| (last, Piece::Entries(entries))))
+    let piece = last.map(|last| (last, Piece::Entries(entries)));
+    Ok((piece, committed))
 }
 
 async fn fetch_snapshot(link: &Link, snapshots: &Snapshots) -> Result<Slot, String> {
-    let path = path(link.node);
-    let (slot, ..) = ask(link, format!("{path}/snapshot?offset=0")).await?;
+    let (slot, ..) = ask(link, "/snapshot?offset=0").await?;
     loop {
         let offset = snapshots.received(slot);
-        let piece = format!("{path}/snapshot?instance={slot}&offset={offset}");
-        let (_, bytes, length) = ask(link, piece).await?;
+        let piece = format!("/snapshot?instance={slot}&offset={offset}");
+        let (_, bytes, length) = ask(link, &piece).await?;
         if bytes.is_empty() {
             return match offset == length {
                 true => Ok(slot),
@@ -150,23 +123,17 @@ async fn fetch_snapshot(link: &Link, snapshots: &Snapshots) -> Result<Slot, Stri
     }
 }
 
-async fn call(link: &Link, path: String) -> Result<Response<Bytes>, String> {
-    let request = Request::get(path).body(Bytes::new());
-    let request = request.map_err(|error| error.to_string())?;
-    let answer = link
-        .peer
-        .call(Lane::Bulk, request, TIMEOUT, Breakers::Ignore);
-    answer.await.map_err(|error| error.to_string())
-}
-
-async fn ask(link: &Link, path: String) -> Result<(Slot, Bytes, u64), String> {
-    let answer = call(link, path).await?;
+async fn ask(link: &Link, path: &str) -> Result<(Slot, Bytes, u64), String> {
+    let answer = link.get(path, CHUNK_WITHIN).await;
+    let answer = answer.map_err(|error| error.to_string())?;
     if answer.status() != StatusCode::OK {
         return Err(format!("it answered {}", answer.status()));
     }
-    let number = |headers: &HeaderMap, name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-    let headers = answer.headers();
-    let slot = number(headers, SLOT_HEADER).ok_or("it named no instance")?;
-    let length = number(headers, LENGTH_HEADER).ok_or("it named no length")?;
+    let slot = number(answer.headers(), SLOT_HEADER).ok_or("it named no instance")?;
+    let length = number(answer.headers(), LENGTH_HEADER).ok_or("it named no length")?;
     Ok((Slot(slot), answer.into_body(), length))
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }

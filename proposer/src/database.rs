@@ -1,0 +1,387 @@
+//! A store's state on its disk: the resources, the session table and the last slot applied, in one
+//! redb file. A batch of entries and the slot that they lead to are one durable transaction, so each
+//! takes effect once, wherever a crash falls. Resources are read from the file, not from memory.
+//!
+//! redb 4.6 against fjall 3.1, both measured on 2 cores with 512,000 writes of 256 bytes in durable
+//! batches of 256 and 1,024, each with its session row, over 1,000 to 100,000 resources; restarted
+//! after an abort, sessions read and, in redb, every page verified:
+//!
+//! | | writes/s | disk, MB | resident, MB | restart, ms | get, µs |
+//! |---|---|---|---|---|---|
+//! | redb | 28,500–138,500 | 8–52 | 11–57 | 42–92 | 1–3 |
+//! | fjall | 52,600–107,200 | 196–241 | 192–288 | 1,950–2,590 | 1–3 |
+//!
+//! Either is faster than the log it follows; redb holds less, restarts sooner and checks itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use redb::{
+    Builder, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+    WriteTransaction,
+};
+
+use crate::media::{FileMedia, Media};
+use crate::paxos::codec::Entry;
+use crate::paxos::ids::Slot;
+use crate::paxos::machine::{
+    Ledger, NotApplied, Page, PageLimits, Resource, Resources, SESSIONS, Session, page_range,
+};
+use crate::snapshots::{Snapshots, UnpackError};
+
+/// By name: the checksum of the bytes, then those of [`Resource::write`].
+const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resources");
+/// By the slot of the request's effect: the bytes of [`Session::write`].
+const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sessions");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const APPLIED: &str = "applied";
+const FORMAT: &str = "format";
+const FORMAT_NOW: u64 = 1;
+
+const FILE: &str = "store.redb";
+/// A file under its own name was complete once: an empty one is damage, not a beginning.
+const UNFINISHED: &str = "unfinished.redb";
+/// Pages kept in memory, beside what the kernel keeps.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// The open database. Cheap to clone; reads go on beside the one writer.
+#[derive(Clone)]
+pub struct Database {
+    db: Arc<redb::Database>,
+    path: Arc<Path>,
+    _lock: FileMedia,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its folder.
+    #[error("cannot use the store's folder {path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What it holds is not what was written.
+    #[error(
+        "the store's database {path} is damaged: {reason} (to start over, move it away: the store \
+         then gets everything from the learners)"
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        reason: String,
+    },
+    /// The disk or the engine refused.
+    #[error("cannot use the store's database {path}: {source}")]
+    Engine {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: redb::Error,
+    },
+}
+
+/// Why entries were not applied. None of them is.
+#[derive(Debug)]
+pub enum ApplyError {
+    /// This version cannot go on.
+    Halt(String),
+    /// The database failed.
+    Database(Error),
+}
+
+impl Database {
+    /// Opens the database in a folder, made if absent, and verifies every page of it. Returns it
+    /// with all of the state but the resources.
+    pub fn open(folder: &Path) -> Result<(Database, Ledger), Error> {
+        let in_folder = |source| Error::Folder {
+            path: folder.to_owned(),
+            source,
+        };
+        let media = FileMedia::open(folder).map_err(in_folder)?;
+        let path: Arc<Path> = folder.join(FILE).into();
+        match fs::metadata(&path) {
+            Ok(found) if found.len() == 0 => return Err(damaged(&path, "it is empty")),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                create(&folder.join(UNFINISHED)).map_err(|error| at(&path, error))?;
+                let named = media.rename(UNFINISHED, FILE);
+                named.and_then(|()| media.sync_dir()).map_err(in_folder)?;
+            }
+            Err(source) => return Err(in_folder(source)),
+        }
+        let mut builder = Builder::new();
+        let builder = builder.set_cache_size(CACHE_BYTES);
+        let opened = builder.set_check_integrity_on_open(true).open(&path);
+        let database = Database {
+            db: Arc::new(opened.map_err(|error| at(&path, error))?),
+            path,
+            _lock: media,
+        };
+        let ledger = database.ledger()?;
+        Ok((database, ledger))
+    }
+
+    fn ledger(&self) -> Result<Ledger, Error> {
+        let wrap = |error: redb::Error| at(&self.path, error);
+        let damaged = |reason: &str| damaged(&self.path, reason);
+        let read = self.db.begin_read().map_err(|e| wrap(e.into()))?;
+        let meta = read.open_table(META).map_err(|e| wrap(e.into()))?;
+        let number = |name| match meta.get(name) {
+            Ok(Some(number)) => Ok(number.value()),
+            Ok(None) => Err(damaged("it names no instance")),
+            Err(error) => Err(wrap(error.into())),
+        };
+        match number(FORMAT)? {
+            FORMAT_NOW => {}
+            other => {
+                let reason = format!("it has format {other}, this version knows {FORMAT_NOW}");
+                return Err(damaged(&reason));
+            }
+        }
+        let mut ledger = Ledger::at(Slot(number(APPLIED)?));
+        let requests = read.open_table(REQUESTS).map_err(|e| wrap(e.into()))?;
+        for row in requests.iter().map_err(|e| wrap(e.into()))? {
+            let (_, bytes) = row.map_err(|e| wrap(e.into()))?;
+            let session = Session::read(&mut Bytes::copy_from_slice(bytes.value()));
+            let (key, session) = session.map_err(|error| damaged(&error.to_string()))?;
+            ledger.remember(key, session);
+        }
+        Ok(ledger)
+    }
+
+    /// Applies the entries that follow `ledger`, and makes them durable together. Checks that each
+    /// gives what it gave at the learner: the state machine is deterministic, so anything else means
+    /// damage or a changed meaning. After an error `ledger` is no use any more.
+    pub fn apply(&self, ledger: &mut Ledger, entries: &[Entry]) -> Result<(), ApplyError> {
+        let before = ledger.applied();
+        let write = self.begin().map_err(ApplyError::Database)?;
+        let mut resources = self.resources(&write).map_err(ApplyError::Database)?;
+        for entry in entries {
+            let applied = ledger
+                .apply(&mut resources, entry.slot, &entry.value)
+                .map_err(|error| match error {
+                    NotApplied::Undecodable(why) => {
+                        ApplyError::Halt(format!("instance {}: {why}", entry.slot))
+                    }
+                    NotApplied::Resources(error) => ApplyError::Database(error),
+                })?;
+            if !applied.repeats(&entry.applied) {
+                return Err(ApplyError::Halt(format!(
+                    "instance {} gave {:?} at a learner and gives {applied:?} here",
+                    entry.slot, entry.applied
+                )));
+            }
+        }
+        drop(resources);
+        let kept = self.keep(write, ledger, before);
+        kept.map_err(ApplyError::Database)
+    }
+
+    /// Puts an incoming snapshot in place of everything, all at once, and returns its ledger.
+    pub fn install<M: Media>(
+        &self,
+        snapshots: &Snapshots<M>,
+        slot: Slot,
+    ) -> Result<Ledger, UnpackError<Error>> {
+        let write = self.begin().map_err(UnpackError::Resources)?;
+        let emptied = write
+            .delete_table(RESOURCES)
+            .and_then(|_| write.delete_table(REQUESTS));
+        emptied.map_err(|error| UnpackError::Resources(at(&self.path, error)))?;
+        let mut resources = self.resources(&write).map_err(UnpackError::Resources)?;
+        let ledger = snapshots.unpack(slot, &mut resources)?;
+        drop(resources);
+        let kept = self.keep(write, &ledger, Slot::ZERO);
+        kept.map_err(UnpackError::Resources)?;
+        Ok(ledger)
+    }
+
+    /// A resource by name, as of the last commit.
+    pub fn resource(&self, name: &str) -> Result<Option<Resource>, Error> {
+        let read = self
+            .db
+            .begin_read()
+            .map_err(|error| at(&self.path, error))?;
+        let table = read.open_table(RESOURCES);
+        let table = table.map_err(|error| at(&self.path, error))?;
+        get(&table, name, &self.path)
+    }
+
+    /// A page of resources in the order of their names, all as of one commit.
+    pub fn page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limits: PageLimits,
+    ) -> Result<Page, Error> {
+        let wrap = |error: redb::Error| at(&self.path, error);
+        let read = self.db.begin_read().map_err(|e| wrap(e.into()))?;
+        let meta = read.open_table(META).map_err(|e| wrap(e.into()))?;
+        let applied = meta.get(APPLIED).map_err(|e| wrap(e.into()))?;
+        let applied = Slot(applied.map_or(0, |slot| slot.value()));
+        let table = read.open_table(RESOURCES).map_err(|e| wrap(e.into()))?;
+        let rows = table.range::<&str>(page_range(prefix, after));
+        let rows = rows.map_err(|e| wrap(e.into()))?.map(|row| {
+            let (name, bytes) = row.map_err(|e| wrap(e.into()))?;
+            let (name, resource) = (
+                name.value(),
+                decode(bytes.value(), name.value(), &self.path)?,
+            );
+            Ok((name.into(), resource))
+        });
+        Page::fill(applied, prefix, limits, rows)
+    }
+
+    /// How many resources there are.
+    pub fn resource_count(&self) -> Result<u64, Error> {
+        let read = self
+            .db
+            .begin_read()
+            .map_err(|error| at(&self.path, error))?;
+        let table = read.open_table(RESOURCES);
+        let table = table.map_err(|error| at(&self.path, error))?;
+        table.len().map_err(|error| at(&self.path, error))
+    }
+
+    fn begin(&self) -> Result<WriteTransaction, Error> {
+        // Durable at its commit is redb's default.
+        self.db.begin_write().map_err(|error| at(&self.path, error))
+    }
+
+    fn resources<'a>(&'a self, write: &'a WriteTransaction) -> Result<OnDisk<'a>, Error> {
+        let table = write.open_table(RESOURCES);
+        Ok(OnDisk {
+            table: table.map_err(|error| at(&self.path, error))?,
+            path: &self.path,
+        })
+    }
+
+    /// Notes what the ledger has beyond `since`, and commits.
+    fn keep(&self, write: WriteTransaction, ledger: &Ledger, since: Slot) -> Result<(), Error> {
+        let wrap = |error: redb::Error| at(&self.path, error);
+        {
+            let mut requests = write.open_table(REQUESTS).map_err(|e| wrap(e.into()))?;
+            let newest = ledger.sessions().rev();
+            let mut row = BytesMut::new();
+            for (key, session) in newest.take_while(|(_, session)| session.slot > since) {
+                row.clear();
+                session.write(key, &mut row);
+                let put = requests.insert(session.slot.0, &row[..]);
+                put.map_err(|e| wrap(e.into()))?;
+            }
+            while requests.len().map_err(|e| wrap(e.into()))? > SESSIONS as u64 {
+                requests.pop_first().map_err(|e| wrap(e.into()))?;
+            }
+            let mut meta = write.open_table(META).map_err(|e| wrap(e.into()))?;
+            let applied = meta.insert(APPLIED, ledger.applied().0);
+            applied.map_err(|e| wrap(e.into()))?;
+        }
+        write.commit().map_err(|error| at(&self.path, error))
+    }
+}
+
+/// An empty database under a name that does not count yet.
+fn create(path: &Path) -> Result<(), redb::Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let db = Builder::new().create(path)?;
+    let write = db.begin_write()?;
+    write.open_table(RESOURCES)?;
+    write.open_table(REQUESTS)?;
+    {
+        let mut meta = write.open_table(META)?;
+        meta.insert(APPLIED, 0)?;
+        meta.insert(FORMAT, FORMAT_NOW)?;
+    }
+    write.commit()?;
+    db.close()?;
+    Ok(())
+}
+
+/// The resources within a write transaction.
+struct OnDisk<'a> {
+    table: Table<'a, &'static str, &'static [u8]>,
+    path: &'a Path,
+}
+
+impl Resources for OnDisk<'_> {
+    type Error = Error;
+
+    fn version(&self, name: &str) -> Result<u64, Error> {
+        Ok(self.get(name)?.map_or(0, |resource| resource.version))
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Resource>, Error> {
+        get(&self.table, name, self.path)
+    }
+
+    fn put(&mut self, name: &str, resource: Resource) -> Result<(), Error> {
+        let mut bytes = BytesMut::with_capacity(64 + resource.data.len());
+        bytes.put_u32_le(0);
+        resource.write(&mut bytes);
+        let checksum = crc32c::crc32c(&bytes[4..]);
+        bytes[..4].copy_from_slice(&checksum.to_le_bytes());
+        let put = self.table.insert(name, &bytes[..]);
+        put.map(drop).map_err(|error| at(self.path, error))
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), Error> {
+        let removed = self.table.remove(name);
+        removed.map(drop).map_err(|error| at(self.path, error))
+    }
+}
+
+fn get(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+    path: &Path,
+) -> Result<Option<Resource>, Error> {
+    let found = table.get(name).map_err(|error| at(path, error))?;
+    found
+        .map(|bytes| decode(bytes.value(), name, path))
+        .transpose()
+}
+
+/// The engine verifies pages when it opens; this finds what rots later.
+fn decode(bytes: &[u8], name: &str, path: &Path) -> Result<Resource, Error> {
+    let damaged = || {
+        damaged(
+            path,
+            &format!("the resource {name:?} is not as it was written"),
+        )
+    };
+    let mut bytes = Bytes::copy_from_slice(bytes);
+    let checksum = bytes.try_get_u32_le().map_err(|_| damaged())?;
+    if crc32c::crc32c(&bytes) != checksum {
+        return Err(damaged());
+    }
+    Resource::read(&mut bytes).map_err(|_| damaged())
+}
+
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::Damaged {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn at(path: &Path, error: impl Into<redb::Error>) -> Error {
+    match error.into() {
+        redb::Error::Corrupted(reason) => damaged(path, &reason),
+        source => Error::Engine {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

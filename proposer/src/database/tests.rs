@@ -1,0 +1,176 @@
+use super::*;
+use crate::media::SimMedia;
+use crate::paxos::command::{Command, Operation};
+use crate::paxos::machine::{Applied, Machine, Outcome};
+use tempfile::TempDir;
+
+const ALL: PageLimits = PageLimits {
+    count: usize::MAX,
+    bytes: usize::MAX,
+};
+
+/// What a learner makes of some writes, deletes and retries.
+fn learner(from: u64, count: u64, machine: &mut Machine) -> Vec<Entry> {
+    let entry = |i: u64| {
+        let resource = format!("key-{}", i % 7);
+        let (operation, data) = match i % 5 {
+            4 => (Operation::Delete, &b""[..]),
+            _ => (Operation::Write, &b"\"data\""[..]),
+        };
+        let value = Command {
+            operation,
+            timestamp: i - u64::from(i % 11 == 10),
+            if_version: (i % 3 == 2).then_some(1),
+            client_id: "alice",
+            request_id: None,
+            resource: &resource,
+            data,
+        }
+        .encode();
+        let slot = machine.applied().next();
+        let applied = machine.apply(slot, &value).unwrap();
+        Entry {
+            slot,
+            value,
+            applied,
+        }
+    };
+    (from..from + count).map(entry).collect()
+}
+
+fn open(folder: &TempDir) -> (Database, Ledger) {
+    Database::open(&folder.path().join("store")).unwrap()
+}
+
+fn assert_same(database: &Database, ledger: &Ledger, machine: &Machine) {
+    assert_eq!(ledger, machine.ledger());
+    let page = database.page("", None, ALL).unwrap();
+    assert_eq!(page, machine.page("", None, ALL));
+    assert_eq!(
+        database.resource_count().unwrap(),
+        machine.resource_count() as u64
+    );
+    for (name, resource) in machine.resources() {
+        assert_eq!(database.resource(name).unwrap().as_ref(), Some(resource));
+    }
+    assert_eq!(database.resource("absent").unwrap(), None);
+}
+
+#[test]
+fn entries_make_the_same_state_as_at_a_learner_and_it_is_there_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let mut machine = Machine::new();
+    for round in 0..4 {
+        let (database, mut ledger) = open(&folder);
+        assert_same(&database, &ledger, &machine);
+        let entries = learner(round * 50, 50, &mut machine);
+        for batch in entries.chunks(17) {
+            database.apply(&mut ledger, batch).unwrap();
+        }
+        assert_same(&database, &ledger, &machine);
+    }
+}
+
+#[test]
+fn the_session_table_on_disk_forgets_what_the_ledger_forgets() {
+    let folder = TempDir::new().unwrap();
+    let mut machine = Machine::new();
+    let (database, mut ledger) = open(&folder);
+    let count = SESSIONS as u64 * 5 / 4;
+    for batch in learner(0, count, &mut machine).chunks(10_000) {
+        database.apply(&mut ledger, batch).unwrap();
+    }
+    assert_eq!(ledger.session_count(), SESSIONS);
+    drop(database);
+    let (database, ledger) = open(&folder);
+    assert_same(&database, &ledger, &machine);
+}
+
+#[test]
+fn an_outcome_other_than_the_learners_changes_nothing() {
+    let folder = TempDir::new().unwrap();
+    let mut machine = Machine::new();
+    let mut entries = learner(0, 3, &mut machine);
+    entries[2].applied = Applied {
+        slot: Slot(3),
+        outcome: Outcome::Committed { version: 9 },
+    };
+    let (database, mut ledger) = open(&folder);
+    let applied = database.apply(&mut ledger, &entries);
+    assert!(matches!(applied, Err(ApplyError::Halt(_))), "{applied:?}");
+    drop(database);
+    let (database, ledger) = open(&folder);
+    assert_same(&database, &ledger, &Machine::new());
+}
+
+#[test]
+fn a_snapshot_takes_the_place_of_everything_and_a_damaged_one_of_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (database, mut ledger) = open(&folder);
+    let mut old = Machine::new();
+    database
+        .apply(&mut ledger, &learner(0, 10, &mut old))
+        .unwrap();
+
+    let mut machine = Machine::new();
+    learner(100, 3000, &mut machine);
+    let from = Snapshots::open(SimMedia::new()).unwrap();
+    from.write(&machine).unwrap();
+    let slot = machine.applied();
+    let (bytes, _) = from.read(slot, 0, u64::MAX).unwrap().unwrap();
+    let incoming = Snapshots::open(SimMedia::new()).unwrap();
+
+    let mut flipped = bytes.to_vec();
+    let last = flipped.len() - 30;
+    flipped[last] ^= 1;
+    incoming.receive(slot, 0, &flipped).unwrap();
+    let installed = database.install(&incoming, slot);
+    assert!(matches!(installed, Err(UnpackError::Snapshot(_))));
+    assert_same(&database, &ledger, &old);
+
+    incoming.receive(slot, 0, &bytes).unwrap();
+    let mut ledger = database.install(&incoming, slot).unwrap();
+    assert_same(&database, &ledger, &machine);
+    let entries = learner(5000, 40, &mut machine);
+    database.apply(&mut ledger, &entries).unwrap();
+    drop(database);
+    let (database, ledger) = open(&folder);
+    assert_same(&database, &ledger, &machine);
+}
+
+#[test]
+fn damage_is_an_error_and_never_an_empty_store() {
+    let folder = TempDir::new().unwrap();
+    let (database, mut ledger) = open(&folder);
+    let mut machine = Machine::new();
+    database
+        .apply(&mut ledger, &learner(0, 50, &mut machine))
+        .unwrap();
+    drop(database);
+    let path = folder.path().join("store").join(FILE);
+    let good = fs::read(&path).unwrap();
+    let refused = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        Database::open(&folder.path().join("store")).err()
+    };
+    assert!(matches!(refused(b""), Some(Error::Damaged { .. })));
+    assert!(refused(b"rubbish").is_some());
+    assert!(refused(&good[..good.len() / 2]).is_some());
+    let mut flipped = good.clone();
+    for at in 0..good.len() - 6 {
+        if &good[at..at + 6] == b"\"data\"" {
+            flipped[at] ^= 1;
+        }
+    }
+    assert_ne!(flipped, good);
+    assert!(matches!(refused(&flipped), Some(Error::Damaged { .. })));
+    assert!(refused(&good).is_none());
+}
+
+#[test]
+fn a_database_has_one_process() {
+    let folder = TempDir::new().unwrap();
+    let _first = open(&folder);
+    let second = Database::open(&folder.path().join("store"));
+    assert!(matches!(second.err(), Some(Error::Folder { .. })));
+}

@@ -1,0 +1,93 @@
+//! What a learner knows of the stores (`USE_CLUSTER_STORE`, `STORES`): it asks each of them now and
+//! then how far it is, and shows how far behind that leaves it. Nothing waits for the answers: stores
+//! fetch what they lack by themselves.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::{Request, StatusCode};
+use serde::Deserialize;
+
+use super::Handle;
+use crate::config::{Config, Role};
+use crate::identity::Identity;
+use crate::link::Link;
+use crate::metrics::Metrics;
+use crate::paxos::ids::{NodeId, Slot};
+use crate::peers::{Breakers, Lane, PeerOptions};
+
+/// The pause between two rounds of questions.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long a store may take to answer.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// A store, as a learner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSeen {
+    /// Its number.
+    pub id: NodeId,
+    /// The last slot that it said to have applied.
+    pub applied: Slot,
+    /// Whether it answered the last time.
+    pub reachable: bool,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    role: String,
+    node_id: u8,
+    applied_instance_id: u64,
+}
+
+/// Asks for ever. Call within a Tokio runtime.
+pub(super) fn watch(config: &Config, identity: &Identity, learner: Handle, metrics: Arc<Metrics>) {
+    let links = Link::all(config, identity, Role::Store, PeerOptions::default());
+    tokio::spawn(async move {
+        loop {
+            let answers = join_all(links.iter().map(applied)).await;
+            let committed = learner.committed();
+            for (link, applied) in links.iter().zip(answers) {
+                let seen = note(&learner.shared.stores, link.node.id, applied);
+                let lag = committed.0.saturating_sub(seen.applied.0);
+                let store = link.node.id.to_string();
+                metrics
+                    .store_lag
+                    .with_label_values(&[&store])
+                    .set(lag as i64);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    });
+}
+
+async fn applied(link: &Link) -> Option<Slot> {
+    let request = Request::get("/status").body(Bytes::new()).ok()?;
+    let answer = link
+        .peer
+        .call(Lane::Bulk, request, WITHIN, Breakers::Respect)
+        .await
+        .ok()
+        .filter(|answer| answer.status() == StatusCode::OK)?;
+    let status: Status = serde_json::from_slice(answer.body()).ok()?;
+    let is_it = status.role == link.node.role.name() && status.node_id == link.node.id.number();
+    is_it.then_some(Slot(status.applied_instance_id))
+}
+
+/// What is known now. A store that does not answer has what it had.
+fn note(stores: &RwLock<Vec<StoreSeen>>, id: NodeId, applied: Option<Slot>) -> StoreSeen {
+    let mut stores = stores.write().unwrap_or_else(PoisonError::into_inner);
+    let known = stores.iter().position(|store| store.id == id);
+    let before = known.map_or(Slot::ZERO, |i| stores[i].applied);
+    let seen = StoreSeen {
+        id,
+        applied: applied.unwrap_or(before),
+        reachable: applied.is_some(),
+    };
+    match known {
+        Some(i) => stores[i] = seen,
+        None => stores.push(seen),
+    }
+    seen
+}

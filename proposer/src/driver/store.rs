@@ -1,0 +1,231 @@
+//! A store follows the learners: it asks one of them for what comes next, which that one holds back
+//! until there is something, applies it in one durable transaction, and asks for more. When a learner
+//! does not answer, or is behind, it goes on with the next one.
+//!
+//! Why the store asks, and learners do not push: a write is chosen and acknowledged before any store
+//! hears of it, so one that is slow or dead holds nobody up, and nobody must remember what it has
+//! missed; its own applied slot says where to go on. Every store follows the same log, so all of them
+//! write all of it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use super::learner::transfer::{self, Piece};
+use super::{StartError, end_on_disk_error};
+use crate::config::{Config, Role};
+use crate::database::{ApplyError, Database};
+use crate::identity::Identity;
+use crate::link::Link;
+use crate::media::FileMedia;
+use crate::metrics::Metrics;
+use crate::paxos::ids::Slot;
+use crate::paxos::machine::Ledger;
+use crate::peers::PeerOptions;
+use crate::snapshots::{Snapshots, UnpackError};
+
+/// How long a learner may hold an answer until it has something new.
+const WAIT: Duration = Duration::from_secs(1);
+/// The pause before the next learner is asked.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The running store. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    database: Database,
+    applied: watch::Sender<Slot>,
+    committed: AtomicU64,
+    sessions: AtomicU64,
+    /// The learner that it follows; 0 before the first answer.
+    follows: AtomicU64,
+    /// Set once it has been level with a learner.
+    caught_up: AtomicBool,
+    halted: RwLock<Option<String>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Handle {
+    /// The resources.
+    pub fn database(&self) -> &Database {
+        &self.shared.database
+    }
+
+    /// The last slot applied, which is on the disk; to read or to wait for.
+    pub fn applied(&self) -> watch::Receiver<Slot> {
+        self.shared.applied.subscribe()
+    }
+
+    /// The last slot that the learner it follows knows to be chosen.
+    pub fn committed(&self) -> Slot {
+        Slot(self.shared.committed.load(Ordering::Relaxed))
+    }
+
+    /// How many requests the session table holds.
+    pub fn session_count(&self) -> u64 {
+        self.shared.sessions.load(Ordering::Relaxed)
+    }
+
+    /// The learner that it follows.
+    pub fn follows(&self) -> Option<u64> {
+        Some(self.shared.follows.load(Ordering::Relaxed)).filter(|id| *id > 0)
+    }
+
+    /// Whether it has been level with a learner since its start.
+    pub fn is_caught_up(&self) -> bool {
+        self.shared.caught_up.load(Ordering::Relaxed)
+    }
+
+    /// Why it no longer applies, if so.
+    pub fn halted(&self) -> Option<String> {
+        let halted = self.shared.halted.read();
+        halted.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Opens the database and starts to follow. Call within a Tokio runtime.
+pub fn start(
+    config: &Config,
+    identity: &Identity,
+    metrics: Arc<Metrics>,
+) -> Result<Handle, StartError> {
+    let started = Instant::now();
+    let (database, ledger) = Database::open(&config.data_dir.join("store"))?;
+    let path = config.data_dir.join("snapshots");
+    let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
+    let snapshots = Snapshots::open(media)?;
+    let applied = ledger.applied();
+    info!(
+        target: "important",
+        applied = applied.0,
+        millis = started.elapsed().as_millis() as u64,
+        "the store's database read and verified"
+    );
+    metrics.applied_slot.set(applied.0 as i64);
+    let handle = Handle {
+        shared: Arc::new(Shared {
+            database,
+            applied: watch::Sender::new(applied),
+            committed: AtomicU64::new(applied.0),
+            sessions: AtomicU64::new(ledger.session_count() as u64),
+            follows: AtomicU64::new(0),
+            caught_up: AtomicBool::new(false),
+            halted: RwLock::new(None),
+            metrics,
+        }),
+    };
+    let mut links = Link::all(config, identity, Role::Learner, PeerOptions::default());
+    // Each store begins with another learner.
+    let count = links.len().max(1);
+    links.rotate_left(config.node_id.index() % count);
+    let store = handle.clone();
+    tokio::spawn(async move { store.follow(&links, &snapshots, ledger).await });
+    Ok(handle)
+}
+
+impl Handle {
+    async fn follow(&self, links: &[Link], snapshots: &Snapshots, mut ledger: Ledger) {
+        for link in links.iter().cycle() {
+            loop {
+                let applied = ledger.applied();
+                let (piece, committed) =
+                    match transfer::next_piece(link, snapshots, applied.next(), WAIT).await {
+                        Ok(answer) => answer,
+                        Err(why) => {
+                            debug!(learner = %link.node, why, "cannot follow it");
+                            break;
+                        }
+                    };
+                self.answered(link, committed);
+                if let Some((_, piece)) = piece {
+                    let (store, snapshots) = (self.clone(), snapshots.clone());
+                    let take = move || store.take(piece, &snapshots, ledger);
+                    ledger = match tokio::task::spawn_blocking(take).await {
+                        Ok(Some(ledger)) => ledger,
+                        Ok(None) => return,
+                        // A panic: what the database holds is unknown here.
+                        Err(error) => end_on_disk_error(&error),
+                    };
+                    if ledger.applied() == applied {
+                        break;
+                    }
+                } else if committed < applied {
+                    // It has less than the store: it is catching up itself.
+                    break;
+                }
+                if ledger.applied() >= committed {
+                    self.shared.caught_up.store(true, Ordering::Relaxed);
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    fn answered(&self, link: &Link, committed: Slot) {
+        let learner = u64::from(link.node.id.number());
+        if self.shared.follows.swap(learner, Ordering::Relaxed) != learner {
+            info!(target: "important", learner = %link.node, "following it");
+        }
+        let before = self
+            .shared
+            .committed
+            .fetch_max(committed.0, Ordering::Relaxed);
+        let committed = committed.0.max(before);
+        self.shared.metrics.committed_slot.set(committed as i64);
+    }
+
+    /// Applies a piece, and returns the state behind it; `None` when this version cannot go on.
+    fn take(&self, piece: Piece, snapshots: &Snapshots, mut ledger: Ledger) -> Option<Ledger> {
+        let started = Instant::now();
+        match piece {
+            Piece::Entries(entries) => {
+                match self.shared.database.apply(&mut ledger, &entries) {
+                    Ok(()) => {}
+                    Err(ApplyError::Halt(why)) => {
+                        self.halt(why);
+                        return None;
+                    }
+                    Err(ApplyError::Database(error)) => end_on_disk_error(&error),
+                }
+                self.shared.metrics.store_committed(started.elapsed());
+            }
+            Piece::Snapshot(slot) => match self.shared.database.install(snapshots, slot) {
+                Ok(installed) => {
+                    ledger = installed;
+                    info!(
+                        target: "important",
+                        instance = slot.0,
+                        millis = started.elapsed().as_millis() as u64,
+                        "snapshot installed"
+                    );
+                    if let Err(error) = snapshots.discard(slot) {
+                        end_on_disk_error(&error);
+                    }
+                }
+                // It is gone, and will be fetched anew.
+                Err(UnpackError::Snapshot(error)) => {
+                    warn!(target: "important", %error, "the snapshot received is no use");
+                }
+                Err(UnpackError::Resources(error)) => end_on_disk_error(&error),
+            },
+        }
+        let shared = &self.shared;
+        let sessions = ledger.session_count() as u64;
+        shared.sessions.store(sessions, Ordering::Relaxed);
+        shared.metrics.applied_slot.set(ledger.applied().0 as i64);
+        shared.applied.send_replace(ledger.applied());
+        Some(ledger)
+    }
+
+    fn halt(&self, why: String) {
+        error!(target: "important", why, "the store stops applying");
+        let halted = self.shared.halted.write();
+        *halted.unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+}

@@ -1,0 +1,152 @@
+//! Reads of resources, at a learner and at a store.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::header::{ETAG, HeaderMap, IF_NONE_MATCH};
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+
+use super::{RoleState, json_bytes};
+use crate::driver::barrier::Barrier;
+use crate::paxos::command::MAX_RESOURCE_BYTES;
+use crate::paxos::machine::{Page, PageLimits, Resource};
+use crate::problem::{Params, PathParams, Problem};
+use crate::wire::{PageView, ResourceView};
+
+/// How long a linearizable read may wait for a leader and for what it must see.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+/// The largest `limit` of a page.
+const MAX_LIMIT: usize = 1000;
+/// A page ends after about so many bytes, whatever its `limit`: each resource may have 1 MiB.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// A role that resources can be read from.
+pub(super) trait Reads: RoleState {
+    /// What a linearizable read waits for.
+    fn barrier(&self) -> &Barrier;
+    /// Why it no longer applies, if so.
+    fn halted(&self) -> Option<String>;
+    /// A resource by name.
+    fn resource(&self, name: String) -> impl Future<Output = Option<Resource>> + Send;
+    /// A page of resources.
+    fn page(&self, query: PageQuery) -> impl Future<Output = Page> + Send;
+}
+
+/// The routes, for any such role.
+pub(super) fn routes<S: Reads>() -> Router<S> {
+    Router::new()
+        .route("/resource/{*id}", get(resource::<S>))
+        .route("/resources", get(resources::<S>))
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Consistency {
+    #[default]
+    Linearizable,
+    Local,
+}
+
+#[derive(Deserialize)]
+struct ResourceQuery {
+    #[serde(default)]
+    consistency: Consistency,
+}
+
+async fn ready_to_read<S: Reads>(state: &S, consistency: Consistency) -> Result<(), Problem> {
+    if let Some(why) = state.halted() {
+        let role = state.node().name().role;
+        let detail = format!("this {role} has stopped applying: {why}; ask another one");
+        return Err(Problem::unavailable(detail, Duration::from_secs(30)));
+    }
+    match consistency {
+        Consistency::Local => Ok(()),
+        Consistency::Linearizable => state.barrier().wait(READ_WITHIN).await.map_err(|_| {
+            Problem::unavailable(
+                "no leader confirmed the read in time: try again, or read what this node has \
+                 with consistency=local",
+                Duration::from_secs(1),
+            )
+        }),
+    }
+}
+
+async fn resource<S: Reads>(
+    State(state): State<S>,
+    PathParams(name): PathParams<String>,
+    Params(query): Params<ResourceQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    ready_to_read(&state, query.consistency).await?;
+    let found = state.resource(name.clone()).await;
+    let found =
+        found.ok_or_else(|| Problem::not_found(format!("there is no resource {name:?}")))?;
+    let etag = format!("\"{}\"", found.version);
+    let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"\""));
+    if headers.get(IF_NONE_MATCH) == Some(&etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+    }
+    let body = serde_json::to_vec(&ResourceView::of(&name, &found)).unwrap_or_default();
+    let mut response = json_bytes(StatusCode::OK, body);
+    response.headers_mut().insert(ETAG, etag);
+    Ok(response)
+}
+
+/// Which resources.
+#[derive(Deserialize)]
+pub(super) struct PageQuery {
+    #[serde(default)]
+    pub(super) prefix: String,
+    pub(super) after: Option<String>,
+    #[serde(default = "hundred")]
+    limit: usize,
+    #[serde(default)]
+    consistency: Consistency,
+}
+
+fn hundred() -> usize {
+    100
+}
+
+impl PageQuery {
+    /// How much of it.
+    pub(super) fn limits(&self) -> PageLimits {
+        PageLimits {
+            count: self.limit,
+            bytes: PAGE_BYTES,
+        }
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        if !(1..=MAX_LIMIT).contains(&self.limit) {
+            return Err(Problem::bad_request("limit", "must be from 1 to 1000"));
+        }
+        let texts = [
+            ("prefix", Some(&self.prefix)),
+            ("after", self.after.as_ref()),
+        ];
+        for (field, text) in texts {
+            if text.is_some_and(|text| text.len() > MAX_RESOURCE_BYTES) {
+                let detail = "must have at most 1024 bytes, as the names of resources";
+                return Err(Problem::bad_request(field, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn resources<S: Reads>(
+    State(state): State<S>,
+    Params(query): Params<PageQuery>,
+) -> Result<Response, Problem> {
+    query.check()?;
+    ready_to_read(&state, query.consistency).await?;
+    let page = state.page(query).await;
+    let body = serde_json::to_vec(&PageView::of(&page)).unwrap_or_default();
+    Ok(json_bytes(StatusCode::OK, body))
+}
