@@ -25,7 +25,7 @@ fn fill(cluster: &Cluster, name: &str, values: u64, bytes: usize) {
     let mut done = 0;
     while done < values {
         let url = cluster.node(cluster.wait_for_leader()).url();
-        let request = |i| {
+        let request = |i: u64| {
             json!({
                 "clientId": name, "requestId": i.to_string(), "timestamp": i,
                 "operation": "WRITE", "resource": format!("{name}/{}", i % KEYS), "data": data,

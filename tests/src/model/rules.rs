@@ -27,7 +27,8 @@ pub(super) fn properties(model: &Small) -> Vec<Property<Small>> {
         Property::sometimes("all values are chosen", all_values_are_chosen),
     ];
     // So that a model in which nothing happens does not pass.
-    let sometimes: [(bool, &'static str, fn(&Small, &State) -> bool); 7] = [
+    type Holds = fn(&Small, &State) -> bool;
+    let sometimes: [(bool, &str, Holds); 7] = [
         (model.learner, "all values are delivered", all_is_delivered),
         (
             model.learner_ticks > 0,
