@@ -107,13 +107,15 @@ fn readable() -> impl Strategy<Value = Vec<u8>> {
 /// The cluster's own traffic. Good frames are of another cluster: of this one's, a forged
 /// acceptance would be believed, as it should be.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
-    let foreign = frame().prop_map(|frame| {
-        let cluster = ClusterId::new(1);
-        Frame { cluster, ..frame }.encode()
-    });
+    let foreign = || {
+        frame().prop_map(|frame| {
+            let cluster = ClusterId::new(1);
+            Frame { cluster, ..frame }.encode()
+        })
+    };
     prop_oneof![
-        foreign.clone().prop_map(|bytes| bytes.to_vec()),
-        damaged(foreign)
+        foreign().prop_map(|bytes| bytes.to_vec()),
+        damaged(foreign())
     ]
 }
 
