@@ -23,6 +23,19 @@ fn many_seeds_keep_every_rule_and_recover() {
         total.reads > 10 * seeds && total.crashes > 10 * seeds,
         "{total:?}"
     );
+    let faults = [
+        total.damaged,
+        total.half_written,
+        total.trims,
+        total.installed,
+        total.refused,
+        total.lost_disks,
+        total.unmasked,
+    ];
+    assert!(
+        faults.iter().all(|count| *count > seeds / 100),
+        "every kind of fault strikes: {total:?}"
+    );
 }
 
 #[test]

@@ -180,7 +180,11 @@ impl<M: Media> Snapshots<M> {
             file.write_at(bytes, from)?;
             file.sync_data()
         });
-        written.map_err(|source| self.io(&name, source))
+        written.map_err(|source| {
+            // What a failed sync leaves is unknown, and a later one would not tell: start anew.
+            let _ = self.media.remove(&name);
+            self.io(&name, source)
+        })
     }
 
     /// Checks an incoming snapshot, keeps it as one of ours and returns its state. A damaged one is
@@ -372,6 +376,16 @@ mod tests {
         assert_eq!(to.install(slot).unwrap(), machine(7));
         assert_eq!(to.load_newest().unwrap(), Some(machine(7)));
         assert_eq!(from.read(Slot(8), 0, 10).unwrap(), None);
+    }
+
+    #[test]
+    fn after_a_failed_sync_an_incoming_snapshot_starts_anew() {
+        let media = SimMedia::new();
+        let snapshots = Snapshots::open(media.clone()).unwrap();
+        snapshots.receive(Slot(3), 0, &[7; 2000]).unwrap();
+        media.fail_next_sync();
+        assert!(snapshots.receive(Slot(3), 2000, &[7; 2000]).is_err());
+        assert_eq!(snapshots.received(Slot(3)), 0);
     }
 
     #[test]

@@ -661,6 +661,10 @@ impl Run {
             applied = delivered.0,
             "too far behind for the acceptors, asking the other learners"
         );
+        // Another one each time: a snapshot that is damaged on one's disk is so at the next try, too.
+        if !self.learners.is_empty() {
+            self.learners.rotate_left(1);
+        }
         let links = self.learners.clone();
         let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
         self.runtime.spawn(async move {

@@ -40,17 +40,22 @@ impl Clients {
         value
     }
 
-    /// A write unlike any other, with so many bytes of data.
+    /// A command unlike any other: a write with so many bytes of data, or a removal, at times on a
+    /// condition.
     pub(super) fn fresh(&mut self, bytes: usize) -> Value {
         self.values += 1;
+        let (operation, data) = match self.values % 11 {
+            10 => (Operation::Delete, Vec::new()),
+            _ => (Operation::Write, vec![b'1'; bytes]),
+        };
         let command = Command {
-            operation: Operation::Write,
+            operation,
             timestamp: self.values,
-            if_version: None,
+            if_version: (self.values % 7 == 6).then_some(self.values % 5),
             client_id: "c",
             request_id: None,
             resource: ["red", "green", "blue"][self.values as usize % 3],
-            data: &vec![b'1'; bytes],
+            data: &data,
         };
         command.encode()
     }

@@ -38,10 +38,11 @@ impl Sim {
             return;
         }
         let copy = self.nodes[at].copy.clone();
-        let set_back = copy.as_ref().and_then(|copy| copy.next_start());
+        let set_back = copy.as_ref().and_then(|copy| copy.next_name());
         let still_seen = |other: usize| {
-            let start = self.nodes[other].set_back;
-            start.is_none_or(|start| self.is_seen(other, start, Some(at)))
+            let start = self.log(other).and_then(Log::next_name);
+            !self.nodes[other].set_back
+                || start.is_none_or(|start| self.is_seen(other, start, Some(at)))
         };
         let seen = match (loss, set_back) {
             (Loss::SetBack, Some(start)) => self.is_seen(at, start, None),
@@ -56,6 +57,10 @@ impl Sim {
         self.check.lost(id);
         self.nodes[at].lost = true;
         self.summary.lost_disks += 1;
+        if self.trace {
+            let (now, name) = (self.now, self.nodes[at].name);
+            eprintln!("{now:>7} {name} {loss:?} {set_back:?}");
+        }
         let segment_bytes = self.config.segment_bytes;
         let foreign = match self.rng.chance(500) {
             true => None,
@@ -66,7 +71,7 @@ impl Sim {
         };
         let disk = match (loss, copy, foreign) {
             (Loss::SetBack, Some(copy), _) => {
-                self.nodes[at].set_back = set_back;
+                self.nodes[at].set_back = true;
                 restored(segment_bytes, &copy)
             }
             (Loss::Exchanged, _, Some(other)) => restored(segment_bytes, &other),
@@ -87,12 +92,16 @@ impl Sim {
         unaware.count() + 1 < members.quorum()
     }
 
+    fn log(&self, at: usize) -> Option<&Log> {
+        match &self.nodes[at].disk {
+            Disk::Log(log) => Some(log),
+            _ => None,
+        }
+    }
+
     fn logs(&self) -> impl Iterator<Item = (usize, &Log)> {
-        self.of_role(Role::Acceptor)
-            .filter_map(|at| match &self.nodes[at].disk {
-                Disk::Log(log) => Some((at, log)),
-                _ => None,
-            })
+        let acceptors = self.of_role(Role::Acceptor);
+        acceptors.filter_map(|at| Some((at, self.log(at)?)))
     }
 
     fn some_acceptor(&mut self) -> usize {

@@ -53,6 +53,15 @@ impl Sim {
             before.plus(FRESH as u64),
             "fresh writes are chosen and leave no hole"
         );
+        // One that is far behind and gets a slot at a time is given time as long as it moves.
+        while self.slowest_learner() < chosen {
+            let before = self.slowest_learner();
+            self.pass(WRITE);
+            assert!(
+                self.slowest_learner() > before,
+                "learners catch up: {before} of {chosen}"
+            );
+        }
         self.everybody_has(chosen);
         self.summary.chosen = chosen.0;
         self.summary.reads = self.check.reads_answered();
@@ -105,6 +114,14 @@ impl Sim {
             assert_eq!(known, Some(ballot), "every proposer knows the leader");
         }
         (leader, ballot)
+    }
+
+    fn slowest_learner(&self) -> Slot {
+        let delivered = self.nodes.iter().filter_map(|node| match &node.process {
+            Process::Learner(replica) => Some(replica.core.delivered()),
+            _ => None,
+        });
+        delivered.min().unwrap_or_default()
     }
 
     fn everybody_has(&self, chosen: Slot) {

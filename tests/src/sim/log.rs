@@ -121,6 +121,11 @@ impl Log {
             .unwrap_or_default()
     }
 
+    /// The name of the next start from it, with run 0 if it is a new one.
+    pub(super) fn next_name(&self) -> Option<Start> {
+        self.identity.map(|identity| identity.next_start(0))
+    }
+
     /// The acceptors of this start's name have written it down.
     pub(super) fn witnessed(&mut self) {
         if let Some(identity) = &mut self.identity {
@@ -298,8 +303,8 @@ impl Identity {
 }
 
 impl Copy {
-    /// The name of the next start from it, but for the run.
-    pub(super) fn next_start(&self) -> Option<Start> {
+    /// As [`Log::next_name`].
+    pub(super) fn next_name(&self) -> Option<Start> {
         self.identity.map(|identity| identity.next_start(0))
     }
 }

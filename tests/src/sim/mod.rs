@@ -148,7 +148,7 @@ impl Sim {
                 slow: 1,
                 dialect: Dialect::Ours,
                 lost: false,
-                set_back: None,
+                set_back: false,
                 gone: false,
                 copy: None,
                 election_timer: 0,

@@ -8,7 +8,7 @@ use proposer::paxos::ids::{NodeId, Slot};
 use proposer::paxos::message::{Reply, Request};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::Proposer;
-use proposer::paxos::standing::{Member, Start};
+use proposer::paxos::standing::Member;
 
 use super::disk::{BadWrite, Claims};
 use super::log::{Copy, Log};
@@ -36,8 +36,8 @@ pub(super) struct Node {
     pub(super) election_timer: u64,
     /// It is not the node's own disk any more: an acceptor must never vote again.
     pub(super) lost: bool,
-    /// The name under which an older copy of its disk starts.
-    pub(super) set_back: Option<Start>,
+    /// It is an older copy of it.
+    pub(super) set_back: bool,
     /// It never starts again.
     pub(super) gone: bool,
     /// An older state of an acceptor's disk.

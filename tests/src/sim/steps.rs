@@ -18,6 +18,8 @@ use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
 /// Between two tries of an acceptor to have its start witnessed, until it votes and after that.
 const ENLIST: u64 = 100;
 const LATE_ENLIST: u64 = 2_000;
+/// No write takes longer.
+const SLOWEST_WRITE: u64 = 3_000;
 
 impl Sim {
     pub(super) fn start(&mut self, at: usize) {
@@ -131,7 +133,11 @@ impl Sim {
         };
         let node = &self.nodes[at];
         let of = (at, node.life);
-        self.schedule(time * 10 / node.clock, Event::Timer { of, timer });
+        let time = match timer {
+            Timer::Written => time.min(SLOWEST_WRITE),
+            _ => time * 10 / node.clock,
+        };
+        self.schedule(time, Event::Timer { of, timer });
     }
 
     fn start_election_timer(&mut self, at: usize) {

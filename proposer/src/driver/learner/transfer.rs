@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 use tracing::debug;
 
 use super::{Ask, Handle};
+use crate::driver::end_on_disk_error;
 use crate::link::Link;
 use crate::paxos::codec::{Entry, decode_entries};
 use crate::paxos::ids::Slot;
@@ -119,7 +120,7 @@ async fn fetch_snapshot(link: &Link, snapshots: &Snapshots) -> Result<Slot, Stri
         let write = move || keeper.receive(slot, offset, &written);
         let received = tokio::task::spawn_blocking(write).await;
         let received = received.map_err(|error| error.to_string())?;
-        received.map_err(|error| error.to_string())?;
+        received.unwrap_or_else(|error| end_on_disk_error(&error));
     }
 }
 
