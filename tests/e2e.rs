@@ -75,6 +75,7 @@ async fn everything(image: &str, client_image: &str) {
         &mut table,
     )
     .await;
+    lose_a_volume(&client, &mut table).await;
     uninstall(&client, &mut table).await;
     clear();
     table.print();
@@ -271,6 +272,44 @@ async fn lose_every_pod(client: &kube::Client, table: &mut Table) -> Vec<Committ
         tale(&written),
     );
     written.committed
+}
+
+/// An acceptor that lost its volume must not vote, and the operator names pod and claim.
+async fn lose_a_volume(client: &kube::Client, table: &mut Table) {
+    let (pod, claim) = ("small-acceptor-2", "data-small-acceptor-2");
+    let writers = Writers::start(client, NAMESPACE, "small", "volume", 4);
+    at_least(&writers, 50).await;
+    let started = Instant::now();
+    kubectl(&["delete", "pvc", claim, "-n", NAMESPACE, "--wait=false"]);
+    kubectl(&["delete", "pod", pod, "-n", NAMESPACE, "--wait=false"]);
+    let degraded = || {
+        let object = get(&["paxos", "small", "-n", NAMESPACE]);
+        let conditions = object["status"]["conditions"].as_array().cloned();
+        let mut conditions = conditions.unwrap_or_default().into_iter();
+        conditions.find(|c| c["type"] == "Degraded" && c["reason"] == "DiskRefused")
+    };
+    let condition = eventually("DiskRefused", Duration::from_secs(120), degraded).await;
+    let took = started.elapsed();
+    let message = condition["message"].as_str().unwrap_or_default();
+    let names = |text: &str| text.contains(pod) && text.contains(claim);
+    assert!(
+        condition["status"] == "True" && names(message),
+        "{condition}"
+    );
+    eventually("an event", Duration::from_secs(30), || {
+        let events = get(&["events", "-n", NAMESPACE])["items"]
+            .as_array()
+            .cloned();
+        let mut events = events.unwrap_or_default().into_iter();
+        events.find(|event| {
+            event["reason"] == "DiskRefused" && names(event["message"].as_str().unwrap_or_default())
+        })
+    })
+    .await;
+    at_least(&writers, writers.count() + 100).await;
+    let written = writers.finish().await;
+    let step = "lose an acceptor's volume, until the condition says so";
+    table.add(step, took, tale(&written));
 }
 
 async fn at_least(writers: &Writers, count: usize) {
