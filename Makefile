@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test lint fix crds setup sim model chaos e2e image
+.PHONY: demo test lint fix crds setup sim model fuzz chaos e2e image
 
 ## demo: run the full sample on this machine and show a failover
 demo: setup
@@ -38,9 +38,16 @@ SEEDS ?= 0..20000
 sim:
 	$(CARGO) run --locked -p tests --bin sim -- --seeds $(SEEDS) --events 20000
 
-## model: the larger configurations of the model
+## model: every order of events in every configuration of the model
 model:
 	$(CARGO) run --locked --release -p tests --bin model
+
+## fuzz: every decoder and every route, with CASES times the inputs of `make test` (CASES=200, SEED=1)
+CASES ?= 200
+SEED ?= 1
+fuzz:
+	$(CARGO) build --locked -p proposer
+	FUZZ_TIMES=$(CASES) FUZZ_SEED=$(SEED) $(CARGO) test --locked -p tests --test fuzz -- --nocapture
 
 ## chaos: kill real processes under load and compare everything (CYCLES=200)
 CYCLES ?= 200
