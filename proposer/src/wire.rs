@@ -2,11 +2,10 @@
 //! of its fields.
 
 pub mod answers;
+pub(crate) mod number;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -30,8 +29,8 @@ pub struct ProposeBody<'a> {
     #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub client_id: Cow<'a, str>,
     /// Milliseconds since 1970 by the client's clock.
-    #[serde(deserialize_with = "milliseconds")]
-    #[schema(schema_with = crate::openapi::milliseconds)]
+    #[serde(deserialize_with = "number::milliseconds")]
+    #[schema(value_type = f64, minimum = 0, maximum = 18446744073709551615usize)]
     pub timestamp: u64,
     /// `WRITE`, `DELETE` or `READ`.
     #[serde(borrow)]
@@ -50,7 +49,7 @@ pub struct ProposeBody<'a> {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     pub request_id: Option<Cow<'a, str>>,
     /// Compare and set; 0: there must be no such resource.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number::whole_or_null")]
     #[schema(maximum = 18446744073709551615usize)]
     pub if_version: Option<u64>,
 }
@@ -58,34 +57,6 @@ pub struct ProposeBody<'a> {
 /// `null` is data like any other JSON, and not the same as no data.
 fn present<'de: 'a, 'a, D: Deserializer<'de>>(d: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(d).map(Some)
-}
-
-/// A whole number, or one with a fraction, as clients with floating-point clocks send.
-fn milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    struct Milliseconds;
-    impl Visitor<'_> for Milliseconds {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("milliseconds since 1970, a number of at least 0")
-        }
-
-        fn visit_u64<E: de::Error>(self, v: u64) -> Result<u64, E> {
-            Ok(v)
-        }
-
-        fn visit_i64<E: de::Error>(self, v: i64) -> Result<u64, E> {
-            u64::try_from(v).map_err(|_| E::invalid_value(de::Unexpected::Signed(v), &self))
-        }
-
-        fn visit_f64<E: de::Error>(self, v: f64) -> Result<u64, E> {
-            // 2^53: past it a float no longer tells milliseconds apart.
-            let fits = (0.0..9_007_199_254_740_992.0).contains(&v);
-            fits.then_some(v as u64)
-                .ok_or(E::invalid_value(de::Unexpected::Float(v), &self))
-        }
-    }
-    d.deserialize_any(Milliseconds)
 }
 
 /// What is wrong with a field.
@@ -455,16 +426,19 @@ impl<'a> OutcomeView<'a> {
 )]
 pub struct HeartbeatBody {
     /// The leader: the number of a proposer in `PROPOSERS`.
+    #[serde(deserialize_with = "number::whole")]
     #[schema(minimum = 1, maximum = 255)]
     pub leader_id: u8,
     /// Its term.
+    #[serde(deserialize_with = "number::whole")]
     #[schema(minimum = 1, maximum = 72057594037927935usize)]
     pub term: u64,
     /// The last instance it has given out.
+    #[serde(deserialize_with = "number::whole")]
     #[schema(maximum = 18446744073709551615usize)]
     pub last_instance_id: u64,
     /// Every instance up to here is chosen.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number::whole")]
     #[schema(maximum = 18446744073709551615usize)]
     pub committed_instance_id: u64,
 }

@@ -24,8 +24,8 @@ const MAX_PROBLEM_BYTES: usize = 64 << 10;
 /// What one line or event says.
 struct Item {
     instance: u64,
-    text: String,
-    json: String,
+    /// As text and as JSON; nothing to print when the server only says how far it has looked.
+    prints: Option<(String, String)>,
 }
 
 /// A form in which items come, line by line; a new one for each connection.
@@ -80,8 +80,10 @@ impl Feed for LogFeed {
         let fields: Fields<'_> = serde_json::from_str(line)?;
         Ok(Some(Item {
             instance: fields.instance_id,
-            text: fields.text(&format!("{} {}", fields.status, fields.operation)),
-            json: line.to_owned(),
+            prints: Some((
+                fields.text(&format!("{} {}", fields.status, fields.operation)),
+                line.to_owned(),
+            )),
         }))
     }
 }
@@ -91,57 +93,45 @@ impl Feed for WatchFeed {
         let Some(event) = self.0.line(line) else {
             return Ok(None);
         };
+        if event.data.is_empty() {
+            let instance = event.id.parse().ok();
+            return Ok(instance.map(|instance| Item {
+                instance,
+                prints: None,
+            }));
+        }
         let fields: Fields<'_> = serde_json::from_str(&event.data)?;
         let rest = event.data.trim_start().trim_start_matches('{');
         Ok(Some(Item {
             instance: event.id.parse().unwrap_or(fields.instance_id),
-            text: fields.text(&event.kind),
-            json: format!("{{\"event\":{:?},{rest}", event.kind),
+            prints: Some((
+                fields.text(&event.kind),
+                format!("{{\"event\":{:?},{rest}", event.kind),
+            )),
         }))
     }
 }
 
 pub(super) async fn log(context: &Context, log: &Log) -> Result<Verdict, Failure> {
     let follow = !log.no_follow;
-    let path = |from| format!("/log?from={from}&follow={follow}");
-    follow_from::<LogFeed>(context, log.from, path, log.limit, follow).await
+    let path = |from: Option<u64>| format!("/log?follow={follow}{}", parameter(from));
+    follow_from::<LogFeed>(context, Some(log.from), path, log.limit, follow).await
 }
 
 pub(super) async fn watch(context: &Context, watch: &Watch) -> Result<Verdict, Failure> {
     let prefix = escape(&watch.prefix);
-    let path = |from| format!("/watch?prefix={prefix}&from={from}");
-    let from = match watch.from {
-        Some(from) => from,
-        None => next_instance(context).await?,
-    };
-    follow_from::<WatchFeed>(context, from, path, watch.limit, true).await
+    let path = |from: Option<u64>| format!("/watch?prefix={prefix}{}", parameter(from));
+    follow_from::<WatchFeed>(context, watch.from, path, watch.limit, true).await
 }
 
-/// The instance that the first learner to answer will apply next.
-async fn next_instance(context: &Context) -> Result<u64, Failure> {
-    let deadline = context.deadline();
-    let mut last = String::new();
-    for learner in context.options.learners.iter().cycle() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        let within = left.min(Duration::from_secs(2));
-        match context.http.get(learner, "/status", within).await {
-            Ok(answer) => match answer.json()["applied_instance_id"].as_u64() {
-                Some(applied) => return Ok(applied + 1),
-                None => last = format!("{learner} is no learner and no store"),
-            },
-            Err(error) => last = format!("{learner}: {}", error.why),
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    Err(Failure::Unavailable(last))
+fn parameter(from: Option<u64>) -> String {
+    from.map_or_else(String::new, |from| format!("&from={from}"))
 }
 
 /// How far a command has come.
 struct Progress {
-    next: u64,
+    /// `None`: where the learner is, which says so at once.
+    next: Option<u64>,
     left: Option<u64>,
     /// When a learner was last of use.
     good_at: Instant,
@@ -149,8 +139,8 @@ struct Progress {
 
 async fn follow_from<F: Feed>(
     context: &Context,
-    from: u64,
-    path: impl Fn(u64) -> String,
+    from: Option<u64>,
+    path: impl Fn(Option<u64>) -> String,
     limit: Option<u64>,
     follow: bool,
 ) -> Result<Verdict, Failure> {
@@ -235,8 +225,11 @@ async fn stream<F: Feed>(
                 Failure::Unknown(format!("{learner} sends what is not understood: {error}"))
             })?;
             let Some(item) = item else { continue };
-            context.printer.print(&item.text, &item.json)?;
-            progress.next = item.instance + 1;
+            progress.next = Some(item.instance + 1);
+            let Some((text, json)) = item.prints else {
+                continue;
+            };
+            context.printer.print(&text, json)?;
             if let Some(left) = &mut progress.left {
                 *left -= 1;
                 if *left == 0 {

@@ -7,7 +7,7 @@ pub(super) struct Event {
     pub(super) id: String,
     /// `event:`
     pub(super) kind: String,
-    /// `data:`, its lines joined.
+    /// `data:`, its lines joined; empty when the server only says how far it has looked.
     pub(super) data: String,
 }
 
@@ -23,8 +23,7 @@ impl Events {
         let line = line.strip_suffix('\r').unwrap_or(line);
         if line.is_empty() {
             let event = std::mem::take(&mut self.event);
-            // Comments keep the connection alive, and end with an empty line as well.
-            return (!event.data.is_empty()).then_some(event);
+            return (event != Event::default()).then_some(event);
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -49,16 +48,17 @@ mod tests {
 
     #[test]
     fn events_end_at_an_empty_line_and_comments_are_passed_over() {
-        let text = ": hello\n\nid: 7\r\nevent:put\ndata: {\"a\":\ndata: 1}\n\n:\n\nretry: 5\n\ndata: x\n\n";
+        let text = ": hello\n\n:\nid: 6\n\nid: 7\r\nevent:put\ndata: {\"a\":\ndata: 1}\n\n:\n\nretry: 5\n\ndata: x\n\n";
         let mut events = Events::default();
         let found: Vec<Event> = text
             .split('\n')
             .filter_map(|line| events.line(line))
             .collect();
-        assert_eq!(found.len(), 2);
-        assert_eq!(found[0].id, "7");
-        assert_eq!(found[0].kind, "put");
-        assert_eq!(found[0].data, "{\"a\":\n1}");
-        assert_eq!(found[1].data, "x");
+        assert_eq!(found.len(), 3);
+        assert_eq!((found[0].id.as_str(), found[0].data.as_str()), ("6", ""));
+        assert_eq!(found[1].id, "7");
+        assert_eq!(found[1].kind, "put");
+        assert_eq!(found[1].data, "{\"a\":\n1}");
+        assert_eq!(found[2].data, "x");
     }
 }

@@ -19,6 +19,7 @@ use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::message::{Message, Reply, Request, Value, Values};
 use crate::problem::{Body, Problem, Raw, explain};
 use crate::wire::answers::{Accepted, AcceptorStatus, NodeStatus, Prepared};
+use crate::wire::number::whole;
 use crate::wire::{CommandView, ProposeBody};
 
 /// What an acceptor answers.
@@ -121,12 +122,15 @@ async fn message(State(state): State<Acceptor>, Raw(body): Raw) -> Result<Respon
 #[serde(rename_all = "camelCase")]
 struct PrepareBody {
     /// counter × 256 + proposerId, and at most 2^32 rounds above what is promised here
+    #[serde(deserialize_with = "whole")]
     #[schema(minimum = 257, maximum = 18446744073709551615usize)]
     proposal_number: u64,
     /// The instance
+    #[serde(deserialize_with = "whole")]
     #[schema(minimum = 0, maximum = 18446744069414584319usize)]
     instance_id: u64,
     /// The proposer that asks: proposalNumber modulo 256
+    #[serde(deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 255)]
     proposer_id: u8,
 }
@@ -136,12 +140,15 @@ struct PrepareBody {
 #[serde(rename_all = "camelCase")]
 struct AcceptBody {
     /// counter × 256 + proposerId, and at most 2^32 rounds above what is promised here
+    #[serde(deserialize_with = "whole")]
     #[schema(minimum = 257, maximum = 18446744073709551615usize)]
     proposal_number: u64,
     /// The instance
+    #[serde(deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 18446744069414584319usize)]
     instance_id: u64,
     /// The proposer that asks: proposalNumber modulo 256
+    #[serde(deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 255)]
     proposer_id: u8,
     /// A request as for `POST /propose`; null for the no-op
