@@ -17,6 +17,7 @@ pub mod link;
 pub mod logs;
 pub mod media;
 pub mod metrics;
+pub mod notify;
 pub mod openapi;
 pub mod paxos;
 pub mod peers;
