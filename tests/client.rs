@@ -113,10 +113,12 @@ fn data_may_come_from_standard_input() {
     put.stdin
         .take()
         .unwrap()
-        .write_all(b" {\"a\" : 1}\n")
+        .write_all(b" {\"a\"\n: 1}\n")
         .unwrap();
     assert_eq!(ended(put.wait_with_output().unwrap()).0, 0);
-    assert_eq!(run(&cluster, &["get", "a"]), said(0, "{\"a\" : 1}"));
+    assert_eq!(run(&cluster, &["get", "a"]), said(0, "{\"a\"\n: 1}"));
+    let (_, json) = run(&cluster, &["get", "a", "--output", "json"]);
+    assert_eq!(json.lines().count(), 1, "{json}");
 }
 
 #[test]
@@ -230,6 +232,53 @@ fn the_log_goes_on_at_another_learner_with_nothing_lost_or_twice() {
     }
     expect(21..=entries);
     assert_eq!(following.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_watch_shows_what_matches_and_goes_on_at_another_learner() {
+    let mut cluster = Cluster::start(1, 1, 2);
+    let arguments = ["watch", "--prefix", "a/", "--from", "1", "--limit", "3"];
+    let mut watching = command(&cluster, &arguments);
+    let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().expect("it goes on").unwrap();
+    for arguments in [
+        &["put", "b", "0"][..],
+        &["put", "a/x", "[1, 2]"],
+        &["cas", "a/x", "7", "0"],
+        &["delete", "a/x"],
+    ] {
+        run(&cluster, arguments);
+    }
+    assert_eq!(next(), r#"2 put "a/x" version=1 [1, 2]"#);
+    assert_eq!(next(), r#"4 delete "a/x" version=2"#);
+    cluster.kill(&[(Role::Learner, 1)]);
+    run(&cluster, &["put", "b", "1"]);
+    run(&cluster, &["put", "a/y", "null"]);
+    assert_eq!(next(), r#"6 put "a/y" version=1 null"#);
+    assert_eq!(watching.wait().unwrap().code(), Some(0));
+
+    // Without --from: what comes next.
+    let mut watching = command(&cluster, &["watch", "--output", "json", "--limit", "1"]);
+    let watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+    let written = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        // Nobody says when it watches, so there is something new again and again.
+        scope.spawn(|| {
+            while !written.load(Ordering::Relaxed) {
+                run(&cluster, &["put", "now", "1"]);
+            }
+        });
+        let output = watching.wait_with_output().unwrap();
+        written.store(true, Ordering::Relaxed);
+        output
+    });
+    let (code, text) = ended(output);
+    let change: Json = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (code, &change["event"], &change["resource"]),
+        (0, &json!("put"), &json!("now"))
+    );
 }
 
 #[test]

@@ -45,13 +45,16 @@ impl Target {
     /// Reads `host[:port]`; `None` for anything else.
     pub fn parse(text: &str) -> Option<Target> {
         let address: Authority = text.parse().ok()?;
-        // An empty port and user names have no place in it.
-        let plain = !text.contains('@') && !text.ends_with(':');
-        let port = address
-            .port_u16()
-            .or(address.port().is_none().then_some(DEFAULT_PORT));
-        let host = address.host().to_ascii_lowercase();
-        let port = port.filter(|port| *port != 0 && plain && !host.is_empty())?;
+        let host = address.host();
+        // User names, which come before the host, have no place here.
+        let port = match text.strip_prefix(host)? {
+            "" => DEFAULT_PORT,
+            port => port.strip_prefix(':')?.parse().ok()?,
+        };
+        if host.is_empty() || port == 0 {
+            return None;
+        }
+        let host = host.to_ascii_lowercase();
         Some(Target(format!("{host}:{port}")))
     }
 }

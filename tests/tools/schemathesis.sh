@@ -10,8 +10,7 @@ BASE=${PORT_BASE:-26000}
 CASES=${CASES:-5000}
 SECONDS_EACH=${SECONDS_EACH:-600}
 SEED=${SEED:-1}
-SAMPLE=${SAMPLE:-crds/samples/small.yaml}
-ROLES=${ROLES:-proposer acceptor learner}
+ROLES=${ROLES:-proposer acceptor learner store}
 
 if [[ ! -x .tools/schemathesis/bin/schemathesis ]]; then
   echo "schemathesis: $VERSION into .tools/"
@@ -22,9 +21,10 @@ SCHEMATHESIS=$PWD/.tools/schemathesis/bin/schemathesis
 CONFIG=$PWD/tests/tools/schemathesis.toml
 
 DATA=$(mktemp -d)
+{ cat crds/samples/small.yaml; printf '  store:\n    enabled: true\n    replicas: 1\n'; } >"$DATA/cluster.yaml"
 start() {
   rm -rf "$DATA/nodes"
-  "$BIN/paxos-operator" local -f "$SAMPLE" --data-dir "$DATA/nodes" --port-base "$BASE" >"$DATA/local.log" 2>&1 &
+  "$BIN/paxos-operator" local -f "$DATA/cluster.yaml" --data-dir "$DATA/nodes" --port-base "$BASE" >"$DATA/local.log" 2>&1 &
   LOCAL=$!
   for _ in $(seq 300); do
     kill -0 $LOCAL 2>/dev/null || break

@@ -22,7 +22,9 @@ impl Printer {
         let mut out = io::stdout().lock();
         let written = match self.output {
             Output::Text => writeln!(out, "{text}"),
-            Output::Json => writeln!(out, "{json}"),
+            // Between the tokens of JSON a space says as much as a line break, and within texts
+            // there is none.
+            Output::Json => writeln!(out, "{}", json.to_string().replace(['\n', '\r'], " ")),
         };
         match written.and_then(|()| out.flush()) {
             Ok(()) => Ok(()),

@@ -47,7 +47,7 @@ pub(super) fn routes<S: Reads>() -> Router<S> {
 
 #[derive(Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Consistency {
+pub(super) enum Consistency {
     #[default]
     Linearizable,
     Local,
@@ -55,7 +55,7 @@ enum Consistency {
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct ResourceQuery {
+pub(super) struct ResourceQuery {
     /// linearizable sees every write acknowledged before; local answers at once
     #[serde(default)]
     #[param(inline)]
