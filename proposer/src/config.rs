@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::notify::Target;
 use crate::paxos::ids::NodeId;
 pub use crate::paxos::ids::Role;
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// `ELECTION_TIMEOUT_MS`
     pub election_timeout: Duration,
+    /// `NOTIFY_CLIENTS`
+    pub notify_clients: Vec<Target>,
 }
 
 /// One bad variable.
@@ -105,6 +108,7 @@ impl Config {
             log_dir: PathBuf::from(DEFAULT_DATA_DIR).join("logs"),
             heartbeat_interval: DEFAULT_HEARTBEAT_INTERVAL,
             election_timeout: DEFAULT_ELECTION_TIMEOUT,
+            notify_clients: Vec::new(),
         }
     }
 
@@ -158,6 +162,14 @@ impl Config {
             reader.missing("ELECTION_TIMEOUT_MS", timeout_expected);
         }
 
+        let notify_clients = reader
+            .read(
+                "NOTIFY_CLIENTS",
+                "host[:port],host[:port],… (the clients that may be notified; at most 255)",
+                targets,
+            )
+            .unwrap_or(Some(Vec::new()));
+
         let needed = role.map_or(&[][..], |role| needs(role, use_cluster_store == Some(true)));
         let mut lists: BTreeMap<Role, Vec<String>> = BTreeMap::new();
         for list in Role::ALL {
@@ -197,6 +209,7 @@ impl Config {
             log_dir,
             heartbeat,
             election_timeout,
+            notify_clients,
         ) {
             (
                 Some(node_id),
@@ -208,6 +221,7 @@ impl Config {
                 Some(log_dir),
                 Some(heartbeat_interval),
                 Some(election_timeout),
+                Some(notify_clients),
             ) if reader.invalid.is_empty() => Ok(Config {
                 node_id,
                 role,
@@ -222,6 +236,7 @@ impl Config {
                 log_dir,
                 heartbeat_interval,
                 election_timeout,
+                notify_clients,
             }),
             _ => Err(reader.invalid),
         }
@@ -254,6 +269,10 @@ impl Config {
                 self.election_timeout.as_millis().to_string(),
             ),
         ]);
+        if !self.notify_clients.is_empty() {
+            let clients: Vec<_> = self.notify_clients.iter().map(Target::to_string).collect();
+            env.push(("NOTIFY_CLIENTS", clients.join(",")));
+        }
         env
     }
 
@@ -347,6 +366,11 @@ fn millis(value: &str, min: u64) -> Option<Duration> {
         .map(Duration::from_millis)
 }
 
+fn targets(list: &str) -> Option<Vec<Target>> {
+    let parsed: Option<Vec<Target>> = list.split(',').map(|t| Target::parse(t.trim())).collect();
+    parsed.filter(|targets| targets.len() <= 255)
+}
+
 fn addresses(list: &str) -> Option<Vec<String>> {
     let parsed: Option<Vec<String>> = list
         .split(',')
@@ -391,9 +415,30 @@ mod tests {
             log_dir: "/logs".into(),
             heartbeat_interval: Duration::from_millis(7),
             election_timeout: Duration::from_millis(77),
+            notify_clients: vec![Target::parse("e:6").unwrap(), Target::parse("f").unwrap()],
         };
         let env: BTreeMap<_, _> = config.to_env().into_iter().collect();
         assert_eq!(Config::from_env(|name| env.get(name).cloned()), Ok(config));
+    }
+
+    #[test]
+    fn only_plain_addresses_may_be_notified() {
+        let env = |clients| {
+            from(&[
+                ("NODE_ID", "1"),
+                ("ROLE", "acceptor"),
+                ("NOTIFY_CLIENTS", clients),
+            ])
+        };
+        let clients = env(" a , B:81").unwrap().notify_clients;
+        assert_eq!(
+            clients.iter().map(Target::to_string).collect::<Vec<_>>(),
+            ["a:80", "b:81"]
+        );
+        for bad in ["a,", "http://a", "a/x", "*"] {
+            let invalid = env(bad).unwrap_err();
+            assert_eq!(invalid[0].variable, "NOTIFY_CLIENTS", "{bad}");
+        }
     }
 
     #[test]

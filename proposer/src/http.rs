@@ -12,9 +12,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use serde::Deserialize;
-use serde_json::{Value as Json_, json};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use utoipa::IntoParams;
 
 use crate::config::Config;
 use crate::identity::Identity;
@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::paxos::codec::{Frame, NodeName};
 use crate::paxos::message::{Message, Request as Paxos};
 use crate::problem::{BodyLimits, Params, Problem, finish};
+use crate::wire::answers::{Health, LogsView, NodeStatus, Ready};
 
 pub mod acceptor;
 pub mod learner;
@@ -71,8 +72,10 @@ impl Node {
 pub trait RoleState: Clone + Send + Sync + 'static {
     /// The part that every role has.
     fn node(&self) -> &Node;
-    /// The role's fields of `/status`, beside `node_id`, `role` and `uptime`.
-    fn status(&self) -> Json_;
+    /// What `/status` says.
+    type Status: Serialize;
+    /// The state now, with what every role says.
+    fn status(&self, node: NodeStatus) -> Self::Status;
     /// Why it cannot serve now, if it cannot.
     fn not_ready(&self) -> Option<String>;
 }
@@ -85,50 +88,71 @@ pub fn router<S: RoleState>(routes: Router<S>, state: S) -> Router {
         .route("/ready", get(ready::<S>))
         .route("/logs", get(logs::<S>))
         .route("/logs/important", get(important_logs::<S>))
-        .route("/metrics", get(metrics::<S>));
+        .route("/metrics", get(metrics::<S>))
+        .route("/openapi.json", get(openapi::<S>));
     finish(routes)
         .layer(middleware::from_fn_with_state(state.clone(), measure::<S>))
         .with_state(state)
 }
 
-async fn status<S: RoleState>(State(state): State<S>) -> Json<Json_> {
+/// What it is, and how far it has come
+#[utoipa::path(
+    get,
+    path = "/status",
+    responses((status = 200, description = "The state now", body = ref("#/components/schemas/Status")))
+)]
+pub(crate) async fn status<S: RoleState>(State(state): State<S>) -> Json<S::Status> {
     let node = state.node();
-    let mut status = json!({
-        "node_id": node.name().id.number(),
-        "role": node.name().role.name(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime": node.started.elapsed().as_secs(),
-        "cluster": node.identity.cluster().map(|cluster| cluster.to_string()),
-        "incarnation": format!("{:016x}", node.identity.start().incarnation),
-        "starts": node.identity.start().count,
-        "ready": state.not_ready().is_none(),
-    });
-    if let (Json_::Object(all), Json_::Object(own)) = (&mut status, state.status()) {
-        all.extend(own);
-    }
-    Json(status)
-}
-
-async fn health<S: RoleState>(State(state): State<S>) -> Json<Json_> {
-    let node = state.node();
-    Json(json!({
-        "status": "healthy",
-        "node_id": node.name().id.number(),
-        "role": node.name().role.name(),
-        "uptime": node.started.elapsed().as_secs(),
+    Json(state.status(NodeStatus {
+        node_id: node.name().id.number(),
+        role: node.name().role.name(),
+        version: env!("CARGO_PKG_VERSION"),
+        uptime: node.started.elapsed().as_secs(),
+        cluster: node.identity.cluster().map(|cluster| cluster.to_string()),
+        incarnation: format!("{:016x}", node.identity.start().incarnation),
+        starts: node.identity.start().count,
+        ready: state.not_ready().is_none(),
     }))
 }
 
-async fn ready<S: RoleState>(State(state): State<S>) -> Result<Json<Json_>, Problem> {
+/// Whether the process works: liveness
+#[utoipa::path(
+    get,
+    path = "/health",
+    responses((status = 200, description = "It does", body = Health))
+)]
+pub(crate) async fn health<S: RoleState>(State(state): State<S>) -> Json<Health> {
+    let node = state.node();
+    Json(Health {
+        status: "healthy",
+        node_id: node.name().id.number(),
+        role: node.name().role.name(),
+        uptime: node.started.elapsed().as_secs(),
+    })
+}
+
+/// Whether it can serve: readiness
+#[utoipa::path(
+    get,
+    path = "/ready",
+    responses(
+        (status = 200, description = "It can", body = Ready),
+        (status = 503, description = "It cannot now; the detail says why")
+    )
+)]
+pub(crate) async fn ready<S: RoleState>(State(state): State<S>) -> Result<Json<Ready>, Problem> {
     match state.not_ready() {
-        None => Ok(Json(json!({"status": "ready"}))),
+        None => Ok(Json(Ready { status: "ready" })),
         Some(why) => Err(Problem::unavailable(why, Duration::from_secs(1))),
     }
 }
 
-#[derive(Deserialize)]
-struct LogsQuery {
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LogsQuery {
+    /// How many entries
     #[serde(default = "default_limit")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: usize,
 }
 
@@ -145,33 +169,75 @@ impl LogsQuery {
     }
 }
 
-async fn logs<S: RoleState>(
+/// The newest log entries
+#[utoipa::path(
+    get,
+    path = "/logs",
+    params(LogsQuery),
+    responses(
+        (status = 200, description = "Newest last", body = LogsView),
+        (status = 403, description = "Only with DEBUG=true")
+    )
+)]
+pub(crate) async fn logs<S: RoleState>(
     State(state): State<S>,
     Params(query): Params<LogsQuery>,
-) -> Result<Json<Json_>, Problem> {
+) -> Result<Json<LogsView>, Problem> {
     let limit = query.limit()?;
     if !state.node().debug {
         return Err(Problem::forbidden(
             "detailed logs are off: start the node with DEBUG=true",
         ));
     }
-    Ok(Json(json!({"logs": state.node().logs.recent(limit)})))
+    Ok(Json(LogsView {
+        logs: state.node().logs.recent(limit),
+    }))
 }
 
-async fn important_logs<S: RoleState>(
+/// The newest important log entries
+#[utoipa::path(
+    get,
+    path = "/logs/important",
+    params(LogsQuery),
+    responses((status = 200, description = "Newest last", body = LogsView))
+)]
+pub(crate) async fn important_logs<S: RoleState>(
     State(state): State<S>,
     Params(query): Params<LogsQuery>,
-) -> Result<Json<Json_>, Problem> {
+) -> Result<Json<LogsView>, Problem> {
     let limit = query.limit()?;
-    Ok(Json(json!({"logs": state.node().logs.important(limit)})))
+    Ok(Json(LogsView {
+        logs: state.node().logs.important(limit),
+    }))
 }
 
-async fn metrics<S: RoleState>(State(state): State<S>) -> Response {
+/// Metrics, as Prometheus reads them
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((
+        status = 200,
+        description = "The text exposition format",
+        body = String,
+        content_type = "text/plain"
+    ))
+)]
+pub(crate) async fn metrics<S: RoleState>(State(state): State<S>) -> Response {
     let content_type = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
     (content_type, state.node().metrics.text()).into_response()
+}
+
+/// This document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value))
+)]
+pub(crate) async fn openapi<S: RoleState>(State(state): State<S>) -> Json<serde_json::Value> {
+    Json(crate::openapi::document(state.node().name().role))
 }
 
 async fn measure<S: RoleState>(State(state): State<S>, request: Request, next: Next) -> Response {

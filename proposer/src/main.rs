@@ -1,14 +1,22 @@
-//! The node's entry point: reads the environment, binds the port and runs.
+//! The entry point. Without arguments: the node, which reads the environment, binds the port and
+//! runs. With arguments: its commands.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use proposer::config::Config;
-use proposer::{logs, serve};
+use proposer::{client, logs, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
 fn main() -> ExitCode {
+    match std::env::args_os().len() {
+        0 | 1 => node(),
+        _ => client::main(),
+    }
+}
+
+fn node() -> ExitCode {
     let config = match Config::from_env(|name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(invalid) => {

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub learner_lag: IntGaugeVec,
     /// Bytes of the log's files.
     pub wal_size: IntGauge,
+    /// Notifications to clients by what became of them.
+    pub notifications: IntCounterVec,
     /// HTTP requests.
     pub http: HistogramVec,
     /// How many instances each store is behind, as this learner sees it.
@@ -101,6 +103,12 @@ impl Metrics {
                 "store_lag_instances",
                 "Instances that a store is behind, as this learner sees it.",
                 "store",
+            )?,
+            notifications: counters(
+                r,
+                "notifications_total",
+                "Notifications to clients, by outcome.",
+                "outcome",
             )?,
             wal_size: gauge(r, "wal_size_bytes", "Size of the log's files.")?,
             http: {

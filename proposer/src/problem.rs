@@ -18,6 +18,7 @@ use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The largest body taken unless a route says otherwise with [`BodyLimits::layer`]: 1 MiB.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -115,17 +116,25 @@ impl Problem {
     }
 }
 
+/// An error, as in RFC 9457.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemView<'a> {
+    /// The status in words.
+    title: &'a str,
+    /// The answer's status.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What is wrong, and what to do.
+    detail: &'a str,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    number: Option<BTreeMap<&'a str, u64>>,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            title: &'a str,
-            status: u16,
-            detail: &'a str,
-            #[serde(flatten)]
-            number: Option<BTreeMap<&'a str, u64>>,
-        }
-        let wire = Wire {
+        let wire = ProblemView {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,

@@ -1,21 +1,24 @@
 //! The JSON that clients and the readable forms of the protocol speak. The one place for the names
 //! of its fields.
 
-use std::borrow::Cow;
-use std::fmt;
+pub mod answers;
+pub(crate) mod number;
 
-use serde::de::{self, Visitor};
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::paxos::codec::Entry;
-use crate::paxos::command::{Command, MAX_ID_BYTES, MAX_RESOURCE_BYTES, Operation};
+use crate::paxos::command::{Command, MAX_ID_CHARS, MAX_RESOURCE_CHARS, Operation};
 use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::machine::{Applied, Outcome, Page, Resource};
 use crate::paxos::message::{Heartbeat, Value};
 
 /// A client's request, as in `POST /propose`. Unknown fields are ignored.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = Request)]
 #[serde(
     rename_all = "camelCase",
     expecting = "an object with clientId, timestamp, operation, resource and data"
@@ -23,58 +26,37 @@ use crate::paxos::message::{Heartbeat, Value};
 pub struct ProposeBody<'a> {
     /// Who asks.
     #[serde(borrow)]
+    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub client_id: Cow<'a, str>,
     /// Milliseconds since 1970 by the client's clock.
-    #[serde(deserialize_with = "milliseconds")]
+    #[serde(deserialize_with = "number::milliseconds")]
+    #[schema(value_type = f64, minimum = 0, maximum = 18446744073709551615usize)]
     pub timestamp: u64,
     /// `WRITE`, `DELETE` or `READ`.
     #[serde(borrow)]
+    #[schema(value_type = String)]
     pub operation: Cow<'a, str>,
     /// On what.
     #[serde(borrow)]
+    #[schema(value_type = String, min_length = 1, max_length = 1024)]
     pub resource: Cow<'a, str>,
     /// Any JSON; needed by WRITE alone.
     #[serde(borrow, default, deserialize_with = "present")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub data: Option<&'a RawValue>,
     /// Names the request among the client's own.
     #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     pub request_id: Option<Cow<'a, str>>,
-    /// Compare and set.
-    #[serde(default)]
+    /// Compare and set; 0: there must be no such resource.
+    #[serde(default, deserialize_with = "number::whole_or_null")]
+    #[schema(maximum = 18446744073709551615usize)]
     pub if_version: Option<u64>,
 }
 
 /// `null` is data like any other JSON, and not the same as no data.
 fn present<'de: 'a, 'a, D: Deserializer<'de>>(d: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(d).map(Some)
-}
-
-/// A whole number, or one with a fraction, as clients with floating-point clocks send.
-fn milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    struct Milliseconds;
-    impl Visitor<'_> for Milliseconds {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("milliseconds since 1970, a number of at least 0")
-        }
-
-        fn visit_u64<E: de::Error>(self, v: u64) -> Result<u64, E> {
-            Ok(v)
-        }
-
-        fn visit_i64<E: de::Error>(self, v: i64) -> Result<u64, E> {
-            u64::try_from(v).map_err(|_| E::invalid_value(de::Unexpected::Signed(v), &self))
-        }
-
-        fn visit_f64<E: de::Error>(self, v: f64) -> Result<u64, E> {
-            // 2^53: past it a float no longer tells milliseconds apart.
-            let fits = (0.0..9_007_199_254_740_992.0).contains(&v);
-            fits.then_some(v as u64)
-                .ok_or(E::invalid_value(de::Unexpected::Float(v), &self))
-        }
-    }
-    d.deserialize_any(Milliseconds)
 }
 
 /// What is wrong with a field.
@@ -98,18 +80,15 @@ impl ProposeBody<'_> {
         let Some(operation) = Operation::parse(&self.operation) else {
             return bad("operation", "must be WRITE, DELETE or READ");
         };
-        if self.client_id.is_empty() || self.client_id.len() > MAX_ID_BYTES {
-            return bad("clientId", "must have 1 to 256 bytes");
+        if !has_chars(&self.client_id, MAX_ID_CHARS) {
+            return bad("clientId", "must have 1 to 256 characters");
         }
-        if self.resource.is_empty() || self.resource.len() > MAX_RESOURCE_BYTES {
-            return bad("resource", "must have 1 to 1024 bytes");
+        if !has_chars(&self.resource, MAX_RESOURCE_CHARS) {
+            return bad("resource", "must have 1 to 1024 characters");
         }
-        if self
-            .request_id
-            .as_ref()
-            .is_some_and(|id| id.is_empty() || id.len() > MAX_ID_BYTES)
-        {
-            return bad("requestId", "must have 1 to 256 bytes, or be left out");
+        let request_id = self.request_id.as_ref();
+        if request_id.is_some_and(|id| !has_chars(id, MAX_ID_CHARS)) {
+            return bad("requestId", "must have 1 to 256 characters, or be left out");
         }
         let data = match (operation, self.data) {
             (Operation::Write, Some(data)) => data.get().as_bytes(),
@@ -132,8 +111,13 @@ impl ProposeBody<'_> {
     }
 }
 
+fn has_chars(text: &str, max: usize) -> bool {
+    !text.is_empty() && (text.len() <= max || text.chars().count() <= max)
+}
+
 /// A chosen request, as in `/log` and in `acceptedValue`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Command)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandView<'a> {
     /// `NOOP` for a filled hole.
@@ -152,6 +136,7 @@ pub struct CommandView<'a> {
     pub resource: Option<&'a str>,
     /// As it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub data: Option<&'a RawValue>,
     /// Compare and set.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,7 +180,8 @@ fn raw(data: &[u8]) -> Option<&RawValue> {
 }
 
 /// A line of `/log`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Entry)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryView<'a> {
     /// Where.
@@ -240,12 +226,14 @@ impl<'a> EntryView<'a> {
 }
 
 /// `GET /resource/{id}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Resource)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceView<'a> {
     /// Its name.
     pub resource: &'a str,
     /// As it was written.
+    #[schema(value_type = serde_json::Value)]
     pub data: Option<&'a RawValue>,
     /// 1 after the write that made it, one more with every write since.
     pub version: u64,
@@ -272,7 +260,8 @@ impl<'a> ResourceView<'a> {
 }
 
 /// A page of `GET /resources`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Page)]
 #[serde(rename_all = "camelCase")]
 pub struct PageView<'a> {
     /// In the order of their names.
@@ -301,13 +290,15 @@ impl<'a> PageView<'a> {
 
 /// The data of an event of `GET /watch`: a resource as [`ResourceView`] shows it, or without `data`
 /// its removal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Change)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangeView<'a> {
     /// Its name.
     pub resource: &'a str,
     /// As it was written; absent when it was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub data: Option<&'a RawValue>,
     /// The resource's version after the change; for a removal, the one that it would have had.
     pub version: u64,
@@ -357,7 +348,8 @@ pub fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 /// The answer to one request of `POST /propose`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Outcome)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeView<'a> {
     /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `UNKNOWN`, `CONFLICT` or `NO_LEADER`.
@@ -370,6 +362,7 @@ pub struct OutcomeView<'a> {
     pub version: Option<u64>,
     /// What READ found; `null` for nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value, required = false)]
     pub data: Option<Option<&'a RawValue>>,
     /// What to do, where that is not plain.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -425,20 +418,28 @@ impl<'a> OutcomeView<'a> {
 }
 
 /// `POST /leader-heartbeat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Heartbeat)]
 #[serde(
     rename_all = "camelCase",
     expecting = "an object with leaderId, term and lastInstanceId"
 )]
 pub struct HeartbeatBody {
-    /// The leader.
+    /// The leader: the number of a proposer in `PROPOSERS`.
+    #[serde(deserialize_with = "number::whole")]
+    #[schema(minimum = 1, maximum = 255)]
     pub leader_id: u8,
     /// Its term.
+    #[serde(deserialize_with = "number::whole")]
+    #[schema(minimum = 1, maximum = 72057594037927935usize)]
     pub term: u64,
     /// The last instance it has given out.
+    #[serde(deserialize_with = "number::whole")]
+    #[schema(maximum = 18446744073709551615usize)]
     pub last_instance_id: u64,
     /// Every instance up to here is chosen.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number::whole")]
+    #[schema(maximum = 18446744073709551615usize)]
     pub committed_instance_id: u64,
 }
 

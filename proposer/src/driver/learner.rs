@@ -21,6 +21,7 @@ use crate::identity::Identity;
 use crate::link::Link;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::paxos::codec::{self, Entry, NodeName};
 use crate::paxos::command::Command;
 use crate::paxos::ids::{Members, NodeId, Slot};
@@ -370,6 +371,7 @@ pub fn start(
         writing_snapshot: false,
         catching_up: false,
         shared,
+        notifier: Notifier::start(config, &metrics),
         metrics,
         acceptors: Link::all(config, identity, Role::Acceptor, PeerOptions::default()),
         learners: Link::all(config, identity, Role::Learner, PeerOptions::default()),
@@ -431,6 +433,7 @@ struct Run {
     catching_up: bool,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    notifier: Option<Notifier>,
     acceptors: Vec<Link>,
     learners: Vec<Link>,
     runtime: runtime::Handle,
@@ -577,6 +580,9 @@ impl Run {
         let Some((first, last)) = entries.first().zip(entries.last()) else {
             return;
         };
+        if let Some(notifier) = &self.notifier {
+            notifier.applied(&entries);
+        }
         let bytes = codec::encode_entries(&entries);
         self.index.insert(first.slot, self.wal.append(&bytes));
         self.unsynced.get_or_insert_with(Instant::now);

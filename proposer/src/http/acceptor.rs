@@ -5,12 +5,12 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Value as Json_, json};
+use utoipa::{OpenApi, ToSchema};
 
 use super::{Node, RoleState, frame_limits, router};
 use crate::driver::acceptor::Handle;
@@ -18,7 +18,14 @@ use crate::link;
 use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::message::{Message, Reply, Request, Value, Values};
 use crate::problem::{Body, Problem, Raw, explain};
+use crate::wire::answers::{Accepted, AcceptorStatus, NodeStatus, Prepared};
+use crate::wire::number::whole;
 use crate::wire::{CommandView, ProposeBody};
+
+/// What an acceptor answers.
+#[derive(OpenApi)]
+#[openapi(paths(prepare, accept), components(schemas(AcceptorStatus)))]
+pub(crate) struct Api;
 
 #[derive(Clone)]
 struct Acceptor {
@@ -43,24 +50,27 @@ impl RoleState for Acceptor {
         &self.node
     }
 
-    fn status(&self) -> Json_ {
+    type Status = AcceptorStatus;
+
+    fn status(&self, node: NodeStatus) -> AcceptorStatus {
         let promised = self.handle.promised();
-        json!({
-            "is_leader": false,
-            "leader_id": promised.and_then(Ballot::node).map(NodeId::number),
-            "term": promised.map_or(0, Ballot::counter),
-            "proposal_counter": promised.map_or(0, Ballot::counter),
-            "highest_promised": promised.map_or(0, Ballot::number),
-            "last_instance_id": self.handle.last_voted().0,
-            "committed_instance_id": self.handle.committed().0,
-            "trimmed_instance_id": self.handle.floor().0,
-            "state": match self.handle.refusal() {
+        AcceptorStatus {
+            node,
+            is_leader: false,
+            leader_id: promised.and_then(Ballot::node).map(NodeId::number),
+            term: promised.map_or(0, Ballot::counter),
+            proposal_counter: promised.map_or(0, Ballot::counter),
+            highest_promised: promised.map_or(0, Ballot::number),
+            last_instance_id: self.handle.last_voted().0,
+            committed_instance_id: self.handle.committed().0,
+            trimmed_instance_id: self.handle.floor().0,
+            state: match self.handle.refusal() {
                 Some(refusal) => refusal.name(),
                 None if self.handle.votes() => "voting",
                 None => "joining",
             },
-            "refusal": self.handle.refusal().map(|refusal| refusal.to_string()),
-        })
+            refusal: self.handle.refusal().map(|refusal| refusal.to_string()),
+        }
     }
 
     fn not_ready(&self) -> Option<String> {
@@ -107,20 +117,42 @@ async fn message(State(state): State<Acceptor>, Raw(body): Raw) -> Result<Respon
     Ok(state.node.answer(Message::Reply(reply)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Prepare)]
 #[serde(rename_all = "camelCase")]
 struct PrepareBody {
+    /// counter × 256 + proposerId, and at most 2^32 rounds above what is promised here
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 257, maximum = 18446744073709551615usize)]
     proposal_number: u64,
+    /// The instance
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 0, maximum = 18446744069414584319usize)]
     instance_id: u64,
+    /// The proposer that asks: proposalNumber modulo 256
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 255)]
     proposer_id: u8,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Accept)]
 #[serde(rename_all = "camelCase")]
 struct AcceptBody {
+    /// counter × 256 + proposerId, and at most 2^32 rounds above what is promised here
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 257, maximum = 18446744073709551615usize)]
     proposal_number: u64,
+    /// The instance
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 18446744069414584319usize)]
     instance_id: u64,
+    /// The proposer that asks: proposalNumber modulo 256
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 255)]
     proposer_id: u8,
+    /// A request as for `POST /propose`; null for the no-op
+    #[schema(value_type = Option<ProposeBody<'static>>, required = true)]
     value: Box<RawValue>,
 }
 
@@ -158,12 +190,23 @@ fn parse(
     Ok((ballot, Slot(instance)))
 }
 
+/// Ask for a promise, phase 1: one instance, readable
+///
 /// One promise covers every instance, so this deposes a leader of a lower ballot, as any prepare
 /// does; it shows the vote of the instance asked for.
+#[utoipa::path(
+    post,
+    path = "/prepare",
+    request_body = PrepareBody,
+    responses(
+        (status = 200, description = "A promise, or the higher one", body = Prepared<'_>),
+        (status = 503, description = "Too many requests wait for the disk, or it does not vote")
+    )
+)]
 async fn prepare(
     State(state): State<Acceptor>,
     Body(body): Body<PrepareBody>,
-) -> Result<Json<Json_>, Problem> {
+) -> Result<Response, Problem> {
     let (ballot, slot) = parse(
         &state,
         body.proposal_number,
@@ -175,27 +218,44 @@ async fn prepare(
         run: 0,
         from: slot,
     };
-    Ok(Json(
-        match state.handle.ask(request).await.map_err(|_| busy())? {
-            Reply::Promise { votes, .. } => match votes.iter().find(|vote| vote.slot == slot) {
-                Some(vote) => json!({
-                    "type": "PROMISE",
-                    "accepted": true,
-                    "highestAccepted": vote.ballot.number(),
-                    "acceptedValue": accepted_value(&vote.value),
-                }),
-                None => json!({"type": "PROMISE", "accepted": true, "highestAccepted": -1}),
-            },
-            Reply::NotVoting => return Err(not_voting(&state)),
-            reply => refusal("NOT_PROMISE", &reply),
+    let reply = state.handle.ask(request).await.map_err(|_| busy())?;
+    let prepared = match &reply {
+        Reply::Promise { votes, .. } => {
+            let vote = votes.iter().find(|vote| vote.slot == slot);
+            Prepared {
+                r#type: "PROMISE",
+                accepted: true,
+                highest_accepted: Some(vote.map_or(-1, |vote| vote.ballot.number() as i64)),
+                accepted_value: vote.and_then(|vote| accepted_value(&vote.value)),
+                highest_promised: None,
+            }
+        }
+        Reply::NotVoting => return Err(not_voting(&state)),
+        reply => Prepared {
+            r#type: "NOT_PROMISE",
+            accepted: false,
+            highest_accepted: None,
+            accepted_value: None,
+            highest_promised: Some(promised(reply)),
         },
-    ))
+    };
+    Ok(Json(prepared).into_response())
 }
 
+/// Ask for a vote, phase 2: one instance, readable
+#[utoipa::path(
+    post,
+    path = "/accept",
+    request_body = AcceptBody,
+    responses(
+        (status = 200, description = "A vote, or the higher promise", body = Accepted),
+        (status = 503, description = "Too many requests wait for the disk, or it does not vote")
+    )
+)]
 async fn accept(
     State(state): State<Acceptor>,
     Body(body): Body<AcceptBody>,
-) -> Result<Json<Json_>, Problem> {
+) -> Result<Json<Accepted>, Problem> {
     let (ballot, slot) = parse(
         &state,
         body.proposal_number,
@@ -216,26 +276,32 @@ async fn accept(
         values,
         committed: Slot::ZERO,
     };
-    Ok(Json(
-        match state.handle.ask(request).await.map_err(|_| busy())? {
-            Reply::Accepted { .. } => json!({
-                "type": "ACCEPTED",
-                "accepted": true,
-                "instanceId": slot.0,
-                "proposalNumber": ballot.number(),
-            }),
-            Reply::NotVoting => return Err(not_voting(&state)),
-            reply => refusal("NOT_ACCEPTED", &reply),
+    let reply = state.handle.ask(request).await.map_err(|_| busy())?;
+    Ok(Json(match &reply {
+        Reply::Accepted { .. } => Accepted {
+            r#type: "ACCEPTED",
+            accepted: true,
+            instance_id: Some(slot.0),
+            proposal_number: Some(ballot.number()),
+            highest_promised: None,
         },
-    ))
+        Reply::NotVoting => return Err(not_voting(&state)),
+        reply => Accepted {
+            r#type: "NOT_ACCEPTED",
+            accepted: false,
+            instance_id: None,
+            proposal_number: None,
+            highest_promised: Some(promised(reply)),
+        },
+    }))
 }
 
-fn refusal(kind: &str, reply: &Reply) -> Json_ {
-    let promised = match reply {
+/// The promise for which it refused.
+fn promised(reply: &Reply) -> u64 {
+    match reply {
         Reply::Nack { promised, .. } => promised.number(),
         _ => 0,
-    };
-    json!({"type": kind, "accepted": false, "highestPromised": promised})
+    }
 }
 
 /// A request as for `/propose`, or `null` for the no-op.

@@ -15,8 +15,8 @@ use futures::stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use serde_json::{Value as Json_, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch::Receiver};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::resources::{self, PageQuery, Reads};
 use super::{Node, RoleState, frame_limits, router, watch};
@@ -29,13 +29,31 @@ use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::machine::{Page, Resource};
 use crate::paxos::message::Message;
 use crate::problem::{Body, Params, PathParams, Problem, Raw};
-use crate::wire::{EntryView, write_line};
+use crate::wire::answers::{InstancesView, Learned, LearnerStatus, NodeStatus, StoreState};
+use crate::wire::number::whole;
+use crate::wire::{ChangeView, EntryView, write_line};
 
 /// Bytes of entries in an answer that is no stream.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Clients that may follow the log at once: each may hold a chunk in memory and takes time with
 /// every entry.
 const MAX_STREAMS: usize = 1024;
+
+/// What a learner answers.
+#[derive(OpenApi)]
+#[openapi(
+    paths(
+        learn,
+        instance,
+        instances,
+        log,
+        watch::watch,
+        resources::resource,
+        resources::resources
+    ),
+    components(schemas(LearnerStatus, ChangeView))
+)]
+pub(crate) struct Api;
 
 #[derive(Clone)]
 pub(super) struct Learner {
@@ -94,7 +112,9 @@ impl RoleState for Learner {
         &self.node
     }
 
-    fn status(&self) -> Json_ {
+    type Status = LearnerStatus;
+
+    fn status(&self, node: NodeStatus) -> LearnerStatus {
         let applied = *self.handle.applied().borrow();
         let halted = self.handle.halted();
         let (resources, sessions) = {
@@ -105,31 +125,30 @@ impl RoleState for Learner {
             )
         };
         let committed = self.handle.committed();
-        let stores = self.handle.stores().into_iter().map(|store| {
-            json!({
-                "node_id": store.id.number(),
-                "applied_instance_id": store.applied.0,
-                "lag": committed.0.saturating_sub(store.applied.0),
-                "reachable": store.reachable,
-            })
+        let stores = self.handle.stores().into_iter().map(|store| StoreState {
+            node_id: store.id.number(),
+            applied_instance_id: store.applied.0,
+            lag: committed.0.saturating_sub(store.applied.0),
+            reachable: store.reachable,
         });
-        json!({
-            "is_leader": false,
-            "leader_id": self.handle.leader().map(NodeId::number),
-            "last_instance_id": applied.0,
-            "committed_instance_id": committed.0,
-            "applied_instance_id": applied.0,
-            "durable_instance_id": self.handle.durable().0,
-            "resources": resources,
-            "sessions": sessions,
-            "stores": stores.collect::<Vec<_>>(),
-            "state": match (&halted, self.handle.is_caught_up()) {
+        LearnerStatus {
+            node,
+            is_leader: false,
+            leader_id: self.handle.leader().map(NodeId::number),
+            last_instance_id: applied.0,
+            committed_instance_id: committed.0,
+            applied_instance_id: applied.0,
+            durable_instance_id: self.handle.durable().0,
+            resources,
+            sessions,
+            stores: stores.collect(),
+            state: match (&halted, self.handle.is_caught_up()) {
                 (Some(_), _) => "halted",
                 (None, true) => "learning",
                 (None, false) => "catching-up",
             },
-            "halted": halted,
-        })
+            halted,
+        }
     }
 
     fn not_ready(&self) -> Option<String> {
@@ -255,21 +274,43 @@ fn unreadable(error: &dyn std::error::Error) -> Problem {
     )
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Learn)]
 #[serde(rename_all = "camelCase")]
 struct LearnBody {
+    /// The instance
+    #[serde(deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 18446744069414584319usize)]
     instance_id: u64,
 }
 
+/// Ask whether an instance is learned
+///
 /// The readable form. It never changes what this learner knows: only acceptors say what is chosen,
 /// and this learner asks them itself. So the answer tells whether the instance is learned yet.
+#[utoipa::path(
+    post,
+    path = "/learn",
+    request_body = LearnBody,
+    responses(
+        (status = 200, description = "It is", body = Learned<'_>),
+        (status = 202, description = "Not yet", body = Learned<'_>),
+        (status = 404, description = "It is not learned here"),
+        (status = 410, description = "The log no longer goes back that far"),
+        (status = 503, description = "This learner has too much to do")
+    )
+)]
 async fn learn(
     State(state): State<Learner>,
     Body(body): Body<LearnBody>,
 ) -> Result<Response, Problem> {
     let slot = slot("instanceId", body.instance_id)?;
     if slot > *state.handle.applied().borrow() {
-        let pending = json!({"status": "pending", "instanceId": slot.0});
+        let pending = Learned {
+            status: "pending",
+            instance_id: slot.0,
+            entry: None,
+        };
         return Ok((StatusCode::ACCEPTED, Json(pending)).into_response());
     }
     let entries = state.handle.entries(slot, 1).await.map_err(no_entries)?;
@@ -277,11 +318,11 @@ async fn learn(
         .first()
         .filter(|entry| entry.slot == slot)
         .ok_or_else(|| absent(slot))?;
-    Ok(Json(json!({
-        "status": "learned",
-        "instanceId": slot.0,
-        "entry": EntryView::of(entry),
-    }))
+    Ok(Json(Learned {
+        status: "learned",
+        instance_id: slot.0,
+        entry: Some(EntryView::of(entry)),
+    })
     .into_response())
 }
 
@@ -302,6 +343,18 @@ fn absent(slot: Slot) -> Problem {
     Problem::not_found(format!("instance {slot} is not learned here (yet)"))
 }
 
+/// What is chosen in an instance
+#[utoipa::path(
+    get,
+    path = "/instance/{id}",
+    params(("id" = u64, Path, minimum = 1, maximum = 18446744069414584319usize)),
+    responses(
+        (status = 200, description = "An entry of the log", body = EntryView<'_>),
+        (status = 404, description = "It is not learned here (yet)"),
+        (status = 410, description = "The log no longer goes back that far"),
+        (status = 503, description = "This learner has too much to do")
+    )
+)]
 async fn instance(
     State(state): State<Learner>,
     PathParams(id): PathParams<u64>,
@@ -315,11 +368,16 @@ async fn instance(
     Ok(Json(EntryView::of(entry)).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct InstancesQuery {
+    /// The first instance
     #[serde(default = "first")]
+    #[param(minimum = 1, maximum = 18446744069414584319usize, default = 1)]
     from: u64,
+    /// How many
     #[serde(default = "hundred")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: usize,
 }
 
@@ -331,6 +389,17 @@ fn hundred() -> usize {
     100
 }
 
+/// A page of the log
+#[utoipa::path(
+    get,
+    path = "/instances",
+    params(InstancesQuery),
+    responses(
+        (status = 200, description = "Entries in order, as far as there are any", body = InstancesView<'_>),
+        (status = 410, description = "The log no longer goes back that far"),
+        (status = 503, description = "This learner has too much to do")
+    )
+)]
 async fn instances(
     State(state): State<Learner>,
     Params(query): Params<InstancesQuery>,
@@ -354,14 +423,24 @@ async fn instances(
     }
     entries.truncate(query.limit);
     let views: Vec<EntryView<'_>> = entries.iter().map(EntryView::of).collect();
-    Ok(Json(json!({"instances": views, "next": from.0 + views.len() as u64})).into_response())
+    let next = from.0 + views.len() as u64;
+    Ok(Json(InstancesView {
+        instances: views,
+        next,
+    })
+    .into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct LogQuery {
+    /// The first instance
     #[serde(default = "first")]
+    #[param(minimum = 1, maximum = 18446744069414584319usize, default = 1)]
     from: u64,
+    /// Go on as more is chosen; false: end at the last entry
     #[serde(default = "yes")]
+    #[param(default = true)]
     follow: bool,
 }
 
@@ -369,8 +448,20 @@ fn yes() -> bool {
     true
 }
 
-/// Entries from `from` on, one JSON object a line. The reader sets the pace: the next chunk is read
+/// The log from an instance on, one JSON object a line
+///
+/// Each line is an Entry. The reader sets the pace: the next chunk is read
 /// when the one before it is sent.
+#[utoipa::path(
+    get,
+    path = "/log",
+    params(LogQuery),
+    responses(
+        (status = 200, description = "Entries, each an object on a line", body = String, content_type = "application/x-ndjson"),
+        (status = 410, description = "The log no longer goes back that far; floor says how far"),
+        (status = 503, description = "Too many follow this learner, or it has too much to do")
+    )
+)]
 async fn log(
     State(state): State<Learner>,
     Params(query): Params<LogQuery>,

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value as Json_, json};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::{Node, RoleState, frame_limits, json_bytes, router};
 use crate::driver::proposer::{Answer, Handle};
@@ -18,14 +18,23 @@ use crate::paxos::ids::{Ballot, NodeId};
 use crate::paxos::machine::Outcome;
 use crate::paxos::message::{Forwarded, Message, Value};
 use crate::problem::{Body, Params, Problem, Raw, explain};
+use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
     HeartbeatBody, NO_LEADER_DETAIL, OutcomeView, ProposeBody, REUSED_DETAIL, UNKNOWN_DETAIL,
 };
 
 /// Requests in one batch.
-const MAX_BATCH: usize = 1024;
+pub(crate) const MAX_BATCH: usize = 1024;
 /// The bounds of `timeoutMs`.
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=60_000;
+
+/// What a proposer answers.
+#[derive(OpenApi)]
+#[openapi(
+    paths(propose, propose_batch, leader_status, leader_heartbeat),
+    components(schemas(ProposerStatus))
+)]
+pub(crate) struct Api;
 
 #[derive(Clone)]
 struct Proposer {
@@ -52,18 +61,25 @@ impl RoleState for Proposer {
         &self.node
     }
 
-    fn status(&self) -> Json_ {
+    type Status = ProposerStatus;
+
+    fn status(&self, node: NodeStatus) -> ProposerStatus {
         let view = self.handle.view();
         let leader = view.leader.and_then(Ballot::node);
-        json!({
-            "is_leader": leader == Some(self.node.name().id),
-            "leader_id": leader.map(NodeId::number),
-            "term": view.leader.map_or(0, Ballot::counter),
-            "last_instance_id": view.last.0,
-            "committed_instance_id": view.committed.0,
-            "proposal_counter": view.counter,
-            "state": if self.handle.is_leaving() { "leaving" } else { view.phase },
-        })
+        ProposerStatus {
+            node,
+            is_leader: leader == Some(self.node.name().id),
+            leader_id: leader.map(NodeId::number),
+            term: view.leader.map_or(0, Ballot::counter),
+            last_instance_id: view.last.0,
+            committed_instance_id: view.committed.0,
+            proposal_counter: view.counter,
+            state: if self.handle.is_leaving() {
+                "leaving"
+            } else {
+                view.phase
+            },
+        }
     }
 
     fn not_ready(&self) -> Option<String> {
@@ -75,12 +91,16 @@ impl RoleState for Proposer {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
 struct ProposeQuery {
+    /// Answer when the outcome is known, not when the request has its place in the log
     #[serde(default)]
     wait: bool,
+    /// How long to wait for that
     #[serde(default = "default_timeout")]
+    #[param(minimum = 1, maximum = 60000, default = 5000)]
     timeout_ms: u64,
 }
 
@@ -108,6 +128,20 @@ fn no_leader() -> Problem {
     Problem::unavailable(NO_LEADER_DETAIL, Duration::from_secs(1))
 }
 
+/// Write, remove or read a resource at a place in the log
+#[utoipa::path(
+    post,
+    path = "/propose",
+    params(ProposeQuery),
+    request_body = ProposeBody<'_>,
+    responses(
+        (status = 200, description = "The outcome, with wait=true", body = OutcomeView<'_>),
+        (status = 202, description = "It has its place in the log", body = OutcomeView<'_>),
+        (status = 409, description = "requestId was used before with another body"),
+        (status = 503, description = "No leader is known, or too busy: it had no effect"),
+        (status = 504, description = "The outcome is not known in time: send it again", body = OutcomeView<'_>)
+    )
+)]
 async fn propose(
     State(state): State<Proposer>,
     Params(query): Params<ProposeQuery>,
@@ -136,6 +170,19 @@ async fn propose(
     }
 }
 
+/// The same for many requests: one answer each, in order
+#[utoipa::path(
+    post,
+    path = "/propose/batch",
+    params(ProposeQuery),
+    request_body = Batch<'_>,
+    responses(
+        (status = 200, description = "The outcomes, with wait=true, or of none", body = Vec<OutcomeView<'_>>),
+        (status = 202, description = "All have their places in the log, or the answer says which have not", body = Vec<OutcomeView<'_>>),
+        (status = 503, description = "No leader is known, or too busy: none had an effect"),
+        (status = 504, description = "No outcome is known in time: send it again", body = Vec<OutcomeView<'_>>)
+    )
+)]
 async fn propose_batch(
     State(state): State<Proposer>,
     Params(query): Params<ProposeQuery>,
@@ -196,9 +243,13 @@ fn parse(body: &Bytes) -> Result<Value, Problem> {
         .map_err(|bad| Problem::bad_request(bad.field, bad.expected))
 }
 
+/// Requests that are sent together.
+#[derive(Deserialize, ToSchema)]
+struct Batch<'a>(#[serde(borrow)] Vec<ProposeBody<'a>>);
+
 fn parse_batch(body: &Bytes) -> Result<Vec<Value>, Problem> {
-    let requests: Vec<ProposeBody<'_>> = serde_json::from_slice(body)
-        .map_err(|error| explain::<Vec<ProposeBody<'_>>>(body, &error))?;
+    let Batch(requests) =
+        serde_json::from_slice(body).map_err(|error| explain::<Batch<'_>>(body, &error))?;
     if requests.len() > MAX_BATCH {
         let detail = format!(
             "has {} requests, and may have {MAX_BATCH}: split it",
@@ -214,7 +265,16 @@ fn parse_batch(body: &Bytes) -> Result<Vec<Value>, Problem> {
     values.collect()
 }
 
-async fn leader_status(State(state): State<Proposer>) -> Result<Json<Json_>, Problem> {
+/// The leader's own view
+#[utoipa::path(
+    get,
+    path = "/leader-status",
+    responses(
+        (status = 200, description = "This proposer leads", body = LeaderStatus),
+        (status = 403, description = "Another one does, or none")
+    )
+)]
+async fn leader_status(State(state): State<Proposer>) -> Result<Json<LeaderStatus>, Problem> {
     let view = state.handle.view();
     let Some(ballot) = view
         .leader
@@ -226,20 +286,27 @@ async fn leader_status(State(state): State<Proposer>) -> Result<Json<Json_>, Pro
         };
         return Err(Problem::forbidden(detail));
     };
-    Ok(Json(json!({
-        "leaderId": state.node.name().id.number(),
-        "term": ballot.counter(),
-        "proposalNumber": ballot.number(),
-        "lastInstanceId": view.last.0,
-        "committedInstanceId": view.committed.0,
-        "uptime": state.node.started.elapsed().as_secs(),
-    })))
+    Ok(Json(LeaderStatus {
+        leader_id: state.node.name().id.number(),
+        term: ballot.counter(),
+        proposal_number: ballot.number(),
+        last_instance_id: view.last.0,
+        committed_instance_id: view.committed.0,
+        uptime: state.node.started.elapsed().as_secs(),
+    }))
 }
 
+/// A leader's sign of life; one of an older term is ignored
+#[utoipa::path(
+    post,
+    path = "/leader-heartbeat",
+    request_body = HeartbeatBody,
+    responses((status = 200, description = "Heard", body = Acknowledged))
+)]
 async fn leader_heartbeat(
     State(state): State<Proposer>,
     Body(body): Body<HeartbeatBody>,
-) -> Result<Json<Json_>, Problem> {
+) -> Result<Json<Acknowledged>, Problem> {
     let heartbeat = body
         .to_heartbeat()
         .map_err(|bad| Problem::bad_request(bad.field, bad.expected))?;
@@ -251,12 +318,13 @@ async fn leader_heartbeat(
     let current = state.handle.view().leader;
     state.handle.heartbeat(heartbeat);
     let ignored = current.is_some_and(|leader| heartbeat.ballot < leader);
-    Ok(Json(json!({
-        "status": "acknowledged",
-        "ignored": ignored,
-        "nodeId": state.node.name().id.number(),
-        "term": current.map_or(0, Ballot::counter).max(if ignored { 0 } else { body.term }),
-    })))
+    let known = current.map_or(0, Ballot::counter);
+    Ok(Json(Acknowledged {
+        status: "acknowledged",
+        ignored,
+        node_id: state.node.name().id.number(),
+        term: if ignored { known } else { known.max(body.term) },
+    }))
 }
 
 async fn message(State(state): State<Proposer>, Raw(body): Raw) -> Result<Response, Problem> {

@@ -10,10 +10,11 @@ use axum::routing::get;
 use http::header::{ETAG, HeaderMap, IF_NONE_MATCH};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{RoleState, json_bytes};
 use crate::driver::barrier::Barrier;
-use crate::paxos::command::MAX_RESOURCE_BYTES;
+use crate::paxos::command::MAX_RESOURCE_CHARS;
 use crate::paxos::machine::{Page, PageLimits, Resource};
 use crate::problem::{Params, PathParams, Problem};
 use crate::wire::{PageView, ResourceView};
@@ -44,17 +45,20 @@ pub(super) fn routes<S: Reads>() -> Router<S> {
         .route("/resources", get(resources::<S>))
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Consistency {
+pub(super) enum Consistency {
     #[default]
     Linearizable,
     Local,
 }
 
-#[derive(Deserialize)]
-struct ResourceQuery {
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResourceQuery {
+    /// linearizable sees every write acknowledged before; local answers at once
     #[serde(default)]
+    #[param(inline)]
     consistency: Consistency,
 }
 
@@ -76,7 +80,28 @@ async fn ready_to_read<S: Reads>(state: &S, consistency: Consistency) -> Result<
     }
 }
 
-async fn resource<S: Reads>(
+/// A resource as it stands
+#[utoipa::path(
+    get,
+    path = "/resource/{id}",
+    params(
+        ("id" = String, Path, description = "Its name, which may have slashes", min_length = 1),
+        ResourceQuery,
+        ("If-None-Match" = Option<String>, Header, description = "An ETag: 304 if it is still right")
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The resource",
+            body = ResourceView<'_>,
+            headers(("ETag" = String, description = "The version"))
+        ),
+        (status = 304, description = "It has the version of If-None-Match"),
+        (status = 404, description = "There is none"),
+        (status = 503, description = "No leader confirmed the read in time, or this node has stopped applying")
+    )
+)]
+pub(super) async fn resource<S: Reads>(
     State(state): State<S>,
     PathParams(name): PathParams<String>,
     Params(query): Params<ResourceQuery>,
@@ -98,14 +123,23 @@ async fn resource<S: Reads>(
 }
 
 /// Which resources.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
+    /// Only names that begin so
     #[serde(default)]
+    #[param(max_length = 1024)]
     pub(super) prefix: String,
+    /// Only names after this one: the `next` of the page before
+    #[param(max_length = 1024)]
     pub(super) after: Option<String>,
+    /// How many
     #[serde(default = "hundred")]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: usize,
+    /// linearizable sees every write acknowledged before; local answers at once
     #[serde(default)]
+    #[param(inline)]
     consistency: Consistency,
 }
 
@@ -131,8 +165,8 @@ impl PageQuery {
             ("after", self.after.as_ref()),
         ];
         for (field, text) in texts {
-            if text.is_some_and(|text| text.len() > MAX_RESOURCE_BYTES) {
-                let detail = "must have at most 1024 bytes, as the names of resources";
+            if text.is_some_and(|text| text.chars().count() > MAX_RESOURCE_CHARS) {
+                let detail = "must have at most 1024 characters, as the names of resources";
                 return Err(Problem::bad_request(field, detail));
             }
         }
@@ -140,7 +174,17 @@ impl PageQuery {
     }
 }
 
-async fn resources<S: Reads>(
+/// A page of resources, in the order of their names
+#[utoipa::path(
+    get,
+    path = "/resources",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "Some resources", body = PageView<'_>),
+        (status = 503, description = "No leader confirmed the read in time, or this node has stopped applying")
+    )
+)]
+pub(super) async fn resources<S: Reads>(
     State(state): State<S>,
     Params(query): Params<PageQuery>,
 ) -> Result<Response, Problem> {

@@ -1,7 +1,7 @@
 //! The store's routes: reads.
 
 use axum::Router;
-use serde_json::{Value as Json, json};
+use utoipa::OpenApi;
 
 use super::resources::{self, PageQuery, Reads};
 use super::{Node, RoleState, router};
@@ -10,6 +10,15 @@ use crate::driver::barrier::Barrier;
 use crate::driver::end_on_disk_error;
 use crate::driver::store::Handle;
 use crate::paxos::machine::{Page, Resource};
+use crate::wire::answers::{NodeStatus, StoreStatus};
+
+/// What a store answers.
+#[derive(OpenApi)]
+#[openapi(
+    paths(resources::resource, resources::resources),
+    components(schemas(StoreStatus))
+)]
+pub(crate) struct Api;
 
 #[derive(Clone)]
 struct Store {
@@ -33,26 +42,29 @@ impl RoleState for Store {
         &self.node
     }
 
-    fn status(&self) -> Json {
+    type Status = StoreStatus;
+
+    fn status(&self, node: NodeStatus) -> StoreStatus {
         let applied = *self.handle.applied().borrow();
         let halted = self.handle.halted();
-        json!({
-            "is_leader": false,
-            "leader_id": null,
-            "last_instance_id": applied.0,
-            "committed_instance_id": self.handle.committed().0,
-            "applied_instance_id": applied.0,
-            "durable_instance_id": applied.0,
-            "follows_learner": self.handle.follows(),
-            "resources": self.handle.database().resource_count().ok(),
-            "sessions": self.handle.session_count(),
-            "state": match (&halted, self.handle.is_caught_up()) {
+        StoreStatus {
+            node,
+            is_leader: false,
+            leader_id: None,
+            last_instance_id: applied.0,
+            committed_instance_id: self.handle.committed().0,
+            applied_instance_id: applied.0,
+            durable_instance_id: applied.0,
+            follows_learner: self.handle.follows(),
+            resources: self.handle.database().resource_count().ok(),
+            sessions: self.handle.session_count(),
+            state: match (&halted, self.handle.is_caught_up()) {
                 (Some(_), _) => "halted",
                 (None, true) => "following",
                 (None, false) => "catching-up",
             },
-            "halted": halted,
-        })
+            halted,
+        }
     }
 
     fn not_ready(&self) -> Option<String> {

@@ -13,6 +13,7 @@ use futures::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
+use utoipa::IntoParams;
 
 use super::learner::{Learner, no_entries, slot};
 use crate::driver::learner::STREAM_CHUNK_BYTES;
@@ -26,10 +27,14 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// The longest silence: proxies cut connections that are silent for longer than 30 to 60 seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct WatchQuery {
+    /// Only resources whose names begin so
     #[serde(default)]
     prefix: String,
+    /// The first instance to look at; else what comes next
+    #[param(minimum = 1, maximum = 18446744069414584319usize)]
     from: Option<u64>,
 }
 
@@ -51,6 +56,22 @@ fn start(query: &WatchQuery, headers: &HeaderMap, applied: Slot) -> Result<Slot,
     slot("Last-Event-ID", last.saturating_add(1))
 }
 
+/// Changes of resources as Server-Sent Events
+///
+/// `event` is put or delete, `id` the instance, and `data` a Change.
+#[utoipa::path(
+    get,
+    path = "/watch",
+    params(
+        WatchQuery,
+        ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event, whatever from says")
+    ),
+    responses(
+        (status = 200, description = "Events, and ids alone as signs of life", body = String, content_type = "text/event-stream"),
+        (status = 410, description = "The log no longer goes back that far; floor says how far"),
+        (status = 503, description = "Too many follow this learner, or it has too much to do")
+    )
+)]
 pub(super) async fn watch(
     State(state): State<Learner>,
     Params(query): Params<WatchQuery>,

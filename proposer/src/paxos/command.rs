@@ -65,10 +65,10 @@ pub struct Command<'a> {
     pub data: &'a [u8],
 }
 
-/// The longest `clientId` and `requestId`, in bytes.
-pub const MAX_ID_BYTES: usize = 256;
-/// The longest `resource`, in bytes.
-pub const MAX_RESOURCE_BYTES: usize = 1024;
+/// The longest `clientId` and `requestId`, in characters.
+pub const MAX_ID_CHARS: usize = 256;
+/// The longest `resource`, in characters.
+pub const MAX_RESOURCE_CHARS: usize = 1024;
 
 /// A value that is no command of a format this version knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

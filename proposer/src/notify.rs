@@ -1,0 +1,225 @@
+//! Tells clients of their committed writes: `POST http://<clientId>/notification`, to those in
+//! `NOTIFY_CLIENTS` alone. It is a convenience, not a promise: a notification is tried once, and is
+//! lost when the learner that owes it is away or the client does not keep up. The log is the truth.
+//!
+//! A client names the address that is called, so: no address outside the list, no redirects, and an
+//! address that is looked up once, so that no later answer of the DNS leads elsewhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http::header::{CONTENT_TYPE, HOST};
+use http::uri::Authority;
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::paxos::codec::Entry;
+use crate::paxos::command::{Command, Operation};
+use crate::paxos::ids::Slot;
+use crate::paxos::machine::Outcome;
+
+/// From looking the address up to the answer.
+const WITHIN: Duration = Duration::from_secs(2);
+/// Notifications that may wait for one client; further ones are dropped.
+const QUEUE: usize = 256;
+/// The port of an address without one, as in any `http` URL.
+const DEFAULT_PORT: u16 = 80;
+
+/// Where a client is told: `host:port`, in one spelling.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target(String);
+
+impl Target {
+    /// Reads `host[:port]`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Target> {
+        let address: Authority = text.parse().ok()?;
+        let host = address.host();
+        // User names, which come before the host, have no place here.
+        let port = match text.strip_prefix(host)? {
+            "" => DEFAULT_PORT,
+            port => port.strip_prefix(':')?.parse().ok()?,
+        };
+        if host.is_empty() || port == 0 {
+            return None;
+        }
+        let host = host.to_ascii_lowercase();
+        Some(Target(format!("{host}:{port}")))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a client is told.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Notification<'a> {
+    status: &'static str,
+    instance_id: u64,
+    resource: &'a str,
+    /// The request's own.
+    timestamp: u64,
+}
+
+/// Owes some of the notifications. Offering one never waits.
+pub struct Notifier {
+    clients: BTreeMap<Target, mpsc::Sender<Bytes>>,
+    /// Of the learners, this one answers for the slots with this remainder.
+    turn: u64,
+    learners: u64,
+    metrics: Arc<Metrics>,
+}
+
+impl Notifier {
+    /// For the learner of this configuration; `None` when nobody is to be told. Call within a Tokio
+    /// runtime.
+    pub fn start(config: &Config, metrics: &Arc<Metrics>) -> Option<Notifier> {
+        if config.notify_clients.is_empty() {
+            return None;
+        }
+        for outcome in ["sent", "failed", "dropped"] {
+            metrics.notifications.with_label_values(&[outcome]);
+        }
+        let client = |target: &Target| {
+            let (queue, notifications) = mpsc::channel(QUEUE);
+            tokio::spawn(tell(target.clone(), notifications, metrics.clone()));
+            (target.clone(), queue)
+        };
+        let index = config.node_id.index() as u64;
+        Some(Notifier {
+            clients: config.notify_clients.iter().map(client).collect(),
+            turn: index,
+            // Alone in a list that it is not in, it answers for its own turn still.
+            learners: (config.learners.len() as u64).max(index + 1),
+            metrics: metrics.clone(),
+        })
+    }
+
+    /// Takes note of entries just applied.
+    pub fn applied(&self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| self.owes(entry.slot)) {
+            if let Some((client, notification)) = self.notification(entry)
+                && client.try_send(notification).is_err()
+            {
+                self.count("dropped");
+            }
+        }
+    }
+
+    fn owes(&self, slot: Slot) -> bool {
+        slot.0 % self.learners == self.turn
+    }
+
+    /// What is to be told of an entry, and to whom.
+    fn notification(&self, entry: &Entry) -> Option<(&mpsc::Sender<Bytes>, Bytes)> {
+        let first = entry.applied.slot == entry.slot;
+        let committed = matches!(entry.applied.outcome, Outcome::Committed { .. });
+        let command = Command::decode(&entry.value).ok()??;
+        if !(first && committed) || command.operation == Operation::Read {
+            return None;
+        }
+        let client = self.clients.get(&Target::parse(command.client_id)?)?;
+        let notification = Notification {
+            status: "COMMITTED",
+            instance_id: entry.slot.0,
+            resource: command.resource,
+            timestamp: command.timestamp,
+        };
+        let notification = serde_json::to_vec(&notification).ok()?;
+        Some((client, notification.into()))
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics
+            .notifications
+            .with_label_values(&[outcome])
+            .inc();
+    }
+}
+
+/// Tells one client, in the order of the log.
+async fn tell(target: Target, mut notifications: mpsc::Receiver<Bytes>, metrics: Arc<Metrics>) {
+    let mut pinned = None;
+    let mut failing = false;
+    while let Some(notification) = notifications.recv().await {
+        let told = tokio::time::timeout(WITHIN, post(&target, &mut pinned, notification)).await;
+        let outcome = match told.unwrap_or_else(|_| Err(format!("no answer within {WITHIN:?}"))) {
+            Ok(()) => {
+                if failing {
+                    info!(target: "important", client = %target, "takes notifications again");
+                }
+                failing = false;
+                "sent"
+            }
+            Err(why) if failing => {
+                debug!(client = %target, why, "not notified");
+                "failed"
+            }
+            Err(why) => {
+                warn!(target: "important", client = %target, why, "cannot be notified");
+                failing = true;
+                "failed"
+            }
+        };
+        metrics.notifications.with_label_values(&[outcome]).inc();
+    }
+}
+
+async fn post(
+    target: &Target,
+    pinned: &mut Option<SocketAddr>,
+    notification: Bytes,
+) -> Result<(), String> {
+    let address = match *pinned {
+        Some(address) => address,
+        None => {
+            let found = lookup_host(&target.0).await.map_err(|e| e.to_string())?;
+            *pinned.insert({ found }.next().ok_or("its name has no address")?)
+        }
+    };
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|e| e.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| e.to_string())?;
+    let request = Request::post("/notification")
+        .header(HOST, &target.0)
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(notification))
+        .map_err(|e| e.to_string())?;
+    let answer = sender.send_request(request);
+    // The head of the answer is all that counts; with it the connection ends.
+    let answer = tokio::select! {
+        answer = answer => answer.map_err(|e| e.to_string())?,
+        ended = connection => return Err(match ended {
+            Ok(()) => "it closed the connection".to_owned(),
+            Err(error) => error.to_string(),
+        }),
+    };
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status if status.is_redirection() => Err(format!(
+            "it answered {status}, and redirects are not followed"
+        )),
+        status => Err(format!("it answered {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
