@@ -418,3 +418,21 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_on_a_restored_disk_is_none_of_the_restored_ones() {
+        let from = SimMedia::new();
+        let file = from.create("old").unwrap();
+        file.write_at(b"old", 0).unwrap();
+        file.sync_data().unwrap();
+        from.sync_dir().unwrap();
+        let to = SimMedia::new();
+        to.restore(&from.snapshot());
+        to.create("new").unwrap().write_at(b"new", 0).unwrap();
+        assert_eq!(to.open("old").unwrap().read_all().unwrap(), b"old"[..]);
+    }
+}
