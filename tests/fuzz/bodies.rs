@@ -183,7 +183,7 @@ fn calls() -> impl Strategy<Value = Call> {
     for role in Role::ALL {
         calls.push(get(role, "/logs", &["limit"]));
         calls.push(get(role, "/logs/important", &["limit"]));
-        calls.push(get(role, "/{}", &["a"]));
+        calls.push(get(role, "/no/{}", &["a"]));
     }
     for role in [Role::Learner, Role::Store] {
         calls.extend(reader.map(|(path, names)| get(role, path, names)));
