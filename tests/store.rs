@@ -8,14 +8,16 @@ mod streams;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use proposer::config::Role;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value as Json, json};
 use tests::cluster::client::{Client, Outcome, Proposal};
-use tests::cluster::{Cluster, Name, http};
+use tests::cluster::{Cluster, Name, binary, http};
 use tests::sim::Rng;
 
 use batches::write_batches;
@@ -89,7 +91,7 @@ fn a_store_killed_again_and_again_during_many_writes_equals_the_learners() {
         thread::scope(|scope| {
             let writer = scope.spawn(|| write_batches(&cluster, &name, writes / 10, 2_000, 256));
             thread::sleep(Duration::from_millis(20 + 30 * round));
-            cluster.node(store).signal(rustix::process::Signal::KILL);
+            cluster.node(store).signal(Signal::KILL);
             writer.join().unwrap();
         });
         cluster.node_mut(store).wait(LEVEL_WITHIN);
@@ -246,7 +248,7 @@ fn learners_show_how_far_behind_a_store_is() {
     cluster.wait_for("the store is level and seen", LEVEL_WITHIN, || {
         (stores()?[0]["lag"] == 0 && stores()?[0]["applied_instance_id"] == 1).then_some(())
     });
-    cluster.node(store).signal(rustix::process::Signal::KILL);
+    cluster.node(store).signal(Signal::KILL);
     for i in 0..10 {
         client.write("r", json!(i));
     }
@@ -285,6 +287,31 @@ fn a_damaged_store_ends_with_an_error_and_starts_anew_once_it_is_moved_away() {
     fs::remove_file(&file).unwrap();
     cluster.restart(&[store]);
     assert_eq!(assert_equal(&cluster).len(), 100);
+}
+
+#[test]
+fn a_store_whose_disk_fails_ends_at_once_and_lacks_nothing_afterwards() {
+    let mut cluster = Cluster::start(1, 1, 2);
+    let store = cluster.add_store();
+    cluster.wait_until_ready();
+    cluster.kill(&[store]);
+    // With the signal ignored, a write past the limit is an error like that of a full disk.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\""])
+        .arg(binary::path());
+    cluster.node_mut(store).start_as(&mut command);
+    cluster.wait_until_ready();
+    let limit = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    prlimit(Some(cluster.node(store).pid()), Resource::Fsize, limit).unwrap();
+    client(&cluster, "alice").write("r", json!(1));
+    let status = cluster.node_mut(store).wait(LEVEL_WITHIN);
+    assert_eq!(status.code(), Some(1), "{status}");
+    cluster.restart(&[store]);
+    assert_eq!(assert_equal(&cluster).len(), 1);
 }
 
 #[test]
@@ -572,7 +599,7 @@ fn streams_end_when_the_learner_ends() {
     let mut events = Events::open(&cluster, learner, "/watch?from=1", None);
     assert!(lines.next().is_some());
     assert!(events.next().is_some());
-    cluster.node(learner).signal(rustix::process::Signal::TERM);
+    cluster.node(learner).signal(Signal::TERM);
     let status = cluster.node_mut(learner).wait(Duration::from_secs(5));
     assert_eq!(status.code(), Some(0));
     // An end, not a broken connection: that would panic here.

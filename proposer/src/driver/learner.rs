@@ -4,10 +4,10 @@
 //! Its log is synced a little later than it is written: what a crash takes from it, the acceptors
 //! still have.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,14 +22,13 @@ use crate::link::Link;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
-use crate::paxos::codec::{self, Entry, NodeName};
+use crate::paxos::codec::{self, Entry};
 use crate::paxos::command::Command;
-use crate::paxos::ids::{Members, NodeId, Slot};
+use crate::paxos::ids::{Members, Slot};
 use crate::paxos::learner::{Effects, Input, Learner};
-use crate::paxos::machine::{Applied, Machine};
-use crate::paxos::message::{Learn, Learned, Message, Reply, Request, Value};
+use crate::paxos::message::{Learn, Learned, Message, Request, Value};
 use crate::peers::{Breakers, Lane, PeerOptions};
-use crate::snapshots::{self, Snapshots};
+use crate::snapshots::Snapshots;
 use crate::wal::{self, Position, Wal};
 
 /// Messages that may wait; further ones are refused, and the leader sends them again.
@@ -43,248 +42,24 @@ const SYNC_BYTES: usize = 4 << 20;
 const TICK: Duration = Duration::from_millis(50);
 /// How long an answer to the leader waits for a gap before its values to close.
 const HOLD: Duration = Duration::from_millis(200);
-/// Newest entries kept in memory, for `/log` and for outcomes asked again; older ones are on disk.
-const RECENT_ENTRIES: usize = 65_536;
-const RECENT_BYTES: usize = 8 << 20;
-/// Bytes of log between two snapshots. The log is kept from the older of two snapshots on.
-const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
 /// Bytes of entries read at once for a client's stream: what a slow one may hold in memory.
 pub const STREAM_CHUNK_BYTES: usize = 64 << 10;
 /// Reads of the log on disk that may wait for the loop at once. Further ones wait outside, so that
 /// any number of followers leaves room for what the leader tells.
 const OLDER_AT_ONCE: usize = 4;
-/// How much of a snapshot one message carries.
-pub const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
 /// How long an acceptor may take to answer a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
+mod handle;
+mod snapshot;
 mod stores;
 pub(crate) mod transfer;
 
+use handle::{Ask, Shared};
+pub use handle::{Busy, Handle, NoEntries, State};
+use snapshot::SNAPSHOT_EVERY_BYTES;
 pub use stores::StoreSeen;
 use transfer::Piece;
-
-enum Ask {
-    Learn {
-        learn: Learn,
-        from: NodeName,
-        answer: oneshot::Sender<Learned>,
-    },
-    Fetched {
-        from: NodeId,
-        reply: Reply,
-    },
-    /// Entries of the log's older part, from a slot on.
-    Older {
-        from: Slot,
-        bytes: usize,
-        answer: oneshot::Sender<Result<Vec<Entry>, Slot>>,
-    },
-    /// A snapshot of our own is on disk, or is not.
-    Written(Result<(Slot, u64), snapshots::Error>),
-    /// Something of another learner's is here.
-    Received(Piece),
-    /// No more of it comes for now.
-    CaughtUp,
-}
-
-/// The running learner. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    queue: SyncSender<Ask>,
-    shared: Arc<Shared>,
-    snapshots: Snapshots,
-    older: Arc<Semaphore>,
-}
-
-struct Shared {
-    state: RwLock<State>,
-    applied: watch::Sender<Slot>,
-    committed: AtomicU64,
-    durable: AtomicU64,
-    /// The proposer that told last; 0 before the first.
-    leader: AtomicU64,
-    /// Set once it has been level with the leader.
-    caught_up: AtomicBool,
-    halted: RwLock<Option<String>>,
-    /// Empty unless this cluster has stores.
-    stores: RwLock<Vec<StoreSeen>>,
-}
-
-/// What readers share with the loop.
-#[derive(Default)]
-pub struct State {
-    /// The resources and sessions.
-    pub machine: Machine,
-    recent: VecDeque<Entry>,
-    recent_bytes: usize,
-}
-
-impl State {
-    fn push(&mut self, entry: Entry) {
-        self.recent_bytes += entry.value.len();
-        self.recent.push_back(entry);
-        while self.recent.len() > RECENT_ENTRIES || self.recent_bytes > RECENT_BYTES {
-            let Some(oldest) = self.recent.pop_front() else {
-                break;
-            };
-            self.recent_bytes -= oldest.value.len();
-        }
-    }
-
-    /// Entries from `from` on, as far as memory goes back; `None` when it does not.
-    fn recent(&self, from: Slot, bytes: usize) -> Option<Vec<Entry>> {
-        let next = self.machine.applied().next();
-        let oldest = self.recent.front().map_or(next, |entry| entry.slot);
-        if from < oldest {
-            return None;
-        }
-        let skip = usize::try_from(from.0 - oldest.0).unwrap_or(usize::MAX);
-        let mut left = bytes;
-        let fits = |entry: &&Entry| {
-            let fits = left > 0;
-            left = left.saturating_sub(entry.value.len() + 64);
-            fits
-        };
-        Some(
-            self.recent
-                .iter()
-                .skip(skip)
-                .take_while(fits)
-                .cloned()
-                .collect(),
-        )
-    }
-
-    fn outcome(&self, slot: Slot) -> Option<Applied> {
-        let oldest = self.recent.front()?.slot;
-        let index = usize::try_from(slot.0.checked_sub(oldest.0)?).ok()?;
-        self.recent.get(index).map(|entry| entry.applied.clone())
-    }
-}
-
-/// The learner cannot take more now, or has stopped.
-#[derive(Debug)]
-pub struct Busy;
-
-/// Why entries cannot be had.
-#[derive(Debug)]
-pub enum NoEntries {
-    /// The learner has too much to do.
-    Busy,
-    /// The log goes back to this slot only.
-    Trimmed {
-        /// The first slot that it has.
-        floor: Slot,
-    },
-}
-
-impl Handle {
-    /// The leader tells what is chosen. Answers when the values are applied, or soon after.
-    pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Ask::Learn {
-            learn,
-            from,
-            answer,
-        })?;
-        answered.await.map_err(|_| Busy)
-    }
-
-    /// Entries from a slot on, at least one if it is applied, and about `bytes` of them.
-    pub async fn entries(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, NoEntries> {
-        if let Some(entries) = self.state().recent(from, bytes) {
-            return Ok(entries);
-        }
-        let _place = self.older.acquire().await.map_err(|_| NoEntries::Busy)?;
-        let (answer, answered) = oneshot::channel();
-        let ask = Ask::Older {
-            from,
-            bytes,
-            answer,
-        };
-        self.send(ask).map_err(|Busy| NoEntries::Busy)?;
-        let entries = answered.await.map_err(|_| NoEntries::Busy)?;
-        entries.map_err(|floor| NoEntries::Trimmed { floor })
-    }
-
-    /// Some bytes of a snapshot, the newest if no slot is named: the slot, the bytes from `offset`
-    /// on, the whole length. `None` if there is no such snapshot. Reads the disk.
-    pub fn snapshot(
-        &self,
-        slot: Option<Slot>,
-        offset: u64,
-    ) -> Result<Option<(Slot, Bytes, u64)>, snapshots::Error> {
-        let newest = || Ok(self.snapshots.slots()?.pop());
-        let Some(slot) = slot.map_or_else(newest, |slot| Ok(Some(slot)))? else {
-            return Ok(None);
-        };
-        let read = self.snapshots.read(slot, offset, SNAPSHOT_CHUNK_BYTES)?;
-        Ok(read.map(|(bytes, length)| (slot, bytes, length)))
-    }
-
-    /// The state for reading. Held for a moment only: applying waits for it.
-    pub fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.shared
-            .state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The last slot applied, to read or to wait for.
-    pub fn applied(&self) -> watch::Receiver<Slot> {
-        self.shared.applied.subscribe()
-    }
-
-    /// Every slot up to here is known to be chosen.
-    pub fn committed(&self) -> Slot {
-        Slot(self.shared.committed.load(Ordering::Relaxed))
-    }
-
-    /// Every slot up to here is on this learner's disk.
-    pub fn durable(&self) -> Slot {
-        Slot(self.shared.durable.load(Ordering::Relaxed))
-    }
-
-    /// The proposer that told last what is chosen.
-    pub fn leader(&self) -> Option<NodeId> {
-        NodeId::new(self.shared.leader.load(Ordering::Relaxed) as u8)
-    }
-
-    /// Whether it has been level with the leader since its start.
-    pub fn is_caught_up(&self) -> bool {
-        self.shared.caught_up.load(Ordering::Relaxed)
-    }
-
-    /// How far the stores are, if this cluster has any.
-    pub fn stores(&self) -> Vec<StoreSeen> {
-        let stores = self.shared.stores.read();
-        stores.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Why it no longer applies, if so.
-    pub fn halted(&self) -> Option<String> {
-        self.shared
-            .halted
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Waits for room in the queue, on a thread that may wait.
-    async fn post(&self, ask: Ask) {
-        let queue = self.queue.clone();
-        let sent = tokio::task::spawn_blocking(move || queue.send(ask).is_ok()).await;
-        debug!(sent = sent.unwrap_or(false), "passed on to the loop");
-    }
-
-    fn send(&self, ask: Ask) -> Result<(), Busy> {
-        match self.queue.try_send(ask) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
-        }
-    }
-}
 
 /// Opens the learner's log, replays it and starts the loop. Call within a Tokio runtime.
 pub fn start(
@@ -610,120 +385,6 @@ impl Run {
         {
             self.write_snapshot();
         }
-    }
-
-    /// Copies the state, which shares its data, and writes the copy on another thread.
-    fn write_snapshot(&mut self) {
-        self.writing_snapshot = true;
-        self.logged_bytes = 0;
-        let machine = self.handle.state().machine.clone();
-        let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
-        let write = move || {
-            let written = snapshots.write(&machine);
-            let slot = machine.applied();
-            drop(machine);
-            // The queue may be full for a moment; the loop ends with the process.
-            let _ = handle
-                .queue
-                .send(Ask::Written(written.map(|bytes| (slot, bytes))));
-        };
-        let spawned = std::thread::Builder::new()
-            .name("snapshot".into())
-            .spawn(write);
-        if let Err(error) = spawned {
-            warn!(target: "important", %error, "cannot start writing a snapshot");
-            self.writing_snapshot = false;
-        }
-    }
-
-    fn written(&mut self, written: Result<(Slot, u64), snapshots::Error>) {
-        self.writing_snapshot = false;
-        let (slot, bytes) = written.unwrap_or_else(|error| end_on_disk_error(&error));
-        self.snapshot_bytes = bytes;
-        info!(target: "important", instance = slot.0, bytes, "snapshot written");
-        let slots = self.snapshots.slots();
-        let slots = slots.unwrap_or_else(|error| end_on_disk_error(&error));
-        // With one snapshot alone the whole log is still needed, should that one be damaged.
-        if let [oldest, _, ..] = slots[..]
-            && let Some((first, position)) = self.index.range(..=oldest.next()).next_back()
-        {
-            let (first, position) = (*first, *position);
-            self.index = self.index.split_off(&first);
-            if let Err(error) = self.wal.trim_before(position) {
-                end_on_disk_error(&error);
-            }
-        }
-    }
-
-    /// The acceptors have forgotten what comes next here; another learner has it.
-    fn catch_up(&mut self, floor: Slot) {
-        if std::mem::replace(&mut self.catching_up, true) {
-            return;
-        }
-        let delivered = self.core.delivered();
-        warn!(
-            target: "important",
-            floor = floor.0,
-            applied = delivered.0,
-            "too far behind for the acceptors, asking the other learners"
-        );
-        // Another one each time: a snapshot that is damaged on one's disk is so at the next try, too.
-        if !self.learners.is_empty() {
-            self.learners.rotate_left(1);
-        }
-        let links = self.learners.clone();
-        let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
-        self.runtime.spawn(async move {
-            transfer::catch_up(&links, &snapshots, delivered, floor, &handle).await;
-            handle.post(Ask::CaughtUp).await;
-        });
-    }
-
-    /// What another learner has applied is chosen.
-    fn learn_entries(&mut self, entries: Vec<Entry>) {
-        let Some((first, last)) = entries.first().zip(entries.last()) else {
-            return;
-        };
-        let (first, committed) = (first.slot, last.slot);
-        let values = entries.into_iter().map(|entry| entry.value).collect();
-        self.step(Input::Learn(Learn {
-            first,
-            values,
-            committed,
-        }));
-    }
-
-    fn install(&mut self, slot: Slot) {
-        if slot <= self.core.delivered() {
-            return;
-        }
-        let machine = match self.snapshots.install(slot) {
-            Ok(machine) => machine,
-            Err(snapshots::Error::Io { source, .. }) => end_on_disk_error(&source),
-            Err(error) => {
-                warn!(target: "important", %error, "the snapshot received is no use");
-                return;
-            }
-        };
-        info!(target: "important", instance = slot.0, "snapshot installed");
-        {
-            let shared = &self.shared.state;
-            let mut state = shared.write().unwrap_or_else(PoisonError::into_inner);
-            *state = State {
-                machine,
-                ..State::default()
-            };
-        }
-        self.core.skip_to(slot);
-        // The log has a gap now, and starts anew behind it.
-        self.sync();
-        self.index.clear();
-        if let Err(error) = self.wal.trim_before(self.wal.position_end()) {
-            end_on_disk_error(&error);
-        }
-        self.metrics.applied_slot.set(slot.0 as i64);
-        self.shared.durable.store(slot.0, Ordering::Relaxed);
-        self.shared.applied.send_replace(slot);
     }
 
     /// Answers whose values are applied, and those that have waited long enough.

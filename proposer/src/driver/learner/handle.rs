@@ -1,0 +1,249 @@
+//! What the rest of the node sees of a learner: it hands values to the loop, and reads what the loop
+//! has applied.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tracing::debug;
+
+use super::stores::StoreSeen;
+use super::transfer::Piece;
+use crate::paxos::codec::{Entry, NodeName};
+use crate::paxos::ids::{NodeId, Slot};
+use crate::paxos::machine::{Applied, Machine};
+use crate::paxos::message::{Learn, Learned, Reply};
+use crate::snapshots::{self, Snapshots};
+
+/// Newest entries kept in memory, for `/log` and for outcomes asked again; older ones are on disk.
+const RECENT_ENTRIES: usize = 65_536;
+const RECENT_BYTES: usize = 8 << 20;
+/// How much of a snapshot one message carries.
+const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
+
+/// What the loop is asked for.
+pub(super) enum Ask {
+    Learn {
+        learn: Learn,
+        from: NodeName,
+        answer: oneshot::Sender<Learned>,
+    },
+    Fetched {
+        from: NodeId,
+        reply: Reply,
+    },
+    /// Entries of the log's older part, from a slot on.
+    Older {
+        from: Slot,
+        bytes: usize,
+        answer: oneshot::Sender<Result<Vec<Entry>, Slot>>,
+    },
+    /// A snapshot of our own is on disk, or is not.
+    Written(Result<(Slot, u64), snapshots::Error>),
+    /// Something of another learner's is here.
+    Received(Piece),
+    /// No more of it comes for now.
+    CaughtUp,
+}
+
+/// The running learner. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) queue: SyncSender<Ask>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) snapshots: Snapshots,
+    pub(super) older: Arc<Semaphore>,
+}
+
+/// What readers and the loop share.
+pub(super) struct Shared {
+    pub(super) state: RwLock<State>,
+    pub(super) applied: watch::Sender<Slot>,
+    pub(super) committed: AtomicU64,
+    pub(super) durable: AtomicU64,
+    /// The proposer that told last; 0 before the first.
+    pub(super) leader: AtomicU64,
+    /// Set once it has been level with the leader.
+    pub(super) caught_up: AtomicBool,
+    pub(super) halted: RwLock<Option<String>>,
+    /// Empty unless this cluster has stores.
+    pub(super) stores: RwLock<Vec<StoreSeen>>,
+}
+
+/// What readers share with the loop.
+#[derive(Default)]
+pub struct State {
+    /// The resources and sessions.
+    pub machine: Machine,
+    pub(super) recent: VecDeque<Entry>,
+    pub(super) recent_bytes: usize,
+}
+
+impl State {
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.recent_bytes += entry.value.len();
+        self.recent.push_back(entry);
+        while self.recent.len() > RECENT_ENTRIES || self.recent_bytes > RECENT_BYTES {
+            let Some(oldest) = self.recent.pop_front() else {
+                break;
+            };
+            self.recent_bytes -= oldest.value.len();
+        }
+    }
+
+    /// Entries from `from` on, as far as memory goes back; `None` when it does not.
+    fn recent(&self, from: Slot, bytes: usize) -> Option<Vec<Entry>> {
+        let next = self.machine.applied().next();
+        let oldest = self.recent.front().map_or(next, |entry| entry.slot);
+        if from < oldest {
+            return None;
+        }
+        let skip = usize::try_from(from.0 - oldest.0).unwrap_or(usize::MAX);
+        let mut left = bytes;
+        let fits = |entry: &&Entry| {
+            let fits = left > 0;
+            left = left.saturating_sub(entry.value.len() + 64);
+            fits
+        };
+        Some(
+            self.recent
+                .iter()
+                .skip(skip)
+                .take_while(fits)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    pub(super) fn outcome(&self, slot: Slot) -> Option<Applied> {
+        let oldest = self.recent.front()?.slot;
+        let index = usize::try_from(slot.0.checked_sub(oldest.0)?).ok()?;
+        self.recent.get(index).map(|entry| entry.applied.clone())
+    }
+}
+
+/// The learner cannot take more now, or has stopped.
+#[derive(Debug)]
+pub struct Busy;
+
+/// Why entries cannot be had.
+#[derive(Debug)]
+pub enum NoEntries {
+    /// The learner has too much to do.
+    Busy,
+    /// The log goes back to this slot only.
+    Trimmed {
+        /// The first slot that it has.
+        floor: Slot,
+    },
+}
+
+impl Handle {
+    /// The leader tells what is chosen. Answers when the values are applied, or soon after.
+    pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Ask::Learn {
+            learn,
+            from,
+            answer,
+        })?;
+        answered.await.map_err(|_| Busy)
+    }
+
+    /// Entries from a slot on, at least one if it is applied, and about `bytes` of them.
+    pub async fn entries(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, NoEntries> {
+        if let Some(entries) = self.state().recent(from, bytes) {
+            return Ok(entries);
+        }
+        let _place = self.older.acquire().await.map_err(|_| NoEntries::Busy)?;
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask::Older {
+            from,
+            bytes,
+            answer,
+        };
+        self.send(ask).map_err(|Busy| NoEntries::Busy)?;
+        let entries = answered.await.map_err(|_| NoEntries::Busy)?;
+        entries.map_err(|floor| NoEntries::Trimmed { floor })
+    }
+
+    /// Some bytes of a snapshot, the newest if no slot is named: the slot, the bytes from `offset`
+    /// on, the whole length. `None` if there is no such snapshot. Reads the disk.
+    pub fn snapshot(
+        &self,
+        slot: Option<Slot>,
+        offset: u64,
+    ) -> Result<Option<(Slot, Bytes, u64)>, snapshots::Error> {
+        let newest = || Ok(self.snapshots.slots()?.pop());
+        let Some(slot) = slot.map_or_else(newest, |slot| Ok(Some(slot)))? else {
+            return Ok(None);
+        };
+        let read = self.snapshots.read(slot, offset, SNAPSHOT_CHUNK_BYTES)?;
+        Ok(read.map(|(bytes, length)| (slot, bytes, length)))
+    }
+
+    /// The state for reading. Held for a moment only: applying waits for it.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.shared
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last slot applied, to read or to wait for.
+    pub fn applied(&self) -> watch::Receiver<Slot> {
+        self.shared.applied.subscribe()
+    }
+
+    /// Every slot up to here is known to be chosen.
+    pub fn committed(&self) -> Slot {
+        Slot(self.shared.committed.load(Ordering::Relaxed))
+    }
+
+    /// Every slot up to here is on this learner's disk.
+    pub fn durable(&self) -> Slot {
+        Slot(self.shared.durable.load(Ordering::Relaxed))
+    }
+
+    /// The proposer that told last what is chosen.
+    pub fn leader(&self) -> Option<NodeId> {
+        NodeId::new(self.shared.leader.load(Ordering::Relaxed) as u8)
+    }
+
+    /// Whether it has been level with the leader since its start.
+    pub fn is_caught_up(&self) -> bool {
+        self.shared.caught_up.load(Ordering::Relaxed)
+    }
+
+    /// How far the stores are, if this cluster has any.
+    pub fn stores(&self) -> Vec<StoreSeen> {
+        let stores = self.shared.stores.read();
+        stores.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why it no longer applies, if so.
+    pub fn halted(&self) -> Option<String> {
+        self.shared
+            .halted
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Waits for room in the queue, on a thread that may wait.
+    pub(super) async fn post(&self, ask: Ask) {
+        let queue = self.queue.clone();
+        let sent = tokio::task::spawn_blocking(move || queue.send(ask).is_ok()).await;
+        debug!(sent = sent.unwrap_or(false), "passed on to the loop");
+    }
+
+    pub(super) fn send(&self, ask: Ask) -> Result<(), Busy> {
+        match self.queue.try_send(ask) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The learner's snapshots: its own, behind which its log is trimmed, and those that it takes over
+//! from another learner when it is too far behind.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use tracing::{info, warn};
+
+use super::handle::{Ask, State};
+use super::{Run, transfer};
+use crate::driver::end_on_disk_error;
+use crate::paxos::codec::Entry;
+use crate::paxos::ids::Slot;
+use crate::paxos::learner::Input;
+use crate::paxos::message::Learn;
+use crate::snapshots;
+
+/// Bytes of log between two snapshots. The log is kept from the older of two snapshots on.
+pub(super) const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
+
+impl Run {
+    /// Copies the state, which shares its data, and writes the copy on another thread.
+    pub(super) fn write_snapshot(&mut self) {
+        self.writing_snapshot = true;
+        self.logged_bytes = 0;
+        let machine = self.handle.state().machine.clone();
+        let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
+        let write = move || {
+            let written = snapshots.write(&machine);
+            let slot = machine.applied();
+            drop(machine);
+            // The queue may be full for a moment; the loop ends with the process.
+            let _ = handle
+                .queue
+                .send(Ask::Written(written.map(|bytes| (slot, bytes))));
+        };
+        let spawned = std::thread::Builder::new()
+            .name("snapshot".into())
+            .spawn(write);
+        if let Err(error) = spawned {
+            warn!(target: "important", %error, "cannot start writing a snapshot");
+            self.writing_snapshot = false;
+        }
+    }
+
+    pub(super) fn written(&mut self, written: Result<(Slot, u64), snapshots::Error>) {
+        self.writing_snapshot = false;
+        let (slot, bytes) = written.unwrap_or_else(|error| end_on_disk_error(&error));
+        self.snapshot_bytes = bytes;
+        info!(target: "important", instance = slot.0, bytes, "snapshot written");
+        let slots = self.snapshots.slots();
+        let slots = slots.unwrap_or_else(|error| end_on_disk_error(&error));
+        // With one snapshot alone the whole log is still needed, should that one be damaged.
+        if let [oldest, _, ..] = slots[..]
+            && let Some((first, position)) = self.index.range(..=oldest.next()).next_back()
+        {
+            let (first, position) = (*first, *position);
+            self.index = self.index.split_off(&first);
+            if let Err(error) = self.wal.trim_before(position) {
+                end_on_disk_error(&error);
+            }
+        }
+    }
+
+    /// The acceptors have forgotten what comes next here; another learner has it.
+    pub(super) fn catch_up(&mut self, floor: Slot) {
+        if std::mem::replace(&mut self.catching_up, true) {
+            return;
+        }
+        let delivered = self.core.delivered();
+        warn!(
+            target: "important",
+            floor = floor.0,
+            applied = delivered.0,
+            "too far behind for the acceptors, asking the other learners"
+        );
+        // Another one each time: a snapshot that is damaged on one's disk is so at the next try, too.
+        if !self.learners.is_empty() {
+            self.learners.rotate_left(1);
+        }
+        let links = self.learners.clone();
+        let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
+        self.runtime.spawn(async move {
+            transfer::catch_up(&links, &snapshots, delivered, floor, &handle).await;
+            handle.post(Ask::CaughtUp).await;
+        });
+    }
+
+    /// What another learner has applied is chosen.
+    pub(super) fn learn_entries(&mut self, entries: Vec<Entry>) {
+        let Some((first, last)) = entries.first().zip(entries.last()) else {
+            return;
+        };
+        let (first, committed) = (first.slot, last.slot);
+        let values = entries.into_iter().map(|entry| entry.value).collect();
+        self.step(Input::Learn(Learn {
+            first,
+            values,
+            committed,
+        }));
+    }
+
+    pub(super) fn install(&mut self, slot: Slot) {
+        if slot <= self.core.delivered() {
+            return;
+        }
+        let machine = match self.snapshots.install(slot) {
+            Ok(machine) => machine,
+            Err(snapshots::Error::Io { source, .. }) => end_on_disk_error(&source),
+            Err(error) => {
+                warn!(target: "important", %error, "the snapshot received is no use");
+                return;
+            }
+        };
+        info!(target: "important", instance = slot.0, "snapshot installed");
+        {
+            let shared = &self.shared.state;
+            let mut state = shared.write().unwrap_or_else(PoisonError::into_inner);
+            *state = State {
+                machine,
+                ..State::default()
+            };
+        }
+        self.core.skip_to(slot);
+        // The log has a gap now, and starts anew behind it.
+        self.sync();
+        self.index.clear();
+        if let Err(error) = self.wal.trim_before(self.wal.position_end()) {
+            end_on_disk_error(&error);
+        }
+        self.metrics.applied_slot.set(slot.0 as i64);
+        self.shared.durable.store(slot.0, Ordering::Relaxed);
+        self.shared.applied.send_replace(slot);
+    }
+}
