@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use proposer::config::Role;
+use proposer::notify::Target;
 use serde_json::{Value as Json, json};
 use tests::cluster::{Cluster, binary, http};
 
@@ -300,6 +301,84 @@ fn the_benchmark_counts_what_the_log_holds() {
     assert_eq!(report["committed"], log.len());
     assert!(log.len() > 3, "{text}");
     assert!(report["latencyMs"]["p50"].as_f64() <= report["latencyMs"]["max"].as_f64());
+}
+
+#[test]
+fn clients_in_the_list_are_notified_once_and_a_dead_one_hurts_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = listener.local_addr().unwrap().to_string();
+    // Takes connections into its backlog, and nobody answers them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = silent.local_addr().unwrap().to_string();
+    let mut cluster = Cluster::prepare(1, 1, 2);
+    for learner in cluster.of_role(Role::Learner) {
+        let targets = [&client, &dead].map(|address| Target::parse(address).unwrap());
+        cluster.node_mut(learner).config.notify_clients = targets.into();
+    }
+    cluster.start_all();
+    cluster.wait_until_ready();
+    let put = |client: &str| {
+        let (code, text) = run(
+            &cluster,
+            &["put", "a", "1", "--client-id", client, "--output", "json"],
+        );
+        assert_eq!(code, 0, "{text}");
+        serde_json::from_str::<Json>(&text).unwrap()["instanceId"].clone()
+    };
+    let count = 6;
+    let mut written = Vec::new();
+    for _ in 0..count {
+        put(&dead);
+        put("10.0.0.1:80");
+        written.push(put(&client));
+    }
+    let mut told: Vec<Json> = (0..count).map(|_| notification(&listener)).collect();
+    told.sort_by_key(|instance| instance.as_u64());
+    assert_eq!(told, written);
+    let sent = || {
+        let learners = cluster.urls(Role::Learner).into_iter();
+        let metrics = learners.map(|url| http::get(&format!("{url}/metrics")).unwrap().text());
+        let sent = metrics.filter_map(|text| {
+            let line = text.lines().find(|l| {
+                l.starts_with("paxos_notifications_total") && l.contains(r#"outcome="sent""#)
+            })?;
+            line.rsplit(' ').next()?.parse::<u64>().ok()
+        });
+        sent.sum::<u64>()
+    };
+    let all = cluster.wait_for("all are counted", Duration::from_secs(10), || {
+        Some(sent()).filter(|sent| *sent >= count)
+    });
+    assert_eq!(all, count);
+}
+
+/// The next notification's instance.
+fn notification(listener: &TcpListener) -> Json {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    // The body is an object, and comes last.
+    while !request.ends_with(b"}") {
+        let mut more = [0; 1024];
+        let read = stream.read(&mut more).unwrap();
+        assert!(read > 0, "a whole request");
+        request.extend_from_slice(&more[..read]);
+    }
+    stream
+        .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        .unwrap();
+    let text = String::from_utf8(request).unwrap();
+    assert!(
+        text.starts_with("POST /notification HTTP/1.1\r\n"),
+        "{text}"
+    );
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    let body: Json = serde_json::from_str(body).unwrap();
+    assert_eq!(
+        (&body["status"], &body["resource"]),
+        (&json!("COMMITTED"), &json!("a"))
+    );
+    assert!(body["timestamp"].is_u64(), "{body}");
+    body["instanceId"].clone()
 }
 
 /// The seven endpoints as the first clients of this service know them: no query, no `requestId`.

@@ -89,6 +89,8 @@ fn name_formats(json: &mut Json) {
 /// Adds the refusals that follow from an operation's input, and gives every error that says nothing
 /// else the form of a problem.
 fn refusals(operation: &mut Operation) {
+    // By default it is the name of a module, which says nothing to a client.
+    operation.tags = None;
     let body = operation.request_body.is_some();
     let input = body || operation.parameters.is_some();
     let responses = &mut operation.responses.responses;
