@@ -56,7 +56,7 @@ pub fn document(role: Role) -> Json {
     for (name, schema) in schemas.into_iter().flatten() {
         let RefOr::T(schema) = schema else { continue };
         match (name.as_str(), &mut *schema) {
-            ("Request", Schema::Object(request)) => *schema = by_operation(request).into(),
+            ("Request", Schema::Object(request)) => *schema = by_operation(request),
             ("Batch", Schema::Array(batch)) => batch.max_items = Some(MAX_BATCH),
             _ => {}
         }
