@@ -4,7 +4,7 @@
 //! | file | rule |
 //! |---|---|
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
-//! | `promises` | nothing is said before it is on disk; a promise never goes down, across crashes; answers tell every vote |
+//! | `promises` | nothing is said or witnessed before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
 //! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and a request sent again gets its first one; nothing is forgotten that a quorum of learners has not had on disk |
 //! | `reads` | a read sees all that was acknowledged before it began |
@@ -121,6 +121,9 @@ impl Checker {
             takes_no_part || !self.is_lost(acceptor),
             "an acceptor without its disk never votes: {reply:?}"
         );
+        if self.is_lost(acceptor) {
+            return;
+        }
         self.promises.answered(acceptor, reply);
         if let Reply::Promise { committed, .. } | Reply::Probed { committed, .. } = reply {
             self.committed(*committed);

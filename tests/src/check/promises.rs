@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{Ballot, Members, NodeId, Slot};
 use proposer::paxos::message::{Reply, Value, Vote};
+use proposer::paxos::standing::{Ledger, Start};
 
 /// What is on each acceptor's disk.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ struct Disk {
     floor: Slot,
     /// The highest promise in an answer that was sent.
     told: Ballot,
+    /// What it knows of the nodes' starts.
+    ledger: Ledger,
 }
 
 impl Promises {
@@ -38,6 +41,9 @@ impl Promises {
             promised: ballot, ..
         }) = record
         else {
+            if let Record::Known(ledger) = record {
+                disk.ledger = ledger.clone();
+            }
             return;
         };
         assert!(
@@ -116,10 +122,14 @@ impl Promises {
                     "only what is forgotten is said to be"
                 );
             }
-            Reply::Nack { .. }
-            | Reply::NotVoting
-            | Reply::Witnessed { .. }
-            | Reply::Refused { .. } => {}
+            Reply::Witnessed { start, .. } => {
+                let mut known = disk.ledger.starts.values();
+                assert!(
+                    known.any(|known| known == start || follows(known, start)),
+                    "what is witnessed is on disk"
+                );
+            }
+            Reply::Nack { .. } | Reply::NotVoting | Reply::Refused { .. } => {}
         }
     }
 
@@ -145,6 +155,11 @@ impl Promises {
             "an acceptor never invents a vote"
         );
     }
+}
+
+/// Whether this is a later start from the same disk.
+fn follows(known: &Start, start: &Start) -> bool {
+    known.incarnation == start.incarnation && known.count > start.count
 }
 
 impl Disk {
