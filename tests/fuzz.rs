@@ -344,6 +344,7 @@ fn no_environment_stops_the_reader_and_a_good_one_comes_back() {
         "USE_CLUSTER_STORE",
         "DATA_DIR",
         "LOG_DIR",
+        "NOTIFY_CLIENTS",
         "HEARTBEAT_INTERVAL_MS",
         "ELECTION_TIMEOUT_MS",
     ];
