@@ -49,11 +49,12 @@ fuzz:
 	$(CARGO) build --locked -p proposer
 	FUZZ_TIMES=$(CASES) FUZZ_SEED=$(SEED) $(CARGO) test --locked -p tests --test fuzz -- --nocapture
 
-## chaos: kill real processes under load and compare everything (CYCLES=200)
+## chaos: processes, networks, disks and clocks fail under load; compares everything (CYCLES=200)
 CYCLES ?= 200
 chaos:
 	$(CARGO) build --locked --release -p proposer
-	$(CARGO) run --locked --release -p tests --bin chaos -- --cycles $(CYCLES) --faults all
+	PROPOSER=$(CURDIR)/target/release/proposer \
+	    $(CARGO) run --locked -p tests --bin chaos -- --cycles $(CYCLES) --faults all
 
 ## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
 e2e:
