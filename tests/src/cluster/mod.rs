@@ -15,8 +15,9 @@ pub mod workload;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::thread;
+use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{env, fs, process, thread};
 
 use proposer::config::{Config, DEFAULT_PORT, Role};
 use proposer::paxos::ids::NodeId;
@@ -31,6 +32,10 @@ pub use volume::Volume;
 
 /// How long a cluster may take to elect a leader, and a node to be ready again.
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
+/// What the folders' names begin with, before the process id.
+const FOLDER: &str = "cluster-";
+/// The file that marks a folder that is to stay.
+const KEPT: &str = "KEPT";
 const POLL: Duration = Duration::from_millis(10);
 
 /// A node by role and number.
@@ -65,7 +70,8 @@ impl Cluster {
     /// # Panics
     /// When the machine does not have that after all.
     pub fn prepare_in(place: &Place, proposers: u8, acceptors: u8, learners: u8) -> Cluster {
-        let folder = TempDir::with_prefix("cluster-").expect("a temporary folder");
+        let prefix = format!("{FOLDER}{}-", process::id());
+        let folder = TempDir::with_prefix(prefix).expect("a temporary folder");
         let roles = [
             (Role::Proposer, proposers),
             (Role::Acceptor, acceptors),
@@ -128,6 +134,32 @@ impl Cluster {
             cluster.nodes.insert(*name, node);
         }
         cluster
+    }
+
+    /// Leaves the nodes' folders, or the images of their disks, where they are, and says where.
+    pub fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        // Without the mark it goes with the next leftovers.
+        let _ = fs::write(self.folder.path().join(KEPT), "");
+        self.folder.path()
+    }
+
+    /// Removes the folders of programs that were killed.
+    pub fn remove_leftovers() {
+        for entry in fs::read_dir(env::temp_dir())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix(FOLDER));
+            let owner = owner.and_then(|rest| rest.split_once('-'));
+            let runs = |pid: &str| Path::new("/proc").join(pid).exists();
+            if owner.is_some_and(|(pid, _)| !runs(pid)) && !entry.path().join(KEPT).exists() {
+                // Somebody else's, perhaps.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// Starts every node and waits until all are ready.

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tests::cluster::workload::Load;
-use tests::cluster::{Place, enter_namespaces};
+use tests::cluster::{Cluster, Place, enter_namespaces};
 
 use plan::Class;
 
@@ -70,6 +70,7 @@ fn chosen() -> Result<bool, String> {
         seed: number("--seed", random)?,
     };
     let cycles = number("--cycles", 100)?;
+    Cluster::remove_leftovers();
     let (place, mut missing) = match enter_namespaces() {
         Ok(()) => Place::of_this_machine(VOLUME_BYTES),
         Err(why) => {

@@ -263,11 +263,8 @@ fn verdict(cluster: &mut Cluster, audit: &Audit, report: &Report) -> bool {
     );
     let good = bad.is_empty() && report.undecided.is_empty();
     if !good {
-        cluster.folder.disable_cleanup(true);
-        println!(
-            "the nodes' folders, or images of their disks, are kept in {:?}",
-            cluster.folder.path()
-        );
+        let folder = cluster.keep();
+        println!("the nodes' folders, or images of their disks, are kept in {folder:?}");
     }
     good
 }
