@@ -42,10 +42,6 @@ sim:
 model:
 	$(CARGO) run --locked --release -p tests --bin model
 
-<<<<<<< HEAD
-=======
-<<<<<<< HEAD
->>>>>>> sim
 ## fuzz: every decoder and every route, with CASES times the inputs of `make test` (CASES=200, SEED=1)
 CASES ?= 200
 SEED ?= 1
@@ -53,14 +49,7 @@ fuzz:
 	$(CARGO) build --locked -p proposer
 	FUZZ_TIMES=$(CASES) FUZZ_SEED=$(SEED) $(CARGO) test --locked -p tests --test fuzz -- --nocapture
 
-<<<<<<< HEAD
 ## chaos: processes, networks, disks and clocks fail under load; compares everything (CYCLES=200)
-=======
-## chaos: kill real processes under load and compare everything (CYCLES=200)
-=======
-## chaos: processes, networks, disks and clocks fail under load; compares everything (CYCLES=200)
->>>>>>> chaos
->>>>>>> sim
 CYCLES ?= 200
 chaos:
 	$(CARGO) build --locked --release -p proposer

@@ -30,7 +30,9 @@ impl Client {
                 let mut length = 0;
                 // The body is an object, and comes last.
                 while !request[..length].ends_with(b"}") {
-                    length += stream.read(&mut request[length..]).await.unwrap();
+                    let read = stream.read(&mut request[length..]).await.unwrap();
+                    assert!(read > 0, "cut off after {length} bytes");
+                    length += read;
                 }
                 let request = String::from_utf8(request[..length].to_vec()).unwrap();
                 all.lock().unwrap().push(request);
