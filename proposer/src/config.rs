@@ -427,6 +427,7 @@ mod tests {
             from(&[
                 ("NODE_ID", "1"),
                 ("ROLE", "acceptor"),
+                ("ACCEPTORS", "a:1"),
                 ("NOTIFY_CLIENTS", clients),
             ])
         };
