@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +52,9 @@ impl Target {
             "" => DEFAULT_PORT,
             port => port.strip_prefix(':')?.parse().ok()?,
         };
-        if host.is_empty() || port == 0 {
+        // As in names and addresses: an authority may hold more, such as `*`.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        if host.is_empty() || !host.chars().all(plain) || port == 0 {
             return None;
         }
         let host = host.to_ascii_lowercase();
@@ -203,15 +206,14 @@ async fn post(
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(notification))
         .map_err(|e| e.to_string())?;
-    let answer = sender.send_request(request);
+    let mut answer = pin!(sender.send_request(request));
     // The head of the answer is all that counts; with it the connection ends.
     let answer = tokio::select! {
-        answer = answer => answer.map_err(|e| e.to_string())?,
-        ended = connection => return Err(match ended {
-            Ok(()) => "it closed the connection".to_owned(),
-            Err(error) => error.to_string(),
-        }),
+        answer = answer.as_mut() => answer,
+        // It may have answered before it closed.
+        _ = connection => answer.await,
     };
+    let answer = answer.map_err(|e| e.to_string())?;
     match answer.status() {
         status if status.is_success() => Ok(()),
         status if status.is_redirection() => Err(format!(

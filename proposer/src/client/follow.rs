@@ -14,6 +14,7 @@ use super::args::{Log, Server, Watch};
 use super::exit::{Failure, Verdict};
 use super::read::escape;
 use super::sse::Events;
+use crate::wire::present;
 
 /// A stream that is silent for this long is opened anew: its learner may be gone without a word.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ struct Fields<'a> {
     #[serde(default)]
     resource: String,
     version: Option<u64>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
 }
 
