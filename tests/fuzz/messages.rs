@@ -95,12 +95,13 @@ pub fn command() -> impl Strategy<Value = Value> {
 }
 
 /// What a slot may hold: a command, a no-op, or what no version of this program has written.
-pub fn value() -> impl Strategy<Value = Value> {
+pub fn value() -> BoxedStrategy<Value> {
     prop_oneof![
         Just(Value::NOOP),
         command(),
         vec(any::<u8>(), 0..40).prop_map(|bytes| Value(bytes.into())),
     ]
+    .boxed()
 }
 
 fn values() -> impl Strategy<Value = Values> {
@@ -116,7 +117,7 @@ fn votes() -> impl Strategy<Value = Vec<Vote>> {
     vec(vote, 0..4)
 }
 
-fn outcome() -> impl Strategy<Value = Outcome> {
+fn outcome() -> BoxedStrategy<Outcome> {
     let resource = (
         vec(any::<u8>(), 0..20),
         number(),
@@ -138,6 +139,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::Reused),
         prop::option::of(resource).prop_map(Outcome::Read),
     ]
+    .boxed()
 }
 
 fn applied() -> impl Strategy<Value = Applied> {
@@ -148,7 +150,7 @@ fn outcomes() -> impl Strategy<Value = Vec<Option<Applied>>> {
     vec(prop::option::of(applied()), 0..4)
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> BoxedStrategy<Request> {
     prop_oneof![
         Just(Request::Probe),
         (ballot(), number(), slot()).prop_map(|(ballot, run, from)| Request::Prepare {
@@ -179,6 +181,7 @@ fn request() -> impl Strategy<Value = Request> {
             cluster
         }),
     ]
+    .boxed()
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -192,7 +195,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     ]
 }
 
-fn reply() -> impl Strategy<Value = Reply> {
+fn reply() -> BoxedStrategy<Reply> {
     let rest = prop::option::of(slot().prop_map(|slot| slot.max(Slot(1))));
     prop_oneof![
         (promise(), slot(), any::<bool>()).prop_map(|(promised, committed, leader_alive)| {
@@ -228,6 +231,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         }),
         (start(), refusal()).prop_map(|(start, refusal)| Reply::Refused { start, refusal }),
     ]
+    .boxed()
 }
 
 fn forwarded() -> impl Strategy<Value = Forwarded> {
@@ -240,7 +244,7 @@ fn forwarded() -> impl Strategy<Value = Forwarded> {
 }
 
 /// Any message.
-pub fn message() -> impl Strategy<Value = Message> {
+pub fn message() -> BoxedStrategy<Message> {
     prop_oneof![
         4 => request().prop_map(Message::Request),
         4 => reply().prop_map(Message::Reply),
@@ -259,6 +263,7 @@ pub fn message() -> impl Strategy<Value = Message> {
         1 => prop::option::of(slot()).prop_map(Message::Readable),
         1 => select(vec![Message::TakeOver, Message::ReadIndex, Message::Done]),
     ]
+    .boxed()
 }
 
 /// Any message and its way.
@@ -271,7 +276,7 @@ pub fn frame() -> impl Strategy<Value = Frame> {
 }
 
 /// Anything that an acceptor keeps.
-pub fn record() -> impl Strategy<Value = Record> {
+pub fn record() -> BoxedStrategy<Record> {
     prop_oneof![
         (ballot(), number()).prop_map(|(ballot, run)| Record::Promised { ballot, run }),
         (ballot(), slot(), values(), slot()).prop_map(|(ballot, first, values, committed)| {
@@ -293,6 +298,7 @@ pub fn record() -> impl Strategy<Value = Record> {
         (cluster(), btree_map(node_name(), start(), 0..5))
             .prop_map(|(cluster, starts)| { Record::Known(Ledger { cluster, starts }) }),
     ]
+    .boxed()
 }
 
 /// What a learner keeps; of a READ, not its answer.
@@ -322,7 +328,7 @@ enum Edit {
     Repeat(Index, Index),
 }
 
-fn edit() -> impl Strategy<Value = Edit> {
+fn edit() -> BoxedStrategy<Edit> {
     let numbers = [0, 1, 255, 0xffff, 1 << 24, i32::MAX as u32, u32::MAX];
     prop_oneof![
         (any::<Index>(), 0..8_u8).prop_map(|(at, bit)| Edit::Flip(at, bit)),
@@ -336,6 +342,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         any::<Index>().prop_map(Edit::Cut),
         (any::<Index>(), any::<Index>()).prop_map(|(from, to)| Edit::Repeat(from, to)),
     ]
+    .boxed()
 }
 
 /// Good bytes, damaged in a few places, or any bytes at all.
