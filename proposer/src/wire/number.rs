@@ -131,7 +131,10 @@ mod tests {
             (parse("256", "1", "1"), "a whole number from 0 to 255"),
             (parse("-1", "1", "1"), "a whole number from 0 to 255"),
             (parse("1.5", "1", "1"), "a whole number from 0 to 255"),
-            (parse("1", "\"1\"", "1"), "a whole number of at least 0"),
+            (
+                parse("1", "\"1\"", "1"),
+                "a whole number from 0 to 18446744073709551615",
+            ),
             (
                 parse("1", "18446744073709551616", "1"),
                 "a whole number from 0 to 18446744073709551615",
