@@ -260,7 +260,7 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
     Configuration {
         name: "rivals-reads",
         small: Small { reads: 1, ..RIVALS },
-        states: Some(4_884_407),
+        states: None,
         quick: false,
     },
     Configuration {

@@ -1,6 +1,6 @@
 //! `model` tries every order of events of every small cluster and stops at the first broken rule;
 //! `model quick` of those that take seconds; `model NAME…` of some. Clusters that are too large are
-//! tried for four minutes each.
+//! tried for six minutes each.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::{env, thread};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 use tests::model::CONFIGURATIONS;
 
-const LIMIT: Duration = Duration::from_secs(4 * 60);
+const LIMIT: Duration = Duration::from_secs(6 * 60);
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).collect();
