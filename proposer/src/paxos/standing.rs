@@ -17,7 +17,10 @@
 //! A start keeps its name until it has been witnessed. Else an older copy, refused at one start after
 //! the other, would count its way past what the witnesses know.
 //!
-//! What nobody can see: a copy made since the last start, of a disk that is not used any more.
+//! What is not seen: a copy made since the last start, of a disk that is not used any more; and an
+//! older copy, if none of those that witnessed the later start answers before others have made a
+//! quorum with it. Each start is shown to every acceptor in the end, so this takes one that was away
+//! for the whole of the later start. A wiped disk is always seen.
 //!
 //! The cluster is named after the disk of acceptor 1 at its founding.
 
