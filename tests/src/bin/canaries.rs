@@ -104,7 +104,7 @@ fn simulate(copy: &Path, seeds: &str) -> Option<String> {
 fn model(copy: &Path) -> Option<String> {
     build(copy, "model");
     let model = Command::new(copy.join("target/debug/model"))
-        .arg("quick")
+        .args(["quick", "elected-again"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()

@@ -9,7 +9,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -111,6 +111,8 @@ pub enum Fault {
     HandOver,
     /// The leader hears everything late while another one takes over.
     Overtake,
+    /// A leader ends when its newest values have reached some acceptors and not others.
+    HalfProposed,
     /// A process starts again with the program of another version, or of the same.
     Upgrade,
     /// A learner starts again with an empty disk.
@@ -125,7 +127,7 @@ pub enum Fault {
     ExchangeDisk,
 }
 
-const FAULTS: [Fault; 20] = [
+const FAULTS: [Fault; 21] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -140,6 +142,7 @@ const FAULTS: [Fault; 20] = [
     Fault::TakeOver,
     Fault::HandOver,
     Fault::Overtake,
+    Fault::HalfProposed,
     Fault::Upgrade,
     Fault::WipeLearner,
     Fault::CopyDisk,

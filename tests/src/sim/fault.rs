@@ -63,6 +63,7 @@ impl Sim {
             Fault::TakeOver => self.step_awake(node, Input::TakeOver),
             Fault::HandOver => self.hand_over(),
             Fault::Overtake => self.overtake(),
+            Fault::HalfProposed => self.half_propose(down),
             Fault::Upgrade => {
                 self.crash(node, down);
                 self.nodes[node].dialect = self.some_dialect();
@@ -149,6 +150,24 @@ impl Sim {
             self.network.slow(leader, 1, factor);
             self.step_awake(other, Input::TakeOver);
         }
+    }
+
+    /// Values of two ballots come to stand in one slot when this strikes one leader after another.
+    fn half_propose(&mut self, down: u64) {
+        let leaders = self.leaders();
+        let Some(leader) = self.rng.pick(&leaders).filter(|at| !self.asleep(*at)) else {
+            return;
+        };
+        let links = self.network.links_from(leader).to_vec();
+        for acceptor in self.of_role(Role::Acceptor) {
+            if self.rng.chance(500) {
+                self.network.cut(leader, acceptor);
+            }
+        }
+        let values = self.clients.values(&self.config, &mut self.rng);
+        self.offer(leader, values);
+        self.network.set_links_from(leader, links);
+        self.crash(leader, down);
     }
 
     fn step_awake(&mut self, at: usize, input: Input) {

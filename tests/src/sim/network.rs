@@ -66,6 +66,16 @@ impl Network {
         }
     }
 
+    /// Which of a node's links are cut, to each other node.
+    pub(super) fn links_from(&self, node: usize) -> &[bool] {
+        &self.cut[node]
+    }
+
+    /// Cuts and mends them so.
+    pub(super) fn set_links_from(&mut self, node: usize, cut: Vec<bool>) {
+        self.cut[node] = cut;
+    }
+
     /// Cuts one link in one direction.
     pub(super) fn cut(&mut self, from: usize, to: usize) {
         self.cut[from][to] = true;
