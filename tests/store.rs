@@ -34,10 +34,15 @@ fn client(cluster: &Cluster, id: &str) -> Client {
     Client::new(id, cluster.urls(Role::Proposer))
 }
 
+/// The answer to a read; asked again while no leader confirms it, as clients should.
 fn get(cluster: &Cluster, name: Name, path: &str) -> http::Answer {
     let url = format!("{}{path}", cluster.node(name).url());
-    let request = ::http::Request::get(url).body(Vec::new()).unwrap();
-    http::send(&http::agent(Duration::from_secs(20)), request).unwrap()
+    let agent = http::agent(Duration::from_secs(20));
+    cluster.wait_for("a read is answered", LEVEL_WITHIN, || {
+        let request = ::http::Request::get(&url).body(Vec::new()).unwrap();
+        let answer = http::send(&agent, request).unwrap();
+        (answer.status != 503).then_some(answer)
+    })
 }
 
 /// Every resource of a node, as it has them, page by page.
@@ -258,12 +263,14 @@ fn learners_show_how_far_behind_a_store_is() {
         ]);
         (stores()? == expected).then_some(())
     });
-    let metrics = get(&cluster, learner, "/metrics").text();
     let is_lag = |line: &&str| {
         line.starts_with("paxos_store_lag_instances{") && line.contains("store=\"1\"")
     };
-    let lag = metrics.lines().find(is_lag);
-    assert_eq!(lag.and_then(|line| line.rsplit(' ').next()), Some("10"));
+    cluster.wait_for("the metrics show it", LEVEL_WITHIN, || {
+        let metrics = get(&cluster, learner, "/metrics").text();
+        let lag = metrics.lines().find(is_lag)?;
+        lag.ends_with(" 10").then_some(())
+    });
 }
 
 #[test]

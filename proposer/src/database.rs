@@ -316,7 +316,10 @@ impl Resources for OnDisk<'_> {
     type Error = Error;
 
     fn version(&self, name: &str) -> Result<u64, Error> {
-        Ok(self.get(name)?.map_or(0, |resource| resource.version))
+        let found = self.table.get(name).map_err(|error| at(self.path, error))?;
+        let Some(bytes) = found else { return Ok(0) };
+        let version = checked(bytes.value()).and_then(|mut bytes| bytes.try_get_u64_le().ok());
+        version.ok_or_else(|| rotten(name, self.path))
     }
 
     fn get(&self, name: &str) -> Result<Option<Resource>, Error> {
@@ -350,20 +353,24 @@ fn get(
         .transpose()
 }
 
-/// The engine verifies pages when it opens; this finds what rots later.
 fn decode(bytes: &[u8], name: &str, path: &Path) -> Result<Resource, Error> {
-    let damaged = || {
-        damaged(
-            path,
-            &format!("the resource {name:?} is not as it was written"),
-        )
-    };
-    let mut bytes = Bytes::copy_from_slice(bytes);
-    let checksum = bytes.try_get_u32_le().map_err(|_| damaged())?;
-    if crc32c::crc32c(&bytes) != checksum {
-        return Err(damaged());
-    }
-    Resource::read(&mut bytes).map_err(|_| damaged())
+    let bytes = checked(bytes).map(Bytes::copy_from_slice);
+    let resource = bytes.and_then(|mut bytes| Resource::read(&mut bytes).ok());
+    resource.ok_or_else(|| rotten(name, path))
+}
+
+/// What follows the checksum, if it is as it was written. The engine verifies pages when it opens;
+/// this finds what rots later.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (checksum, bytes) = bytes.split_first_chunk()?;
+    (crc32c::crc32c(bytes) == u32::from_le_bytes(*checksum)).then_some(bytes)
+}
+
+fn rotten(name: &str, path: &Path) -> Error {
+    damaged(
+        path,
+        &format!("the resource {name:?} is not as it was written"),
+    )
 }
 
 fn damaged(path: &Path, reason: &str) -> Error {

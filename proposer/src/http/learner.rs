@@ -33,8 +33,11 @@ use crate::wire::answers::{InstancesView, Learned, LearnerStatus, NodeStatus, St
 use crate::wire::number::whole;
 use crate::wire::{ChangeView, EntryView, write_line};
 
-/// Bytes of entries in an answer that is no stream.
+/// Bytes of entries in an answer to a client that is no stream.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of entries in an answer to a learner or store: the larger, the fewer commits a store that
+/// was away needs to catch up.
+const PIECE_BYTES: usize = 1 << 20;
 /// Clients that may follow the log at once: each may hold a chunk in memory and takes time with
 /// every entry.
 const MAX_STREAMS: usize = 1024;
@@ -261,7 +264,7 @@ async fn entries(
     let committed = state.handle.committed().to_string();
     let entries = state
         .handle
-        .entries(from, CHUNK_BYTES)
+        .entries(from, PIECE_BYTES)
         .await
         .map_err(no_entries)?;
     Ok(([(COMMITTED_HEADER, committed)], encode_entries(&entries)).into_response())

@@ -59,7 +59,7 @@ impl Machine {
 }
 
 impl Resource {
-    /// Its bytes without the name, at the end of `out`.
+    /// Its bytes without the name, the version first, at the end of `out`.
     pub(crate) fn write(&self, out: &mut BytesMut) {
         out.put_u64_le(self.version);
         out.put_u64_le(self.slot.0);
