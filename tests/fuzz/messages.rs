@@ -9,7 +9,7 @@ use proposer::paxos::machine::{Applied, Outcome, Resource};
 use proposer::paxos::message::{
     Forwarded, Learn, Learned, Message, Reply, Request, Value, Values, Vote,
 };
-use proposer::paxos::standing::{Ledger, Refusal, Start};
+use proposer::paxos::standing::{Refusal, Roster, Start};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -296,7 +296,7 @@ pub fn record() -> BoxedStrategy<Record> {
             }
         }),
         (cluster(), btree_map(node_name(), start(), 0..5))
-            .prop_map(|(cluster, starts)| { Record::Known(Ledger { cluster, starts }) }),
+            .prop_map(|(cluster, starts)| { Record::Known(Roster { cluster, starts }) }),
     ]
     .boxed()
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::ids::{Ballot, Slot};
 use super::message::{Reply, Request, Value, Values, Vote};
 use super::output::Output;
-use super::standing::Ledger;
+use super::standing::Roster;
 
 /// All that an acceptor must never forget.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +45,7 @@ pub enum Record {
         committed: Slot,
     },
     /// What it knows of the cluster's nodes, instead of what it knew before.
-    Known(Ledger),
+    Known(Roster),
 }
 
 /// How much one answer carries before it tells the asker to come again.

@@ -15,7 +15,7 @@ pub use super::ids::NodeName;
 use super::ids::{Ballot, ClusterId, NodeId, Role, Slot};
 use super::machine::{Applied, Outcome, Resource};
 use super::message::{Forwarded, Learn, Learned, Message, Reply, Request, Value, Values, Vote};
-use super::standing::{Ledger, Refusal, Start};
+use super::standing::{Refusal, Roster, Start};
 
 /// The version of this encoding. A node refuses frames of another one by name.
 pub const VERSION: u8 = 2;
@@ -93,11 +93,11 @@ impl Record {
                 out.put_u64_le(ballot.number());
                 out.put_u64_le(*run);
             }
-            Record::Known(ledger) => {
+            Record::Known(roster) => {
                 out.put_u8(6);
-                put_cluster(&mut out, ledger.cluster);
-                out.put_u32_le(ledger.starts.len() as u32);
-                for (node, start) in &ledger.starts {
+                put_cluster(&mut out, roster.cluster);
+                out.put_u32_le(roster.starts.len() as u32);
+                for (node, start) in &roster.starts {
                     put_node_name(&mut out, *node);
                     put_start(&mut out, *start);
                 }
@@ -155,7 +155,7 @@ impl Record {
                 floor: slot(&mut bytes)?,
                 committed: slot(&mut bytes)?,
             },
-            6 => Record::Known(Ledger {
+            6 => Record::Known(Roster {
                 cluster: cluster(&mut bytes)?,
                 starts: list(&mut bytes, 26, |bytes| {
                     Ok((node_name(bytes)?, start(bytes)?))

@@ -128,7 +128,7 @@ impl fmt::Display for Refusal {
 
 /// What an acceptor knows of the cluster and its nodes; on its disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ledger {
+pub struct Roster {
     /// The cluster it votes in; `None` before its founding.
     pub cluster: Option<ClusterId>,
     /// The latest start known of each node.
@@ -141,7 +141,7 @@ pub struct Member {
     me: NodeId,
     members: Members,
     start: Start,
-    ledger: Ledger,
+    roster: Roster,
     /// Who has witnessed this start.
     witnesses: BTreeSet<NodeId>,
     /// Who is of another cluster, or of one without this acceptor.
@@ -157,7 +157,7 @@ impl Member {
             me,
             members,
             start,
-            ledger: Ledger::default(),
+            roster: Roster::default(),
             witnesses: BTreeSet::new(),
             strangers: BTreeSet::new(),
             refusal: None,
@@ -168,7 +168,7 @@ impl Member {
     /// Replays one record, in the order in which they were written.
     pub fn remember(&mut self, record: &Record) {
         match record {
-            Record::Known(ledger) => self.ledger = ledger.clone(),
+            Record::Known(roster) => self.roster = roster.clone(),
             record => self.acceptor.remember(record),
         }
     }
@@ -186,7 +186,7 @@ impl Member {
                 // What lies before a trim may be removed from the disk.
                 let trims = |record: &Record| matches!(record, Record::Trimmed { .. });
                 let repeat = records.iter().any(trims);
-                repeat.then(|| Record::Known(self.ledger.clone()))
+                repeat.then(|| Record::Known(self.roster.clone()))
             }),
         }
     }
@@ -201,7 +201,7 @@ impl Member {
         let request = Request::Enlist {
             node: acceptor(self.me),
             start: self.start,
-            cluster: self.ledger.cluster,
+            cluster: self.roster.cluster,
         };
         Some((open, request))
     }
@@ -233,7 +233,7 @@ impl Member {
 
     /// Whether it takes part.
     pub fn votes(&self) -> bool {
-        self.ledger.cluster.is_some()
+        self.roster.cluster.is_some()
             && self.refusal.is_none()
             && self.witnesses.len() + 1 >= self.members.quorum()
     }
@@ -245,7 +245,7 @@ impl Member {
 
     /// The cluster it votes in.
     pub fn cluster(&self) -> Option<ClusterId> {
-        self.ledger.cluster
+        self.roster.cluster
     }
 
     /// Half an election timeout has passed.
@@ -259,11 +259,11 @@ impl Member {
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Member)) -> Output<Record, ()> {
-        let before = self.ledger.clone();
+        let before = self.roster.clone();
         change(self);
         self.found();
-        let changed = self.ledger != before;
-        let record = changed.then(|| Record::Known(self.ledger.clone()));
+        let changed = self.roster != before;
+        let record = changed.then(|| Record::Known(self.roster.clone()));
         Output::new(record.into_iter().collect(), ())
     }
 
@@ -273,14 +273,14 @@ impl Member {
     }
 
     fn witnessed(&mut self, from: NodeId, witness: Start, cluster: Option<ClusterId>) {
-        if self.ledger.cluster.is_some() {
+        if self.roster.cluster.is_some() {
             // One that has lost its disk remembers nobody.
-            if cluster == self.ledger.cluster {
+            if cluster == self.roster.cluster {
                 self.witnesses.insert(from);
             }
             return;
         }
-        let known = self.ledger.starts.entry(acceptor(from)).or_insert(witness);
+        let known = self.roster.starts.entry(acceptor(from)).or_insert(witness);
         // Another disk than before, while the cluster is being founded: somebody must see to that.
         if known.incarnation == witness.incarnation {
             self.witnesses.insert(from);
@@ -292,7 +292,7 @@ impl Member {
         if let Refusal::OtherCluster { .. } | Refusal::NotAMember = refusal {
             self.strangers.insert(from);
             let others = usize::from(self.members.count()) - 1;
-            let needed = match self.ledger.cluster {
+            let needed = match self.roster.cluster {
                 Some(_) => self.members.quorum() - 1,
                 None => others,
             };
@@ -306,15 +306,15 @@ impl Member {
     /// Joins the cluster when every other acceptor knows this disk.
     fn found(&mut self) {
         let all = self.witnesses.len() + 1 == usize::from(self.members.count());
-        if self.ledger.cluster.is_some() || self.refusal.is_some() || !all {
+        if self.roster.cluster.is_some() || self.refusal.is_some() || !all {
             return;
         }
         let first = self.members.acceptors().next().unwrap_or(self.me);
-        let name = match self.ledger.starts.get(&acceptor(first)) {
+        let name = match self.roster.starts.get(&acceptor(first)) {
             Some(start) if first != self.me => start.incarnation,
             _ => self.start.incarnation,
         };
-        self.ledger.cluster = ClusterId::new(name);
+        self.roster.cluster = ClusterId::new(name);
     }
 
     fn witness(
@@ -324,7 +324,7 @@ impl Member {
         cluster: Option<ClusterId>,
     ) -> Output<Record, Reply> {
         let refuse = |refusal| Output::new(Vec::new(), Reply::Refused { start, refusal });
-        if let (Some(mine), Some(theirs)) = (self.ledger.cluster, cluster)
+        if let (Some(mine), Some(theirs)) = (self.roster.cluster, cluster)
             && mine != theirs
         {
             return refuse(Refusal::OtherCluster { cluster: mine });
@@ -334,7 +334,7 @@ impl Member {
             return refuse(Refusal::NotAMember);
         }
         let mut records = Vec::new();
-        match self.ledger.starts.get(&node) {
+        match self.roster.starts.get(&node) {
             Some(known) if *known == start => {}
             Some(known) if known.incarnation == start.incarnation && !start.follows(known) => {
                 return refuse(Refusal::OlderCopy { known: *known });
@@ -342,17 +342,17 @@ impl Member {
             Some(known) if known.incarnation != start.incarnation && votes => {
                 return refuse(Refusal::OtherDisk { known: *known });
             }
-            None if votes && self.ledger.cluster.is_some() => return refuse(Refusal::NotAMember),
+            None if votes && self.roster.cluster.is_some() => return refuse(Refusal::NotAMember),
             // A later start; or a new disk of a node that others can restore.
             _ => {
-                self.ledger.starts.insert(node, start);
-                records.push(Record::Known(self.ledger.clone()));
+                self.roster.starts.insert(node, start);
+                records.push(Record::Known(self.roster.clone()));
             }
         }
         let reply = Reply::Witnessed {
             start,
             witness: self.start,
-            cluster: self.ledger.cluster,
+            cluster: self.roster.cluster,
         };
         Output::new(records, reply)
     }

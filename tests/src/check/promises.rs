@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{Ballot, Members, NodeId, Slot};
 use proposer::paxos::message::{Reply, Value, Vote};
-use proposer::paxos::standing::{Ledger, Start};
+use proposer::paxos::standing::{Roster, Start};
 
 /// What is on each acceptor's disk.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Disk {
     /// The highest promise in an answer that was sent.
     told: Ballot,
     /// What it knows of the nodes' starts.
-    ledger: Ledger,
+    roster: Roster,
 }
 
 impl Promises {
@@ -41,8 +41,8 @@ impl Promises {
             promised: ballot, ..
         }) = record
         else {
-            if let Record::Known(ledger) = record {
-                disk.ledger = ledger.clone();
+            if let Record::Known(roster) = record {
+                disk.roster = roster.clone();
             }
             return;
         };
@@ -123,7 +123,7 @@ impl Promises {
                 );
             }
             Reply::Witnessed { start, .. } => {
-                let mut known = disk.ledger.starts.values();
+                let mut known = disk.roster.starts.values();
                 assert!(
                     known.any(|known| known == start || follows(known, start)),
                     "what is witnessed is on disk"

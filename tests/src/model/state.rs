@@ -7,7 +7,7 @@ use proposer::paxos::ids::{Ballot, Members, Slot};
 use proposer::paxos::learner::Learner;
 use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
 use proposer::paxos::proposer::Proposer;
-use proposer::paxos::standing::{Ledger, Member, Start};
+use proposer::paxos::standing::{Member, Roster, Start};
 
 use super::Small;
 use super::shared::Shared;
@@ -65,7 +65,7 @@ pub(super) struct AcceptorNode {
 pub(super) struct Disk {
     pub(super) start: Start,
     pub(super) is_witnessed: bool,
-    pub(super) known: Ledger,
+    pub(super) known: Roster,
     /// Kept only where acceptors crash.
     pub(super) records: Vec<Record>,
 }

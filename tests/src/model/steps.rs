@@ -399,7 +399,7 @@ impl Small {
             let written = output.persist(|records| {
                 for record in records {
                     match record {
-                        Record::Known(ledger) => disk.known = ledger.clone(),
+                        Record::Known(roster) => disk.known = roster.clone(),
                         record if self.crashes > 0 => disk.records.push(record.clone()),
                         _ => {}
                     }

@@ -33,7 +33,7 @@ impl Sim {
         let members = Members::new(self.config.acceptors).expect("there is an acceptor");
         let lost = self.nodes.iter().filter(|node| node.lost).count();
         let at = self.some_acceptor();
-        let founded = self.logs().all(|(_, log)| log.ledger().cluster.is_some());
+        let founded = self.logs().all(|(_, log)| log.roster().cluster.is_some());
         if self.nodes[at].lost || lost >= members.tolerates() || !(founded || lost > 0) {
             return;
         }
@@ -112,7 +112,7 @@ impl Sim {
 
 /// Whether an acceptor with this disk knows of a later start. A run of 0 is one that nobody had.
 fn refuses(log: &Log, node: NodeName, start: Start) -> bool {
-    let known = log.ledger().starts.get(&node).copied();
+    let known = log.roster().starts.get(&node).copied();
     known.is_some_and(|known| known != start && known.count >= start.count)
 }
 

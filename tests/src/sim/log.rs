@@ -7,7 +7,7 @@ use proposer::media::{SimMedia, Snapshot};
 use proposer::paxos::acceptor::Record;
 use proposer::paxos::ids::{Ballot, ClusterId, Slot};
 use proposer::paxos::message::Value;
-use proposer::paxos::standing::{Ledger, Member, Start};
+use proposer::paxos::standing::{Member, Roster, Start};
 use proposer::wal::{self, Options, Position, Wal};
 
 use super::disk::{BadWrite, end, flip_bit, spoil};
@@ -82,7 +82,7 @@ impl Log {
             values: [Value::NOOP].into(),
             committed: Slot::ZERO,
         };
-        let records = [Record::Known(Ledger { cluster, starts }), vote];
+        let records = [Record::Known(Roster { cluster, starts }), vote];
         let placed = log.append(&records).expect("a healthy disk");
         log.records.extend(placed);
         log.wal = None;
@@ -109,9 +109,9 @@ impl Log {
     }
 
     /// What it says of the cluster.
-    pub(super) fn ledger(&self) -> Ledger {
+    pub(super) fn roster(&self) -> Roster {
         let known = |(_, record): &(Position, Record)| match record {
-            Record::Known(ledger) => Some(ledger.clone()),
+            Record::Known(roster) => Some(roster.clone()),
             _ => None,
         };
         self.records

@@ -221,7 +221,7 @@ fn records_and_entries_survive_their_bytes() {
             floor: Slot(2),
             committed: Slot(3),
         },
-        Record::Known(Ledger {
+        Record::Known(Roster {
             cluster: ClusterId::new(8),
             starts: [
                 (node(Role::Acceptor, 1), start(1)),
