@@ -99,7 +99,7 @@ pub async fn run(
         }
     };
     if config.role != Role::Acceptor {
-        driver::roll_call::start(&config, &identity);
+        driver::roll_call::start(&config, &identity)?;
     }
     info!(target: "important", port = config.port, "{} serves", config.name());
     let shutdown = async move {

@@ -11,14 +11,14 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
-use super::{StartError, end_on_disk_error};
+use super::{StartError, end_on_disk_error, folder, members};
 use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::Link;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::paxos::acceptor::{Acceptor, Record};
-use crate::paxos::ids::{Ballot, Members, NodeId, Slot};
+use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::message::{Message, Reply, Request};
 use crate::paxos::output::Output;
 use crate::paxos::standing::{Member, Refusal};
@@ -113,13 +113,9 @@ pub fn start(
     identity: &Identity,
     metrics: Arc<Metrics>,
 ) -> Result<Handle, StartError> {
-    let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
-        return Err(std::io::Error::other("ACCEPTORS is empty").into());
-    };
-    let path = config.data_dir.join("wal");
-    let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
-    let start = identity.start();
-    let mut member = Member::new(config.node_id, members, start, Acceptor::new());
+    let members = members(config)?;
+    let media = folder(config, "wal")?;
+    let mut member = Member::new(config.node_id, members, identity.start(), Acceptor::new());
     let mut records = 0u64;
     let mut positions = Positions::default();
     let started = Instant::now();

@@ -15,7 +15,7 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use super::{StartError, end_on_disk_error};
+use super::{StartError, end_on_disk_error, folder, members};
 use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::Link;
@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::paxos::codec::{self, Entry};
 use crate::paxos::command::Command;
-use crate::paxos::ids::{Members, Slot};
+use crate::paxos::ids::Slot;
 use crate::paxos::learner::{Effects, Input, Learner};
 use crate::paxos::message::{Learn, Learned, Message, Request, Value};
 use crate::peers::{Breakers, Lane, PeerOptions};
@@ -67,15 +67,9 @@ pub fn start(
     identity: &Identity,
     metrics: Arc<Metrics>,
 ) -> Result<Handle, StartError> {
-    let path = config.data_dir.join("log");
-    let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
+    let media = folder(config, "log")?;
     let started = Instant::now();
-    let folder = config.data_dir.join("snapshots");
-    let kept = FileMedia::open(&folder).map_err(|source| StartError::Folder {
-        path: folder,
-        source,
-    })?;
-    let snapshots = Snapshots::open(kept)?;
+    let snapshots = Snapshots::open(folder(config, "snapshots")?)?;
     let mut state = State::default();
     if let Some(machine) = snapshots.load_newest()? {
         state.machine = machine;
@@ -111,10 +105,7 @@ pub fn start(
         "learner's snapshot and log read"
     );
     metrics.applied_slot.set(applied.0 as i64);
-    let acceptors = u8::try_from(config.acceptors.len()).ok();
-    let Some(members) = acceptors.and_then(Members::new) else {
-        return Err(std::io::Error::other("ACCEPTORS is empty").into());
-    };
+    let members = members(config)?;
     let shared = Arc::new(Shared {
         state: RwLock::new(state),
         applied: watch::Sender::new(applied),

@@ -13,6 +13,10 @@ use std::io::Write;
 
 use tracing::error;
 
+use crate::config::Config;
+use crate::media::FileMedia;
+use crate::paxos::ids::Members;
+
 /// Why a role's loop refuses to start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -42,6 +46,19 @@ pub enum StartError {
     /// A thread or a socket.
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
+}
+
+/// Opens a folder of the data folder for this process alone; made if absent.
+pub(crate) fn folder(config: &Config, name: &str) -> Result<FileMedia, StartError> {
+    let path = config.data_dir.join(name);
+    FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })
+}
+
+/// The acceptors of `ACCEPTORS`.
+pub(crate) fn members(config: &Config) -> Result<Members, StartError> {
+    let count = u8::try_from(config.acceptors.len()).ok();
+    let members = count.and_then(Members::new);
+    members.ok_or_else(|| std::io::Error::other("ACCEPTORS is empty").into())
 }
 
 /// The disk failed: what it holds is unknown from now on, so the process ends without another

@@ -15,12 +15,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{StartError, end_on_disk_error};
+use super::{StartError, end_on_disk_error, members};
 use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::{Error as LinkError, Link};
 use crate::metrics::Metrics;
-use crate::paxos::ids::{Ballot, Members, NodeId, Slot};
+use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::machine::{Applied, Outcome};
 use crate::paxos::message::{
     Forwarded, Heartbeat, Learn, Learned, Message, Reply, Request, Value, Values,
@@ -290,9 +290,7 @@ pub fn start(
     let (file, state, opened) =
         StateFile::open(identity.media(), &config.data_dir, config.node_id)?;
     info!(target: "important", counter = state.proposal_counter, ?opened, "proposer's state read");
-    let Some(members) = Members::new(config.acceptors.len().min(255) as u8) else {
-        return Err(std::io::Error::other("ACCEPTORS is empty").into());
-    };
+    let members = members(config)?;
     let patience = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis();
     let settings = Settings {
         patience_ticks: patience.max(4) as u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::{end_on_disk_error, end_on_wrong_disk};
+use super::{StartError, end_on_disk_error, end_on_wrong_disk, members};
 use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::Link;
@@ -24,11 +24,9 @@ const LONG_PAUSE: Duration = Duration::from_secs(2);
 /// Asks every acceptor until each has answered. A quorum of them names the cluster; if the disk
 /// belongs to another one, or an acceptor knows a newer copy, the process ends. Call within a Tokio
 /// runtime.
-pub(crate) fn start(config: &Config, identity: &Identity) {
+pub(crate) fn start(config: &Config, identity: &Identity) -> Result<(), StartError> {
+    let members = members(config)?;
     let links = Link::all(config, identity, Role::Acceptor, PeerOptions::default());
-    let Some(members) = Members::new(links.len().min(255) as u8) else {
-        return;
-    };
     let identity = identity.clone();
     tokio::spawn(async move {
         let mut answers = BTreeMap::new();
@@ -45,6 +43,7 @@ pub(crate) fn start(config: &Config, identity: &Identity) {
             sleep(if known { LONG_PAUSE } else { PAUSE }).await;
         }
     });
+    Ok(())
 }
 
 /// The cluster that an acceptor votes in, once it knows this start.

@@ -15,12 +15,11 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::learner::transfer::{self, Piece};
-use super::{StartError, end_on_disk_error};
+use super::{StartError, end_on_disk_error, folder};
 use crate::config::{Config, Role};
 use crate::database::{ApplyError, Database};
 use crate::identity::Identity;
 use crate::link::Link;
-use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::paxos::ids::Slot;
 use crate::paxos::machine::Ledger;
@@ -97,9 +96,7 @@ pub fn start(
 ) -> Result<Handle, StartError> {
     let started = Instant::now();
     let (database, ledger) = Database::open(&config.data_dir.join("store"))?;
-    let path = config.data_dir.join("snapshots");
-    let media = FileMedia::open(&path).map_err(|source| StartError::Folder { path, source })?;
-    let snapshots = Snapshots::open(media)?;
+    let snapshots = Snapshots::open(folder(config, "snapshots")?)?;
     let applied = ledger.applied();
     info!(
         target: "important",
