@@ -21,7 +21,7 @@ use crate::identity::Identity;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::paxos::codec::{Frame, NodeName};
-use crate::paxos::message::{Message, Request as Paxos};
+use crate::paxos::message::Message;
 use crate::problem::{BodyLimits, Params, Problem, finish};
 use crate::wire::answers::{Health, LogsView, NodeStatus, Ready};
 
@@ -284,13 +284,10 @@ impl Node {
                 format!("{error}: this path is for the cluster's nodes"),
             )
         })?;
-        // Says itself which cluster it is of, and is told what is wrong.
-        if !matches!(frame.message, Message::Request(Paxos::Enlist { .. })) {
-            self.identity.check(&frame).map_err(|error| {
-                let detail = format!("{} sent a message: {error}", frame.from);
-                Problem::new(StatusCode::CONFLICT, detail)
-            })?;
-        }
+        self.identity.check(&frame).map_err(|error| {
+            let detail = format!("{} sent a message: {error}", frame.from);
+            Problem::new(StatusCode::CONFLICT, detail)
+        })?;
         Ok(frame)
     }
 

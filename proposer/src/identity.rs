@@ -14,7 +14,7 @@ use crate::json_file::{self, Fields, Loaded};
 use crate::media::FileMedia;
 use crate::paxos::codec::Frame;
 use crate::paxos::ids::{ClusterId, NodeId, NodeName};
-use crate::paxos::message::Message;
+use crate::paxos::message::{Message, Reply, Request};
 use crate::paxos::standing::Start;
 
 const FILE: &str = "identity.json";
@@ -83,25 +83,15 @@ pub enum Error {
 
 /// A message of another cluster than this node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is of cluster {theirs}, and this node of cluster {mine}")]
+#[error(
+    "it is of cluster {}, and this node of cluster {mine}",
+    theirs.map_or_else(|| "unknown".to_owned(), |theirs| theirs.to_string())
+)]
 pub struct OtherCluster {
     /// The cluster of this node's disk.
     pub mine: ClusterId,
     /// The message's; `None` when its sender knows of none.
-    pub theirs: Theirs,
-}
-
-/// The cluster of somebody else, for messages to people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Theirs(pub Option<ClusterId>);
-
-impl std::fmt::Display for Theirs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(cluster) => cluster.fmt(f),
-            None => f.write_str("unknown"),
-        }
-    }
+    pub theirs: Option<ClusterId>,
 }
 
 /// A node and its disk. Cheap to clone.
@@ -228,14 +218,20 @@ impl Identity {
         .encode()
     }
 
-    /// Whether a frame is of this node's cluster. A node that knows none yet takes all of them: it
-    /// does nothing with them that matters.
+    /// Whether a frame is of this node's cluster, or says itself which cluster it is of.
     pub fn check(&self, frame: &Frame) -> Result<(), OtherCluster> {
+        match &frame.message {
+            Message::Request(Request::Enlist { .. })
+            | Message::Reply(Reply::Witnessed { .. } | Reply::Refused { .. }) => Ok(()),
+            _ => self.check_cluster(frame.cluster),
+        }
+    }
+
+    /// Whether what comes from this cluster is for this node. One that knows no cluster yet takes
+    /// everything: it does nothing with it that matters.
+    pub fn check_cluster(&self, theirs: Option<ClusterId>) -> Result<(), OtherCluster> {
         match self.cluster() {
-            Some(mine) if frame.cluster != Some(mine) => Err(OtherCluster {
-                mine,
-                theirs: Theirs(frame.cluster),
-            }),
+            Some(mine) if theirs != Some(mine) => Err(OtherCluster { mine, theirs }),
             _ => Ok(()),
         }
     }

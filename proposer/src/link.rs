@@ -6,10 +6,10 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use std::time::Duration;
 
 use crate::config::{Config, Role};
-use crate::identity::{Identity, OtherCluster, Theirs};
+use crate::identity::{Identity, OtherCluster};
 use crate::paxos::codec::{self, Frame, NodeName};
 use crate::paxos::ids::{ClusterId, NodeId};
-use crate::paxos::message::{Message, Reply};
+use crate::paxos::message::Message;
 use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
 
 /// The path at which a node takes the cluster's own traffic. It names the node, because an address
@@ -100,14 +100,7 @@ impl Link {
         if frame.from != self.node {
             return Err(Error::Stranger(frame.from));
         }
-        // Says itself which cluster it is of.
-        let enlists = matches!(
-            frame.message,
-            Message::Reply(Reply::Witnessed { .. } | Reply::Refused { .. })
-        );
-        if !enlists {
-            self.me.check(&frame)?;
-        }
+        self.me.check(&frame)?;
         Ok(frame.message)
     }
 
@@ -122,10 +115,9 @@ impl Link {
             .await?;
         let theirs = answer.headers().get(CLUSTER_HEADER);
         let theirs = theirs.and_then(|cluster| ClusterId::parse(cluster.to_str().ok()?));
-        let mine = self.me.cluster().ok_or(Error::NoCluster)?;
-        if answer.status() == StatusCode::OK && theirs != Some(mine) {
-            let theirs = Theirs(theirs);
-            return Err(OtherCluster { mine, theirs }.into());
+        self.me.cluster().ok_or(Error::NoCluster)?;
+        if answer.status() == StatusCode::OK {
+            self.me.check_cluster(theirs)?;
         }
         Ok(answer)
     }
