@@ -124,9 +124,8 @@ impl Identity {
         let media = FileMedia::open(&config.data_dir).map_err(folder)?;
         let file = config.data_dir.join(FILE).display().to_string();
         let random = || rand::random_range(1..=u64::MAX);
-        let (cluster, start) = match json_file::load(&media, FILE, FORMAT)? {
-            Loaded::Fields(fields) => {
-                let read = decode(&fields).ok_or_else(|| Error::Damaged(file.clone()))?;
+        let (cluster, start) = match json_file::load(&media, FILE, FORMAT, decode)? {
+            Loaded::Read(read) => {
                 if read.name != name {
                     return Err(Error::OtherNode {
                         file,

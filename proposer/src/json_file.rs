@@ -50,18 +50,24 @@ pub enum Error {
 }
 
 /// What is there.
-pub enum Loaded {
+pub enum Loaded<T> {
     /// No such file.
     Absent,
     /// A file that is damaged, or another program's.
     Unreadable,
-    /// The object, without its checksum.
-    Fields(Fields),
+    /// What the object says.
+    Read(T),
 }
 
-/// Reads a file of a format up to `newest`. One without `format` or checksum is read as well: it is
+/// Reads a file of a format up to `newest`; `decode` is given the object without its checksum, and
+/// says what it means, or that it means nothing. One without `format` or checksum is read as well: it is
 /// an older program's, or a person has edited it.
-pub fn load(folder: &impl Media, name: &str, newest: u64) -> Result<Loaded, Error> {
+pub fn load<T>(
+    folder: &impl Media,
+    name: &str,
+    newest: u64,
+    decode: impl FnOnce(&Fields) -> Option<T>,
+) -> Result<Loaded<T>, Error> {
     let bytes = match folder.open(name).and_then(|file| file.read_all()) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::Absent),
@@ -82,7 +88,7 @@ pub fn load(folder: &impl Media, name: &str, newest: u64) -> Result<Loaded, Erro
             format,
             newest,
         }),
-        _ => Ok(Loaded::Fields(fields)),
+        _ => Ok(decode(&fields).map_or(Loaded::Unreadable, Loaded::Read)),
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::Value;
 
 pub use crate::json_file::Error;
-use crate::json_file::{self, Fields, io_error};
+use crate::json_file::{self, Fields, Loaded, io_error};
 use crate::media::{FileMedia, Media};
 use crate::paxos::ids::NodeId;
 
@@ -119,7 +119,7 @@ impl<M: Media> StateFile<M> {
         let name = file.name();
         let mut set_aside = file.set_aside()?;
         match load(&file.root, &name)? {
-            Loaded::State(mut state) => {
+            Loaded::Read(mut state) => {
                 // A checkpoint ahead of the state is a claim that was cut off, or the state is an
                 // older copy. Skipping a ballot costs nothing.
                 let claimed = best.map_or(0, |best| best.proposal_counter);
@@ -204,7 +204,7 @@ impl<M: Media> StateFile<M> {
         for number in numbers.iter().rev() {
             let name = self.checkpoint_name(*number);
             match load(&self.checkpoints, &name)? {
-                Loaded::State(state) => return Ok((Some(state), unreadable)),
+                Loaded::Read(state) => return Ok((Some(state), unreadable)),
                 Loaded::Unreadable | Loaded::Absent => unreadable.push(name),
             }
         }
@@ -248,20 +248,8 @@ impl<M: Media> StateFile<M> {
     }
 }
 
-enum Loaded {
-    Absent,
-    Unreadable,
-    State(State),
-}
-
-fn load(folder: &impl Media, name: &str) -> Result<Loaded, Error> {
-    Ok(match json_file::load(folder, name, FORMAT)? {
-        json_file::Loaded::Absent => Loaded::Absent,
-        json_file::Loaded::Unreadable => Loaded::Unreadable,
-        json_file::Loaded::Fields(fields) => {
-            decode(&fields).map_or(Loaded::Unreadable, Loaded::State)
-        }
-    })
+fn load(folder: &impl Media, name: &str) -> Result<Loaded<State>, Error> {
+    json_file::load(folder, name, FORMAT, decode)
 }
 
 fn replace(folder: &impl Media, name: &str, state: &State) -> Result<(), Error> {
