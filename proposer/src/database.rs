@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use redb::{
-    Builder, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
-    WriteTransaction,
+    Builder, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
+    TableDefinition, WriteTransaction,
 };
 
 use crate::media::{FileMedia, Media};
@@ -204,13 +204,7 @@ impl Database {
 
     /// A resource by name, as of the last commit.
     pub fn resource(&self, name: &str) -> Result<Option<Resource>, Error> {
-        let read = self
-            .db
-            .begin_read()
-            .map_err(|error| at(&self.path, error))?;
-        let table = read.open_table(RESOURCES);
-        let table = table.map_err(|error| at(&self.path, error))?;
-        get(&table, name, &self.path)
+        get(&self.committed()?, name, &self.path)
     }
 
     /// A page of resources in the order of their names, all as of one commit.
@@ -240,13 +234,15 @@ impl Database {
 
     /// How many resources there are.
     pub fn resource_count(&self) -> Result<u64, Error> {
-        let read = self
-            .db
-            .begin_read()
-            .map_err(|error| at(&self.path, error))?;
-        let table = read.open_table(RESOURCES);
-        let table = table.map_err(|error| at(&self.path, error))?;
-        table.len().map_err(|error| at(&self.path, error))
+        let resources = self.committed()?;
+        resources.len().map_err(|error| at(&self.path, error))
+    }
+
+    /// The resources as of the last commit.
+    fn committed(&self) -> Result<ReadOnlyTable<&'static str, &'static [u8]>, Error> {
+        let wrap = |error: redb::Error| at(&self.path, error);
+        let read = self.db.begin_read().map_err(|e| wrap(e.into()))?;
+        read.open_table(RESOURCES).map_err(|e| wrap(e.into()))
     }
 
     fn begin(&self) -> Result<WriteTransaction, Error> {
