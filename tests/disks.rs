@@ -2,7 +2,7 @@
 //! takes part, each says why, and what was acknowledged stays.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proposer::config::Role;
@@ -35,6 +35,24 @@ fn copy(from: &Path, to: &Path) {
             false => drop(fs::copy(entry.path(), to).unwrap()),
         }
     }
+}
+
+/// kill -9, and a start on a copy of another folder.
+fn restart_on(cluster: &mut Cluster, name: Name, disk: &Path) {
+    cluster.kill(&[name]);
+    wipe(cluster, name);
+    copy(disk, folder(cluster, name));
+    cluster.restart(&[name]);
+}
+
+/// A copy of a node's folder, made before its last start.
+fn older_copy(cluster: &mut Cluster, name: Name) -> PathBuf {
+    let kept = cluster.folder.path().join("kept");
+    cluster.kill(&[name]);
+    copy(folder(cluster, name), &kept);
+    cluster.restart(&[name]);
+    cluster.wait_until_ready();
+    kept
 }
 
 /// Waits until an acceptor refuses to vote, and looks for the reason wherever it must be told.
@@ -138,18 +156,11 @@ fn when_all_acceptors_lost_their_disks_nothing_is_overwritten() {
 fn an_older_copy_of_a_disk_does_not_vote() {
     let mut cluster = Cluster::start(3, 3, 2);
     let victim = (Role::Acceptor, 3);
-    let kept = cluster.folder.path().join("kept");
     write(&cluster, "first");
-    cluster.kill(&[victim]);
-    copy(folder(&cluster, victim), &kept);
-    cluster.restart(&[victim]);
-    cluster.wait_until_ready();
+    let kept = older_copy(&mut cluster, victim);
     write(&cluster, "second");
     for _ in 0..2 {
-        cluster.kill(&[victim]);
-        wipe(&cluster, victim);
-        copy(&kept, folder(&cluster, victim));
-        cluster.restart(&[victim]);
+        restart_on(&mut cluster, victim, &kept);
         refuses(&cluster, victim, "older-copy", "is an older copy");
     }
     let last = write(&cluster, "third");
@@ -160,16 +171,9 @@ fn an_older_copy_of_a_disk_does_not_vote() {
 fn an_older_copy_of_a_learners_disk_is_refused_and_a_new_disk_is_not() {
     let mut cluster = Cluster::start(3, 3, 2);
     let victim = (Role::Learner, 2);
-    let kept = cluster.folder.path().join("kept");
     write(&cluster, "first");
-    cluster.kill(&[victim]);
-    copy(folder(&cluster, victim), &kept);
-    cluster.restart(&[victim]);
-    cluster.wait_until_ready();
-    cluster.kill(&[victim]);
-    wipe(&cluster, victim);
-    copy(&kept, folder(&cluster, victim));
-    cluster.restart(&[victim]);
+    let kept = older_copy(&mut cluster, victim);
+    restart_on(&mut cluster, victim, &kept);
     ends(&mut cluster, victim, "is an older copy");
     wipe(&cluster, victim);
     cluster.restart(&[victim]);
@@ -185,13 +189,10 @@ fn the_disk_of_another_node_or_cluster_is_refused() {
     let (acceptor, learner) = ((Role::Acceptor, 3), (Role::Learner, 1));
     write(&cluster, "here");
     write(&other, "there");
-    cluster.kill(&[acceptor, learner]);
     other.kill(&[acceptor, learner]);
     for name in [acceptor, learner] {
-        wipe(&cluster, name);
-        copy(folder(&other, name), folder(&cluster, name));
+        restart_on(&mut cluster, name, folder(&other, name));
     }
-    cluster.restart(&[acceptor, learner]);
     refuses(
         &cluster,
         acceptor,
@@ -205,14 +206,10 @@ fn the_disk_of_another_node_or_cluster_is_refused() {
     assert!(last > 0);
 
     // Of the same cluster, but another node's.
-    cluster.kill(&[acceptor]);
-    wipe(&cluster, acceptor);
-    cluster.kill(&[(Role::Acceptor, 1)]);
-    copy(
-        folder(&cluster, (Role::Acceptor, 1)),
-        folder(&cluster, acceptor),
-    );
-    cluster.restart(&[acceptor]);
+    let another = (Role::Acceptor, 1);
+    cluster.kill(&[another]);
+    let disk = folder(&cluster, another).to_owned();
+    restart_on(&mut cluster, acceptor, &disk);
     ends(
         &mut cluster,
         acceptor,
