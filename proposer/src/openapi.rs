@@ -116,6 +116,12 @@ fn refusals(operation: &mut Operation) {
             response.content.insert(problem, content.into());
         }
     }
+    if input {
+        // From below the routes, so without a problem.
+        let too_long = Response::new("The request line and headers are over 16 KiB");
+        let responses = &mut operation.responses.responses;
+        responses.insert("431".to_owned(), RefOr::T(too_long));
+    }
 }
 
 /// A request says different things for each operation: WRITE needs data, and READ compares nothing.
