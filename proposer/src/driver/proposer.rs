@@ -319,25 +319,22 @@ pub fn start(
             core.with_claims_lost()
         }
     };
-    let shared = Arc::new(Shared::default());
     let (jobs, new_jobs) = mpsc::unbounded_channel();
     let (events, new_events) = mpsc::unbounded_channel();
     let handle = Handle {
         jobs,
-        events: events.clone(),
-        shared: shared.clone(),
+        events,
+        shared: Arc::default(),
         me: identity.name(),
         addresses: addresses.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (config, addresses) = (config.clone(), addresses.clone());
-    let identity = identity.clone();
+    let (config, identity) = (config.clone(), identity.clone());
+    let shown = handle.clone();
     let run = move || {
-        let run = Run::new(
-            &config, addresses, &identity, core, file, events, shared, metrics,
-        );
+        let run = Run::new(&config, &identity, core, file, shown, metrics);
         runtime.block_on(run.run(new_events, new_jobs));
     };
     std::thread::Builder::new()
@@ -422,14 +419,18 @@ struct Leaving {
 impl Run {
     fn new(
         config: &Config,
-        addresses: Addresses,
         me: &Identity,
         core: Proposer,
         file: StateFile,
-        events: mpsc::UnboundedSender<Event>,
-        shared: Arc<Shared>,
+        handle: Handle,
         metrics: Arc<Metrics>,
     ) -> Run {
+        let Handle {
+            events,
+            shared,
+            addresses,
+            ..
+        } = handle;
         let now = Instant::now();
         let links = |role| Links::new(&addresses, me, role);
         let acceptors = links(Role::Acceptor);
