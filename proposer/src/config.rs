@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::notify::Target;
@@ -52,6 +52,8 @@ pub struct Config {
     pub election_timeout: Duration,
     /// `NOTIFY_CLIENTS`
     pub notify_clients: Vec<Target>,
+    /// `MEMBERS_DIR`: the folder whose files take the place of the lists; see [`crate::addresses`].
+    pub members_dir: Option<PathBuf>,
 }
 
 /// One bad variable.
@@ -109,11 +111,13 @@ impl Config {
             heartbeat_interval: DEFAULT_HEARTBEAT_INTERVAL,
             election_timeout: DEFAULT_ELECTION_TIMEOUT,
             notify_clients: Vec::new(),
+            members_dir: None,
         }
     }
 
-    /// Reads the variables through `lookup`; an empty variable counts as unset. On failure returns
-    /// every bad variable, not only the first.
+    /// Reads the variables through `lookup`; an empty variable counts as unset. The lists are those in
+    /// the files of `MEMBERS_DIR`, where there are any. On failure returns every bad variable, not
+    /// only the first.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, Vec<Invalid>> {
         let mut reader = Reader {
             lookup,
@@ -170,31 +174,51 @@ impl Config {
             )
             .unwrap_or(Some(Vec::new()));
 
+        let members_dir = reader
+            .read("MEMBERS_DIR", "a folder's path", |v| Some(PathBuf::from(v)))
+            .flatten();
         let needed = role.map_or(&[][..], |role| needs(role, use_cluster_store == Some(true)));
         let mut lists: BTreeMap<Role, Vec<String>> = BTreeMap::new();
+        let mut in_files = Vec::new();
         for list in Role::ALL {
-            let expected = "host:port,host:port,… (position k is node k; at most 255)";
-            match reader.read(list.list_variable(), expected, addresses) {
+            let variable = list.list_variable();
+            let set = reader.read(variable, EXPECTED_LIST, addresses);
+            let count = set.iter().flatten().map(Vec::len).next();
+            let file = members_dir.as_ref();
+            let file = file.and_then(|dir| reader.file(dir, list, count));
+            if file.is_some() {
+                in_files.push(list);
+            }
+            match file.or(set) {
                 Some(addresses) => drop(lists.insert(list, addresses.unwrap_or_default())),
-                None if needed.contains(&list) => reader.missing(list.list_variable(), expected),
+                None if needed.contains(&list) => reader.missing(variable, EXPECTED_LIST),
                 None => {}
             }
         }
         let mut take = |role| lists.remove(&role).unwrap_or_default();
         let (proposers, acceptors) = (take(Role::Proposer), take(Role::Acceptor));
         let (learners, stores) = (take(Role::Learner), take(Role::Store));
-        let own = match role {
+        let use_cluster_store = use_cluster_store
+            .map(|used| used || in_files.contains(&Role::Store) && !stores.is_empty());
+        // A proposer may start before the file names it, and waits until it does. Not so an acceptor,
+        // as their number is fixed.
+        let own = role.filter(|role| match role {
+            Role::Proposer => !in_files.contains(role),
+            Role::Acceptor => true,
+            Role::Learner | Role::Store => false,
+        });
+        let own_list = match own {
             Some(Role::Proposer) => &proposers[..],
             Some(Role::Acceptor) => &acceptors[..],
             _ => &[],
         };
-        if let (Some(role), Some(node)) = (role, node_id)
-            && !own.is_empty()
-            && node.index() >= own.len()
+        if let (Some(role), Some(node)) = (own, node_id)
+            && !own_list.is_empty()
+            && node.index() >= own_list.len()
         {
             reader.invalid.push(Invalid {
                 variable: role.list_variable(),
-                held: Some(own.join(",")),
+                held: Some(own_list.join(",")),
                 expected: format!("at least {node} addresses, as NODE_ID is {node}"),
             });
         }
@@ -237,6 +261,7 @@ impl Config {
                 heartbeat_interval,
                 election_timeout,
                 notify_clients,
+                members_dir,
             }),
             _ => Err(reader.invalid),
         }
@@ -272,6 +297,9 @@ impl Config {
         if !self.notify_clients.is_empty() {
             let clients: Vec<_> = self.notify_clients.iter().map(Target::to_string).collect();
             env.push(("NOTIFY_CLIENTS", clients.join(",")));
+        }
+        if let Some(dir) = &self.members_dir {
+            env.push(("MEMBERS_DIR", dir.display().to_string()));
         }
         env
     }
@@ -325,6 +353,46 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         .unwrap_or(Some(false))
     }
 
+    /// The list in a file of the folder, in place of one of `count` addresses. `None`: there is none.
+    /// `Some(None)`: it is bad, which is noted.
+    fn file(
+        &mut self,
+        dir: &Path,
+        role: Role,
+        count: Option<usize>,
+    ) -> Option<Option<Vec<String>>> {
+        let variable = role.list_variable();
+        let (variable, held, expected) = match crate::addresses::read(dir, role) {
+            Ok(text) => {
+                let text = text?;
+                let expected = match list(role, &text) {
+                    Some(list)
+                        if role != Role::Acceptor || count.is_none_or(|n| n == list.len()) =>
+                    {
+                        return Some(Some(list));
+                    }
+                    Some(_) => "as many addresses as the variable has, as that number is fixed",
+                    None => EXPECTED_LIST,
+                };
+                (
+                    variable,
+                    text,
+                    format!("{expected}, in the file of MEMBERS_DIR"),
+                )
+            }
+            Err(error) => {
+                let expected = format!("a folder whose files can be read; {variable}: {error}");
+                ("MEMBERS_DIR", dir.display().to_string(), expected)
+            }
+        };
+        self.invalid.push(Invalid {
+            variable,
+            held: Some(held),
+            expected,
+        });
+        Some(None)
+    }
+
     fn missing(&mut self, variable: &'static str, expected: &str) {
         self.invalid.push(Invalid {
             variable,
@@ -371,6 +439,17 @@ fn targets(list: &str) -> Option<Vec<Target>> {
     parsed.filter(|targets| targets.len() <= 255)
 }
 
+/// What a list holds.
+pub(crate) const EXPECTED_LIST: &str = "host:port,host:port,… (position k is node k; at most 255)";
+
+/// Reads the text of a list's file; a cluster may have no stores.
+pub(crate) fn list(role: Role, text: &str) -> Option<Vec<String>> {
+    match text.trim() {
+        "" => (role == Role::Store).then(Vec::new),
+        list => addresses(list),
+    }
+}
+
 fn addresses(list: &str) -> Option<Vec<String>> {
     let parsed: Option<Vec<String>> = list
         .split(',')
@@ -388,6 +467,8 @@ fn addresses(list: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn from(pairs: &[(&'static str, &str)]) -> Result<Config, Vec<Invalid>> {
@@ -416,6 +497,7 @@ mod tests {
             heartbeat_interval: Duration::from_millis(7),
             election_timeout: Duration::from_millis(77),
             notify_clients: vec![Target::parse("e:6").unwrap(), Target::parse("f").unwrap()],
+            members_dir: Some("/nowhere".into()),
         };
         let env: BTreeMap<_, _> = config.to_env().into_iter().collect();
         assert_eq!(Config::from_env(|name| env.get(name).cloned()), Ok(config));
@@ -485,6 +567,54 @@ mod tests {
         assert_eq!(from(&env("3")).unwrap_err()[0].variable, "PROPOSERS");
         let acceptor = [("NODE_ID", "2"), ("ROLE", "acceptor"), ("ACCEPTORS", "a:1")];
         assert_eq!(from(&acceptor).unwrap_err()[0].variable, "ACCEPTORS");
+    }
+
+    #[test]
+    fn lists_in_files_take_the_place_of_those_that_are_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = |more: &[(&'static str, &str)]| {
+            let base = [
+                ("NODE_ID", "2"),
+                ("ROLE", "learner"),
+                ("PROPOSERS", "a:1"),
+                ("ACCEPTORS", "b:1,b:2,b:3"),
+                ("MEMBERS_DIR", dir.path().to_str().unwrap()),
+            ];
+            from(&[more, &base[..]].concat())
+        };
+        let file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        assert_eq!(env(&[]).unwrap().proposers, ["a:1"]);
+        file("PROPOSERS", "c:1,c:2\n");
+        file("STORES", "\n");
+        let config = env(&[("USE_CLUSTER_STORE", "true")]).unwrap();
+        assert_eq!(config.proposers, ["c:1", "c:2"]);
+        assert!(config.stores.is_empty());
+        file("STORES", "d:1");
+        assert!(env(&[]).unwrap().use_cluster_store);
+        // A proposer waits until it is named.
+        let third = [("NODE_ID", "3"), ("ROLE", "proposer"), ("LEARNERS", "e:1")];
+        assert!(env(&third).is_ok());
+    }
+
+    #[test]
+    fn bad_files_are_named_as_the_variables_in_whose_place_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("ACCEPTORS"), "b:1,b:2").unwrap();
+        fs::write(dir.path().join("PROPOSERS"), "").unwrap();
+        fs::create_dir(dir.path().join("LEARNERS")).unwrap();
+        let env = [
+            ("NODE_ID", "1"),
+            ("PROPOSERS", "a:1"),
+            ("ACCEPTORS", "b:1,b:2,b:3"),
+            ("LEARNERS", "e:1"),
+            ("MEMBERS_DIR", dir.path().to_str().unwrap()),
+        ];
+        let invalid = from(&env).unwrap_err();
+        let named: Vec<_> = invalid.iter().map(|i| i.variable).collect();
+        assert_eq!(named, ["PROPOSERS", "ACCEPTORS", "MEMBERS_DIR"]);
+        let fixed =
+            r#"ACCEPTORS="b:1,b:2" is invalid: expected as many addresses as the variable has"#;
+        assert!(invalid[1].to_string().starts_with(fixed), "{}", invalid[1]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! nodes; [`http`] is what clients see, and [`wire`] the JSON they speak; [`config`] reads the
 //! environment; [`client`] is the client's side of all this, a command of the same program.
 
+pub mod addresses;
 pub mod breaker;
 pub mod client;
 pub mod config;
@@ -37,6 +38,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
+use addresses::Addresses;
 use config::{Config, Role};
 use driver::StartError;
 use driver::barrier::Barrier;
@@ -75,31 +77,33 @@ pub async fn run(
     );
     let node = Node::new(&config, identity.clone(), logs, metrics.clone());
     let about_to_end = node.ending.clone();
+    let addresses = Addresses::start(&config)?;
     let (end, ending) = watch::channel(false);
     let mut proposer = None;
     let app = match config.role {
         Role::Proposer => {
-            let handle = driver::proposer::start(&config, &identity, metrics)?;
+            let handle = driver::proposer::start(&config, &addresses, &identity, metrics)?;
             proposer = Some(handle.clone());
             http::proposer::routes(node, handle)
         }
         Role::Acceptor => {
-            http::acceptor::routes(node, driver::acceptor::start(&config, &identity, metrics)?)
+            let handle = driver::acceptor::start(&config, &addresses, &identity, metrics)?;
+            http::acceptor::routes(node, handle)
         }
         Role::Learner => {
-            let handle = driver::learner::start(&config, &identity, metrics)?;
+            let handle = driver::learner::start(&config, &addresses, &identity, metrics)?;
             let (applied, leader) = (handle.applied(), handle.clone());
-            let barrier = Barrier::start(&config, &identity, applied, move || leader.leader());
+            let barrier = Barrier::start(&addresses, &identity, applied, move || leader.leader());
             http::learner::routes(node, handle, barrier, ending)
         }
         Role::Store => {
-            let handle = driver::store::start(&config, &identity, metrics)?;
-            let barrier = Barrier::start(&config, &identity, handle.applied(), || None);
+            let handle = driver::store::start(&config, &addresses, &identity, metrics)?;
+            let barrier = Barrier::start(&addresses, &identity, handle.applied(), || None);
             http::store::routes(node, handle, barrier)
         }
     };
     if config.role != Role::Acceptor {
-        driver::roll_call::start(&config, &identity)?;
+        driver::roll_call::start(&config, &addresses, &identity)?;
     }
     info!(target: "important", port = config.port, "{} serves", config.name());
     let shutdown = async move {

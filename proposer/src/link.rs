@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use std::ops::Deref;
 use std::time::Duration;
 
-use crate::config::{Config, Role};
+use crate::addresses::Addresses;
+use crate::config::Role;
 use crate::identity::{Identity, OtherCluster};
 use crate::paxos::codec::{self, Frame, NodeName};
 use crate::paxos::ids::{ClusterId, NodeId};
@@ -58,29 +60,69 @@ pub enum Error {
     NoCluster,
 }
 
+/// Links to every node of a role but this one, in order.
+pub struct Links {
+    role: Role,
+    me: Identity,
+    addresses: Addresses,
+    links: Vec<Link>,
+}
+
+impl Links {
+    /// To those that are listed now.
+    pub fn new(addresses: &Addresses, me: &Identity, role: Role) -> Links {
+        let mut links = Links {
+            role,
+            me: me.clone(),
+            addresses: addresses.clone(),
+            links: Vec::new(),
+        };
+        let list = addresses.now().of_role(role).to_vec();
+        links.set(&list);
+        links
+    }
+
+    /// To those that are listed now. A node that stays where it was keeps its connections.
+    pub fn refresh(&mut self) {
+        if let Some(lists) = self.addresses.changed() {
+            self.set(lists.of_role(self.role));
+        }
+    }
+
+    fn set(&mut self, list: &[String]) {
+        let link = |(index, address): (usize, &String)| {
+            let (role, id) = (self.role, NodeId::at(index)?);
+            let node = NodeName { role, id };
+            if node == self.me.name() {
+                return None;
+            }
+            let same = |link: &&Link| link.node == node && link.peer.address() == address;
+            let known = self.links.iter().find(same).cloned();
+            known.or_else(|| Link::new(node, address, &self.me))
+        };
+        self.links = list.iter().enumerate().filter_map(link).collect();
+    }
+}
+
+impl Deref for Links {
+    type Target = [Link];
+
+    fn deref(&self) -> &[Link] {
+        &self.links
+    }
+}
+
 /// Names the cluster of whoever answers a [`Link::get`].
 pub const CLUSTER_HEADER: &str = "x-cluster";
 
 impl Link {
-    /// Links to every node of a role but this one, in order.
-    pub fn all(config: &Config, me: &Identity, role: Role, options: PeerOptions) -> Vec<Link> {
-        let link = |(index, address): (usize, &String)| {
-            let node = NodeName {
-                role,
-                id: NodeId::at(index)?,
-            };
-            if role == config.role && node.id == config.node_id {
-                return None;
-            }
-            Some(Link {
-                node,
-                me: me.clone(),
-                peer: Peer::new(node.to_string(), address, options),
-                path: path(node).parse().ok()?,
-            })
-        };
-        let addresses = config.addresses(role).iter();
-        addresses.enumerate().filter_map(link).collect()
+    fn new(node: NodeName, address: &str, me: &Identity) -> Option<Link> {
+        Some(Link {
+            node,
+            me: me.clone(),
+            peer: Peer::new(node.to_string(), address, PeerOptions::default()),
+            path: path(node).parse().ok()?,
+        })
     }
 
     /// Sends an encoded [`Frame`] and returns the answer.

@@ -24,11 +24,11 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use crate::addresses::Addresses;
+use crate::config::{Config, Role};
 use crate::metrics::Metrics;
 use crate::paxos::codec::Entry;
 use crate::paxos::command::{Command, Operation};
-use crate::paxos::ids::Slot;
 use crate::paxos::machine::Outcome;
 
 /// From looking the address up to the answer.
@@ -84,14 +84,19 @@ pub struct Notifier {
     clients: BTreeMap<Target, mpsc::Sender<Bytes>>,
     /// Of the learners, this one answers for the slots with this remainder.
     turn: u64,
-    learners: u64,
+    /// While learners come or go, some of them may not agree yet on who answers for what.
+    addresses: Addresses,
     metrics: Arc<Metrics>,
 }
 
 impl Notifier {
     /// For the learner of this configuration; `None` when nobody is to be told. Call within a Tokio
     /// runtime.
-    pub fn start(config: &Config, metrics: &Arc<Metrics>) -> Option<Notifier> {
+    pub fn start(
+        config: &Config,
+        addresses: &Addresses,
+        metrics: &Arc<Metrics>,
+    ) -> Option<Notifier> {
         if config.notify_clients.is_empty() {
             return None;
         }
@@ -103,29 +108,27 @@ impl Notifier {
             tokio::spawn(tell(target.clone(), notifications, metrics.clone()));
             (target.clone(), queue)
         };
-        let index = config.node_id.index() as u64;
         Some(Notifier {
             clients: config.notify_clients.iter().map(client).collect(),
-            turn: index,
-            // Alone in a list that it is not in, it answers for its own turn still.
-            learners: (config.learners.len() as u64).max(index + 1),
+            turn: config.node_id.index() as u64,
+            addresses: addresses.clone(),
             metrics: metrics.clone(),
         })
     }
 
     /// Takes note of entries just applied.
     pub fn applied(&self, entries: &[Entry]) {
-        for entry in entries.iter().filter(|entry| self.owes(entry.slot)) {
+        let listed = self.addresses.now().of_role(Role::Learner).len() as u64;
+        // In a list that it is not in, it answers for its own turn still.
+        let learners = listed.max(self.turn + 1);
+        let owes = |entry: &&Entry| entry.slot.0 % learners == self.turn;
+        for entry in entries.iter().filter(owes) {
             if let Some((client, notification)) = self.notification(entry)
                 && client.try_send(notification).is_err()
             {
                 self.count("dropped");
             }
         }
-    }
-
-    fn owes(&self, slot: Slot) -> bool {
-        slot.0 % self.learners == self.turn
     }
 
     /// What is to be told of an entry, and to whom.

@@ -12,9 +12,10 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
 use super::{StartError, end_on_disk_error, folder, members};
+use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
-use crate::link::Link;
+use crate::link::Links;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::paxos::acceptor::{Acceptor, Record};
@@ -22,7 +23,7 @@ use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::message::{Message, Reply, Request};
 use crate::paxos::output::Output;
 use crate::paxos::standing::{Member, Refusal};
-use crate::peers::{Breakers, Lane, PeerOptions};
+use crate::peers::{Breakers, Lane};
 use crate::wal::{self, Position, Wal};
 
 /// Requests that may wait; further ones are refused, and their senders send them again.
@@ -110,6 +111,7 @@ impl Handle {
 /// Opens the acceptor's log, replays it and starts the loop. Call within a Tokio runtime.
 pub fn start(
     config: &Config,
+    addresses: &Addresses,
     identity: &Identity,
     metrics: Arc<Metrics>,
 ) -> Result<Handle, StartError> {
@@ -150,7 +152,7 @@ pub fn start(
             metrics: metrics.clone(),
         },
         identity: identity.clone(),
-        others: Link::all(config, identity, Role::Acceptor, PeerOptions::default()),
+        others: Links::new(addresses, identity, Role::Acceptor),
         runtime: runtime::Handle::current(),
         handle: handle.clone(),
         metrics,
@@ -167,7 +169,7 @@ struct Run {
     member: Member,
     log: Log,
     identity: Identity,
-    others: Vec<Link>,
+    others: Links,
     runtime: runtime::Handle,
     /// Its own, for the answers of other acceptors.
     handle: Handle,
@@ -241,7 +243,8 @@ impl Run {
     }
 
     /// Asks other acceptors to witness this start.
-    fn enlist(&self) {
+    fn enlist(&mut self) {
+        self.others.refresh();
         let Some((open, request)) = self.member.enlist() else {
             return;
         };

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, Role};
+use crate::addresses::Addresses;
+use crate::config::Role;
 use crate::identity::Identity;
-use crate::link::Link;
+use crate::link::Links;
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::message::Message;
-use crate::peers::{Breakers, Lane, PeerOptions};
+use crate::peers::{Breakers, Lane};
 
 /// How long one proposer may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -36,14 +37,14 @@ impl Barrier {
     /// Starts the asking, for a node that has applied what `applied` says. `leader` guesses who
     /// leads; a wrong guess costs time only. Call within a Tokio runtime.
     pub fn start(
-        config: &Config,
+        addresses: &Addresses,
         identity: &Identity,
         applied: watch::Receiver<Slot>,
         leader: impl Fn() -> Option<NodeId> + Send + 'static,
     ) -> Barrier {
         let (queue, mut reads) = mpsc::channel::<oneshot::Sender<Slot>>(QUEUE);
         let me = identity.clone();
-        let links = Link::all(config, identity, Role::Proposer, PeerOptions::default());
+        let mut links = Links::new(addresses, identity, Role::Proposer);
         tokio::spawn(async move {
             let mut waiting = Vec::new();
             let mut last = None;
@@ -59,6 +60,7 @@ impl Barrier {
                     if waiting.is_empty() {
                         break;
                     }
+                    links.refresh();
                     let likely = leader().or(last);
                     if let Some((slot, leader)) = ask(&links, &me, likely).await {
                         last = Some(leader);
@@ -92,7 +94,7 @@ impl Barrier {
 }
 
 /// Asks the likely leader, then the others.
-async fn ask(links: &[Link], me: &Identity, leader: Option<NodeId>) -> Option<(Slot, NodeId)> {
+async fn ask(links: &Links, me: &Identity, leader: Option<NodeId>) -> Option<(Slot, NodeId)> {
     let frame = me.frame(Message::ReadIndex);
     let likely = links.iter().filter(|link| Some(link.node.id) == leader);
     let others = links.iter().filter(|link| Some(link.node.id) != leader);

@@ -16,9 +16,10 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{StartError, end_on_disk_error, folder, members};
+use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
-use crate::link::Link;
+use crate::link::Links;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
@@ -27,7 +28,7 @@ use crate::paxos::command::Command;
 use crate::paxos::ids::Slot;
 use crate::paxos::learner::{Effects, Input, Learner};
 use crate::paxos::message::{Learn, Learned, Message, Request, Value};
-use crate::peers::{Breakers, Lane, PeerOptions};
+use crate::peers::{Breakers, Lane};
 use crate::snapshots::Snapshots;
 use crate::wal::{self, Position, Wal};
 
@@ -64,6 +65,7 @@ use transfer::Piece;
 /// Opens the learner's log, replays it and starts the loop. Call within a Tokio runtime.
 pub fn start(
     config: &Config,
+    addresses: &Addresses,
     identity: &Identity,
     metrics: Arc<Metrics>,
 ) -> Result<Handle, StartError> {
@@ -123,8 +125,8 @@ pub fn start(
         snapshots: snapshots.clone(),
         older: Arc::new(Semaphore::new(OLDER_AT_ONCE)),
     };
-    if config.use_cluster_store {
-        stores::watch(config, identity, handle.clone(), metrics.clone());
+    if config.use_cluster_store || config.members_dir.is_some() {
+        stores::watch(addresses, identity, handle.clone(), metrics.clone());
     }
     let run = Run {
         me: identity.clone(),
@@ -137,10 +139,11 @@ pub fn start(
         writing_snapshot: false,
         catching_up: false,
         shared,
-        notifier: Notifier::start(config, &metrics),
+        notifier: Notifier::start(config, addresses, &metrics),
         metrics,
-        acceptors: Link::all(config, identity, Role::Acceptor, PeerOptions::default()),
-        learners: Link::all(config, identity, Role::Learner, PeerOptions::default()),
+        acceptors: Links::new(addresses, identity, Role::Acceptor),
+        learners: Links::new(addresses, identity, Role::Learner),
+        catch_ups: 0,
         runtime: runtime::Handle::current(),
         handle: handle.clone(),
         unsynced: None,
@@ -200,8 +203,10 @@ struct Run {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     notifier: Option<Notifier>,
-    acceptors: Vec<Link>,
-    learners: Vec<Link>,
+    acceptors: Links,
+    learners: Links,
+    /// How often other learners were asked for what the acceptors have forgotten.
+    catch_ups: usize,
     runtime: runtime::Handle,
     handle: Handle,
     /// When the oldest entry was written that is not synced.
@@ -229,6 +234,8 @@ impl Run {
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + TICK;
+                self.acceptors.refresh();
+                self.learners.refresh();
                 self.step(Input::Tick);
             }
             self.answer_held(now);

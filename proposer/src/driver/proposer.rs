@@ -16,17 +16,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::{StartError, end_on_disk_error, members};
+use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
-use crate::link::{Error as LinkError, Link};
+use crate::link::{Error as LinkError, Link, Links};
 use crate::metrics::Metrics;
-use crate::paxos::ids::{Ballot, NodeId, Slot};
+use crate::paxos::ids::{Ballot, NodeId, NodeName, Slot};
 use crate::paxos::machine::{Applied, Outcome};
 use crate::paxos::message::{
     Forwarded, Heartbeat, Learn, Learned, Message, Reply, Request, Value, Values,
 };
 use crate::paxos::proposer::{Effects, Input, Proposer, Settings, To};
-use crate::peers::{Breakers, Lane, PeerOptions, guard, post};
+use crate::peers::{Breakers, Lane, guard, post};
 use crate::state_file::{self, State, StateFile};
 use crate::wire::HeartbeatBody;
 
@@ -78,8 +79,8 @@ pub struct Handle {
     jobs: mpsc::UnboundedSender<NewJob>,
     events: mpsc::UnboundedSender<Event>,
     shared: Arc<Shared>,
-    /// How many proposers the cluster has.
-    proposers: usize,
+    me: NodeName,
+    addresses: Addresses,
 }
 
 #[derive(Default)]
@@ -191,9 +192,20 @@ impl Handle {
         answered.await.ok().flatten()
     }
 
-    /// Whether the cluster has a proposer of that number.
+    /// Whether the cluster has a proposer of that number. One that leads is there until another one
+    /// does, even if it is no longer listed.
     pub fn knows(&self, proposer: NodeId) -> bool {
-        proposer.index() < self.proposers
+        let node = NodeName {
+            role: Role::Proposer,
+            id: proposer,
+        };
+        let leads = || self.view().leader.and_then(Ballot::node) == Some(proposer);
+        self.addresses.now().name(node) || leads()
+    }
+
+    /// Whether it is one of the cluster's proposers still, and already.
+    pub fn is_listed(&self) -> bool {
+        self.addresses.now().name(self.me)
     }
 
     /// Another proposer, one that this one [`knows`](Self::knows), says that it leads.
@@ -202,9 +214,10 @@ impl Handle {
         let _ = self.events.send(Event::Heartbeat(heartbeat));
     }
 
-    /// The leader asks this proposer to succeed it.
-    pub fn take_over(&self) {
-        let _ = self.events.send(Event::TakeOver);
+    /// The leader asks this proposer to succeed it; `false` when it will not.
+    pub fn take_over(&self) -> bool {
+        let stays = !self.is_leaving() && self.is_listed();
+        stays && self.events.send(Event::TakeOver).is_ok()
     }
 
     /// Hands leadership over, if it has it, and returns when no request waits here any more.
@@ -284,6 +297,7 @@ struct Job {
 /// Opens the proposer's state and starts the loop.
 pub fn start(
     config: &Config,
+    addresses: &Addresses,
     identity: &Identity,
     metrics: Arc<Metrics>,
 ) -> Result<Handle, StartError> {
@@ -305,21 +319,22 @@ pub fn start(
             core.with_claims_lost()
         }
     };
-    let shared = Arc::new(Shared::default());
     let (jobs, new_jobs) = mpsc::unbounded_channel();
     let (events, new_events) = mpsc::unbounded_channel();
     let handle = Handle {
         jobs,
-        events: events.clone(),
-        shared: shared.clone(),
-        proposers: config.proposers.len(),
+        events,
+        shared: Arc::default(),
+        me: identity.name(),
+        addresses: addresses.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let (config, identity) = (config.clone(), identity.clone());
+    let shown = handle.clone();
     let run = move || {
-        let run = Run::new(&config, &identity, core, file, events, shared, metrics);
+        let run = Run::new(&config, &identity, core, file, shown, metrics);
         runtime.block_on(run.run(new_events, new_jobs));
     };
     std::thread::Builder::new()
@@ -340,9 +355,13 @@ struct Run {
     events: mpsc::UnboundedSender<Event>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    acceptors: Vec<Link>,
-    learners: Vec<Link>,
-    proposers: Vec<Link>,
+    addresses: Addresses,
+    acceptors: Links,
+    learners: Links,
+    proposers: Links,
+    /// The last leader elsewhere: it is forwarded to until there is another one, even if it is no
+    /// longer listed.
+    followed: Option<Link>,
     election_at: Instant,
     /// When to elect although a leader may be alive: its process is gone.
     succession_at: Option<Instant>,
@@ -403,12 +422,17 @@ impl Run {
         me: &Identity,
         core: Proposer,
         file: StateFile,
-        events: mpsc::UnboundedSender<Event>,
-        shared: Arc<Shared>,
+        handle: Handle,
         metrics: Arc<Metrics>,
     ) -> Run {
+        let Handle {
+            events,
+            shared,
+            addresses,
+            ..
+        } = handle;
         let now = Instant::now();
-        let links = |role| Link::all(config, me, role, PeerOptions::default());
+        let links = |role| Links::new(&addresses, me, role);
         let acceptors = links(Role::Acceptor);
         let saved = State {
             proposal_counter: core.counter(),
@@ -432,6 +456,8 @@ impl Run {
             acceptors,
             learners: links(Role::Learner),
             proposers: links(Role::Proposer),
+            followed: None,
+            addresses,
             election_at: now,
             succession_at: None,
             heard_at: now,
@@ -489,7 +515,7 @@ impl Run {
     }
 
     fn elect(&mut self) {
-        if self.leaving.is_some() || self.me.cluster().is_none() {
+        if self.leaving.is_some() || !self.is_listed() || self.me.cluster().is_none() {
             self.restart_election_timer();
         } else if self
             .succession_at
@@ -503,6 +529,9 @@ impl Run {
     }
 
     fn tick(&mut self) {
+        self.acceptors.refresh();
+        self.learners.refresh();
+        self.proposers.refresh();
         self.step(Input::Tick);
         let now = Instant::now();
         self.watch_leader(now);
@@ -510,6 +539,7 @@ impl Run {
         self.expire(now);
         self.save(now);
         self.leave(now);
+        self.retire(now);
         let leader = self.core.leader();
         self.metrics.is_leader.set(self.core.is_leading().into());
         self.metrics.has_leader.set(leader.is_some().into());
@@ -534,11 +564,7 @@ impl Run {
         if now - self.heard_at < 2 * self.heartbeat_interval || self.succession_at.is_some() {
             return;
         }
-        let leader = self
-            .proposers
-            .iter()
-            .find(|link| ballot.node() == Some(link.node.id));
-        let Some(peer) = leader.map(|link| link.peer.clone()) else {
+        let Some(peer) = self.link_to(ballot).map(|link| link.peer.clone()) else {
             return;
         };
         let events = self.events.clone();
@@ -556,13 +582,22 @@ impl Run {
             self.lagging.clear();
             return;
         }
+        // A learner that left counts no longer: what it alone has is not safe.
+        let learners = &self.learners;
+        let listed = |id: &NodeId| learners.iter().any(|link| link.node.id == *id);
+        for (gone, _) in self.progress.extract_if(.., |id, _| !listed(id)) {
+            let gone = gone.to_string();
+            // It may never have had a value.
+            let _ = self.metrics.learner_lag.remove_label_values(&[&gone]);
+        }
+        self.lagging.retain(listed);
         let mut durable: Vec<Slot> = self.progress.values().map(|p| p.durable).collect();
         durable.sort_unstable_by(|a, b| b.cmp(a));
         if let Some(slot) = durable.get(self.learners.len() / 2) {
             self.step(Input::Durable(*slot));
         }
         let committed = self.core.committed();
-        for link in &self.learners {
+        for link in self.learners.iter() {
             let id = link.node.id;
             let progress = self.progress.get(&id);
             let behind = committed.0 - progress.map_or(0, |p| p.applied.0).min(committed.0);
@@ -588,7 +623,7 @@ impl Run {
             Event::Learned(from, learned) => self.learned(from, learned),
             Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
             Event::Followed(node) => drop(self.followed_at.insert(node, Instant::now())),
-            Event::TakeOver if self.leaving.is_some() => {}
+            Event::TakeOver if self.leaving.is_some() || !self.is_listed() => {}
             Event::TakeOver => {
                 info!(target: "important", "the leader asks this proposer to succeed it");
                 self.step(Input::TakeOver);
@@ -621,12 +656,7 @@ impl Run {
     }
 
     fn heartbeat(&mut self, heartbeat: Heartbeat) {
-        let leader = heartbeat.ballot.node();
-        if let Some(link) = self
-            .proposers
-            .iter()
-            .find(|link| Some(link.node.id) == leader)
-        {
+        if let Some(link) = self.link_to(heartbeat.ballot) {
             link.peer.heard();
         }
         self.step(Input::Heartbeat(heartbeat));
@@ -693,6 +723,7 @@ impl Run {
         if let Some(ballot) = leader {
             self.metrics.leader_changes.inc();
             self.heard_at = Instant::now();
+            self.followed = self.link_to(ballot).cloned();
             info!(
                 target: "important",
                 leader = ballot.node().map(NodeId::number),
@@ -743,7 +774,7 @@ impl Run {
             false => (Lane::Control, self.election_timeout, Breakers::Ignore),
         };
         let frame = self.frame(Message::Request(request));
-        for link in &self.acceptors {
+        for link in self.acceptors.iter() {
             if matches!(to, To::One(acceptor) if *acceptor != link.node.id) {
                 continue;
             }
@@ -906,12 +937,7 @@ impl Run {
 
     /// Sends the head of the queue on; `false` if there is nobody of that name to send it to.
     fn forward(&mut self, to: Ballot) -> bool {
-        let Some(link) = self
-            .proposers
-            .iter()
-            .find(|link| to.node() == Some(link.node.id))
-            .cloned()
-        else {
+        let Some(link) = self.link_to(to).cloned() else {
             return false;
         };
         let mut items = Vec::new();
@@ -1148,21 +1174,7 @@ impl Run {
         };
         let drained = self.proposed.is_empty() && self.core.open_slots() == 0;
         if self.core.is_leading() && (drained || now >= drain_until) {
-            let successor = self.successor(now);
-            self.step(Input::StepDown);
-            if let Some(link) = successor {
-                info!(target: "important", successor = %link.node, "handing leadership over");
-                let frame = self.frame(Message::TakeOver);
-                let timeout = self.election_timeout;
-                tokio::spawn(async move {
-                    if let Err(error) = link
-                        .ask(Lane::Control, frame, timeout, Breakers::Ignore)
-                        .await
-                    {
-                        warn!(successor = %link.node, %error, "no answer to the hand-over");
-                    }
-                });
-            }
+            self.hand_over(now);
         }
         let alone = self.proposers.is_empty() && now >= drain_until;
         if !self.core.is_leading() && (self.jobs.is_empty() || alone) {
@@ -1176,17 +1188,52 @@ impl Run {
         }
     }
 
-    /// A proposer that follows us and answered a heartbeat just now.
-    fn successor(&self, now: Instant) -> Option<Link> {
+    /// Steps down and asks one of those that may succeed to do so: the first that is willing.
+    fn hand_over(&mut self, now: Instant) {
+        let successors = self.successors(now);
+        self.step(Input::StepDown);
+        let frame = self.frame(Message::TakeOver);
+        let timeout = self.election_timeout;
+        tokio::spawn(async move {
+            for link in successors {
+                info!(target: "important", successor = %link.node, "handing leadership over");
+                let answer = link.ask(Lane::Control, frame.clone(), timeout, Breakers::Ignore);
+                match answer.await {
+                    Ok(_) => return,
+                    Err(error) => warn!(successor = %link.node, %error, "it does not take over"),
+                }
+            }
+        });
+    }
+
+    /// A leader that is no longer listed hands over as soon as there is somebody to take over.
+    fn retire(&mut self, now: Instant) {
+        if self.core.is_leading() && !self.is_listed() && !self.successors(now).is_empty() {
+            self.hand_over(now);
+        }
+    }
+
+    fn is_listed(&self) -> bool {
+        self.addresses.now().name(self.me.name())
+    }
+
+    /// The link to the owner of a ballot.
+    fn link_to(&self, ballot: Ballot) -> Option<&Link> {
+        let owner = ballot.node()?;
+        let mut known = self.proposers.iter().chain(&self.followed);
+        known.find(|link| link.node.id == owner)
+    }
+
+    /// The proposers that follow us and answered a heartbeat just now, in order: those that leave
+    /// when the cluster shrinks come last.
+    fn successors(&self, now: Instant) -> Vec<Link> {
         let fresh = |node: &NodeId| {
             self.followed_at
                 .get(node)
                 .is_some_and(|at| now - *at < 3 * self.heartbeat_interval)
         };
-        self.proposers
-            .iter()
-            .find(|link| fresh(&link.node.id))
-            .cloned()
+        let fresh = self.proposers.iter().filter(|link| fresh(&link.node.id));
+        fresh.cloned().collect()
     }
 
     fn show(&self) {

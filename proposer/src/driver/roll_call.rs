@@ -8,13 +8,14 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::{StartError, end_on_disk_error, end_on_wrong_disk, members};
+use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
-use crate::link::Link;
+use crate::link::{Link, Links};
 use crate::paxos::ids::{ClusterId, Members, NodeId};
 use crate::paxos::message::{Message, Reply, Request};
 use crate::paxos::standing::Refusal;
-use crate::peers::{Breakers, Lane, PeerOptions};
+use crate::peers::{Breakers, Lane};
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause between two calls while the cluster is not known, and after that.
@@ -24,14 +25,19 @@ const LONG_PAUSE: Duration = Duration::from_secs(2);
 /// Asks every acceptor until each has answered. A quorum of them names the cluster; if the disk
 /// belongs to another one, or an acceptor knows a newer copy, the process ends. Call within a Tokio
 /// runtime.
-pub(crate) fn start(config: &Config, identity: &Identity) -> Result<(), StartError> {
+pub(crate) fn start(
+    config: &Config,
+    addresses: &Addresses,
+    identity: &Identity,
+) -> Result<(), StartError> {
     let members = members(config)?;
-    let links = Link::all(config, identity, Role::Acceptor, PeerOptions::default());
+    let mut links = Links::new(addresses, identity, Role::Acceptor);
     let identity = identity.clone();
     tokio::spawn(async move {
         let mut answers = BTreeMap::new();
         while answers.len() < links.len() {
-            for link in &links {
+            links.refresh();
+            for link in links.iter() {
                 if !answers.contains_key(&link.node.id)
                     && let Some(cluster) = ask(link, &identity).await
                 {

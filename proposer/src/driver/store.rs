@@ -16,14 +16,14 @@ use tracing::{debug, error, info, warn};
 
 use super::learner::transfer::{self, Piece};
 use super::{StartError, end_on_disk_error, folder};
+use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::database::{ApplyError, Database};
 use crate::identity::Identity;
-use crate::link::Link;
+use crate::link::{Link, Links};
 use crate::metrics::Metrics;
 use crate::paxos::ids::Slot;
 use crate::paxos::machine::Ledger;
-use crate::peers::PeerOptions;
 use crate::snapshots::{Snapshots, UnpackError};
 
 /// How long a learner may hold an answer until it has something new.
@@ -91,6 +91,7 @@ impl Handle {
 /// Opens the database and starts to follow. Call within a Tokio runtime.
 pub fn start(
     config: &Config,
+    addresses: &Addresses,
     identity: &Identity,
     metrics: Arc<Metrics>,
 ) -> Result<Handle, StartError> {
@@ -117,29 +118,40 @@ pub fn start(
             metrics,
         }),
     };
-    let mut links = Link::all(config, identity, Role::Learner, PeerOptions::default());
+    let links = Links::new(addresses, identity, Role::Learner);
     // Each store begins with another learner.
-    let count = links.len().max(1);
-    links.rotate_left(config.node_id.index() % count);
+    let first = config.node_id.index();
     let store = handle.clone();
-    tokio::spawn(async move { store.follow(&links, &snapshots, ledger).await });
+    tokio::spawn(async move { store.follow(links, first, &snapshots, ledger).await });
     Ok(handle)
 }
 
 impl Handle {
-    async fn follow(&self, links: &[Link], snapshots: &Snapshots, mut ledger: Ledger) {
-        for link in links.iter().cycle() {
-            loop {
+    async fn follow(
+        &self,
+        mut links: Links,
+        first: usize,
+        snapshots: &Snapshots,
+        mut ledger: Ledger,
+    ) {
+        for turn in first.. {
+            let count = links.len().max(1);
+            let Some(link) = links.get(turn % count).cloned() else {
+                return warn!(target: "important", "LEARNERS is empty: there is nobody to follow");
+            };
+            // One that is no longer listed may still answer, and learns nothing new.
+            while links.iter().any(|listed| listed.node == link.node) {
                 let applied = ledger.applied();
                 let (piece, committed) =
-                    match transfer::next_piece(link, snapshots, applied.next(), WAIT).await {
+                    match transfer::next_piece(&link, snapshots, applied.next(), WAIT).await {
                         Ok(answer) => answer,
                         Err(why) => {
                             debug!(learner = %link.node, why, "cannot follow it");
                             break;
                         }
                     };
-                self.answered(link, committed);
+                self.answered(&link, committed);
+                links.refresh();
                 if let Some((_, piece)) = piece {
                     let (store, snapshots) = (self.clone(), snapshots.clone());
                     let take = move || store.take(piece, &snapshots, ledger);
@@ -161,6 +173,7 @@ impl Handle {
                 }
             }
             tokio::time::sleep(RETRY).await;
+            links.refresh();
         }
     }
 

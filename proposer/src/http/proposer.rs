@@ -86,6 +86,9 @@ impl RoleState for Proposer {
         if self.handle.is_leaving() {
             return Some("this proposer is about to end".to_owned());
         }
+        if !self.handle.is_listed() {
+            return Some("PROPOSERS does not name this proposer".to_owned());
+        }
         let leaderless = self.handle.view().leader.is_none();
         leaderless.then(|| "no leader is known: fewer acceptors than a quorum answer?".to_owned())
     }
@@ -332,9 +335,10 @@ async fn message(State(state): State<Proposer>, Raw(body): Raw) -> Result<Respon
         Message::Forward { wait_ms, values } => {
             Message::Forwarded(forward(&state, wait_ms, values.to_vec()).await)
         }
+        Message::TakeOver if state.handle.take_over() => Message::Done,
         Message::TakeOver => {
-            state.handle.take_over();
-            Message::Done
+            let detail = "this proposer is about to leave: ask another one to take over";
+            return Err(Problem::unavailable(detail, Duration::from_secs(1)));
         }
         Message::ReadIndex => Message::Readable(state.handle.read_index().await),
         _ => {

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::paxos::ids::{NodeId, Role};
+use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::machine::Applied;
 
 /// How long anything may take on a busy machine.
@@ -65,7 +65,8 @@ fn notifier(id: u8, learners: usize, targets: &[&Target], metrics: &Arc<Metrics>
         notify_clients: targets.iter().map(|target| (*target).clone()).collect(),
         ..Config::new(Role::Learner, NodeId::new(id).unwrap())
     };
-    Notifier::start(&config, metrics).unwrap()
+    let addresses = Addresses::start(&config).unwrap();
+    Notifier::start(&config, &addresses, metrics).unwrap()
 }
 
 fn entry(slot: u64, client_id: &str, operation: Operation, outcome: Outcome) -> Entry {

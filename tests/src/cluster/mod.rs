@@ -187,27 +187,50 @@ impl Cluster {
 
     /// Adds one more store, which learns from this cluster's learners, and starts it.
     pub fn add_store(&mut self) -> Name {
-        let id = self.of_role(Role::Store).len() as u8 + 1;
-        let addresses = |role| -> Vec<String> {
-            let urls = self.urls(role).into_iter();
-            urls.map(|url| url.trim_start_matches("http://").to_owned())
-                .collect()
-        };
-        let data_dir = self.folder.path().join(format!("store-{id}"));
-        let mut node = Node::new(Config {
+        let store = self.add(Role::Store);
+        self.node_mut(store).start();
+        store
+    }
+
+    /// Adds one more node of that role, which knows those that there are, and does not start it.
+    pub fn add(&mut self, role: Role) -> Name {
+        let id = self.of_role(role).len() as u8 + 1;
+        let name = (role, id);
+        let data_dir = self.folder.path().join(format!("{role}-{id}"));
+        let node = Node::new(Config {
             port: ports::block(1),
-            proposers: addresses(Role::Proposer),
-            acceptors: addresses(Role::Acceptor),
-            learners: addresses(Role::Learner),
-            use_cluster_store: true,
+            use_cluster_store: role == Role::Store,
             log_dir: data_dir.join("logs"),
             data_dir,
-            ..Config::new(Role::Store, NodeId::new(id).expect("ids start at 1"))
+            ..Config::new(role, NodeId::new(id).expect("ids start at 1"))
         });
-        node.start();
-        let name = (Role::Store, id);
         self.nodes.insert(name, node);
+        let lists = [Role::Proposer, Role::Acceptor, Role::Learner].map(|role| self.hosts(role));
+        let config = &mut self.node_mut(name).config;
+        [config.proposers, config.acceptors, config.learners] = lists;
         name
+    }
+
+    /// The addresses of a role, in order.
+    pub fn hosts(&self, role: Role) -> Vec<String> {
+        let hosts = self.urls(role).into_iter();
+        hosts
+            .map(|url| url.trim_start_matches("http://").to_owned())
+            .collect()
+    }
+
+    /// Ends the last node of a role as Kubernetes does, and forgets it; its folder stays.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub fn remove_last(&mut self, role: Role) -> Name {
+        let last = self.of_role(role).pop().expect("a node to remove");
+        let node = self.node_mut(last);
+        node.signal(rustix::process::Signal::TERM);
+        let ended = node.wait(READY_WITHIN);
+        assert!(ended.success(), "{last:?}: {ended}");
+        self.nodes.remove(&last);
+        last
     }
 
     /// Every node's name.

@@ -163,7 +163,11 @@ impl Shared {
 
     fn key(&self, rng: &mut Rng) -> String {
         let round = self.round.load(Ordering::Relaxed);
-        format!("round-{round}/key-{}", rng.below(self.load.keys))
+        format!(
+            "load-{}/round-{round}/key-{}",
+            self.load.seed,
+            rng.below(self.load.keys)
+        )
     }
 
     fn pause(&self, rng: &mut Rng) {

@@ -75,10 +75,10 @@ impl Run {
             "too far behind for the acceptors, asking the other learners"
         );
         // Another one each time: a snapshot that is damaged on one's disk is so at the next try, too.
-        if !self.learners.is_empty() {
-            self.learners.rotate_left(1);
-        }
-        let links = self.learners.clone();
+        let mut links = self.learners.to_vec();
+        let first = self.catch_ups % links.len().max(1);
+        links.rotate_left(first);
+        self.catch_ups += 1;
         let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
         self.runtime.spawn(async move {
             transfer::catch_up(&links, &snapshots, delivered, floor, &handle).await;

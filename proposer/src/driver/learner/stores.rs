@@ -11,12 +11,13 @@ use http::{Request, StatusCode};
 use serde::Deserialize;
 
 use super::Handle;
-use crate::config::{Config, Role};
+use crate::addresses::Addresses;
+use crate::config::Role;
 use crate::identity::Identity;
-use crate::link::Link;
+use crate::link::{Link, Links};
 use crate::metrics::Metrics;
 use crate::paxos::ids::{NodeId, Slot};
-use crate::peers::{Breakers, Lane, PeerOptions};
+use crate::peers::{Breakers, Lane};
 
 /// The pause between two rounds of questions.
 const EVERY: Duration = Duration::from_secs(1);
@@ -42,10 +43,20 @@ struct Status {
 }
 
 /// Asks for ever. Call within a Tokio runtime.
-pub(super) fn watch(config: &Config, identity: &Identity, learner: Handle, metrics: Arc<Metrics>) {
-    let links = Link::all(config, identity, Role::Store, PeerOptions::default());
+pub(super) fn watch(
+    addresses: &Addresses,
+    identity: &Identity,
+    learner: Handle,
+    metrics: Arc<Metrics>,
+) {
+    let mut links = Links::new(addresses, identity, Role::Store);
     tokio::spawn(async move {
         loop {
+            links.refresh();
+            for gone in forget(&learner.shared.stores, &links) {
+                // It may never have had a value.
+                let _ = metrics.store_lag.remove_label_values(&[&gone.to_string()]);
+            }
             let answers = join_all(links.iter().map(applied)).await;
             let committed = learner.committed();
             for (link, applied) in links.iter().zip(answers) {
@@ -73,6 +84,13 @@ async fn applied(link: &Link) -> Option<Slot> {
     let status: Status = serde_json::from_slice(answer.body()).ok()?;
     let is_it = status.role == link.node.role.name() && status.node_id == link.node.id.number();
     is_it.then_some(Slot(status.applied_instance_id))
+}
+
+/// Forgets the stores that are not listed any more, and says which.
+fn forget(stores: &RwLock<Vec<StoreSeen>>, links: &[Link]) -> Vec<NodeId> {
+    let mut stores = stores.write().unwrap_or_else(PoisonError::into_inner);
+    let gone = |store: &mut StoreSeen| links.iter().all(|link| link.node.id != store.id);
+    stores.extract_if(.., gone).map(|store| store.id).collect()
 }
 
 /// What is known now. A store that does not answer has what it had.
