@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use clap::Parser;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use operator::config::{Cli, Command};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -24,7 +26,7 @@ fn chart() -> PathBuf {
 }
 
 fn helm(arguments: &[&str]) -> Output {
-    run(Command::new(tool("helm")).args(arguments))
+    run(std::process::Command::new(tool("helm")).args(arguments))
 }
 
 /// Like the API server's, a YAML without twofold keys.
@@ -110,6 +112,11 @@ fn permissions(role: &Value) -> BTreeSet<Permission> {
 async fn the_operator_may_do_what_it_does_and_no_more() {
     let objects = render(json!({}));
     let mut granted = permissions(named(&objects, "ClusterRole", "paxos-operator"));
+    granted.extend(permissions(named(
+        &objects,
+        "Role",
+        "paxos-operator-leader",
+    )));
     // Asked for by an admission plugin and not by a call.
     let for_owners = ["clustersync.io", "paxosclusters/finalizers", "update"].map(str::to_owned);
     assert!(granted.remove(&for_owners.into()), "{granted:?}");
@@ -120,6 +127,67 @@ async fn the_operator_may_do_what_it_does_and_no_more() {
     let pod = &deployment(&objects)["spec"]["template"]["spec"];
     assert_eq!(binding["subjects"][0]["name"], pod["serviceAccountName"]);
     assert_eq!(binding["subjects"][0]["namespace"], "paxos-system");
+}
+
+#[test]
+fn an_operator_of_some_namespaces_may_do_nothing_elsewhere() {
+    let all = render(json!({}));
+    let some = render(json!({ "watchNamespaces": ["shop", "bank"] }));
+    let everywhere = permissions(named(&all, "ClusterRole", "paxos-operator"));
+    let has = |kind: &str| {
+        some.iter()
+            .filter(|object| {
+                object["kind"] == kind && object["metadata"]["name"] == "paxos-operator"
+            })
+            .collect::<Vec<_>>()
+    };
+    assert!(has("ClusterRole").is_empty() && has("ClusterRoleBinding").is_empty());
+    let namespaces = |kind: &str| {
+        has(kind)
+            .iter()
+            .map(|object| object["metadata"]["namespace"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(namespaces("Role"), ["shop", "bank"]);
+    assert_eq!(namespaces("RoleBinding"), ["shop", "bank"]);
+    assert_eq!(permissions(has("Role")[0]), everywhere);
+    let arguments = &deployment(&some)["spec"]["template"]["spec"]["containers"][0]["args"];
+    let arguments = arguments.as_array().expect("arguments");
+    assert!(arguments.contains(&json!("--watch-namespaces=shop,bank")));
+}
+
+#[test]
+fn the_operator_understands_its_arguments() {
+    for values in [
+        json!({}),
+        yaml(&read("charts/paxos-operator/ci/full-values.yaml")),
+    ] {
+        let objects = render(values);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
+        let container =
+            &deployment.expect("a Deployment")["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().expect("arguments").iter();
+        let arguments = arguments.map(|argument| argument.as_str().expect("a text"));
+        let cli = Cli::try_parse_from(["paxos-operator"].into_iter().chain(arguments));
+        let Command::Run(run) = cli.unwrap_or_else(|error| panic!("{error}")).command else {
+            panic!("it does not run");
+        };
+        let image = container["image"].as_str().expect("an image");
+        let expected = match run.leader_elect {
+            true => (image, "paxos-operator", Some("paxos-system")),
+            false => (
+                "registry.example/mirror/nodes:0.0.1",
+                "paxos-operator",
+                None,
+            ),
+        };
+        let told = (
+            run.default_image.as_str(),
+            run.lease_name.as_str(),
+            run.lease_namespace.as_deref(),
+        );
+        assert_eq!(told, expected);
+    }
 }
 
 #[test]
@@ -238,6 +306,13 @@ fn every_value_has_an_effect_and_a_place_in_the_schema() {
             *other, default,
             "ci/full-values.yaml has the default of {path}"
         );
+        // Neither is refused for want of the other.
+        if ["replicas", "leaderElection.enabled"].contains(&path.as_str()) {
+            let both = json!({ "replicas": 1, "leaderElection": { "enabled": false } });
+            assert_ne!(render(both), render(json!({ "replicas": 1 })));
+            assert_ne!(render(json!({ "replicas": 1 })), defaults);
+            continue;
+        }
         let only_it = steps
             .iter()
             .rev()
@@ -254,7 +329,8 @@ fn every_value_has_an_effect_and_a_place_in_the_schema() {
 #[test]
 fn values_that_make_no_sense_are_refused_by_name() {
     for (values, field) in [
-        (json!({"replicas": 3}), "replicas"),
+        (json!({"replicas": 0}), "replicas"),
+        (json!({"watchNamespaces": ["Shop"]}), "watchNamespaces.0"),
         (json!({"image": {"tag": 1.5}}), "image.tag"),
         (json!({"image": {"repository": ""}}), "image.repository"),
         (json!({"image": {"digest": "0123"}}), "image.digest"),
@@ -304,6 +380,8 @@ fn every_object_has_only_fields_that_kubernetes_knows() {
         match object["kind"].as_str().expect("a kind") {
             "ClusterRole" => assert_known::<ClusterRole>(object),
             "ClusterRoleBinding" => assert_known::<ClusterRoleBinding>(object),
+            "Role" => assert_known::<Role>(object),
+            "RoleBinding" => assert_known::<RoleBinding>(object),
             // Its schema is checked on its own; the type writes an empty status.
             "CustomResourceDefinition" => {
                 serde_json::from_value::<CustomResourceDefinition>(object.clone()).expect("a CRD");
@@ -337,11 +415,17 @@ fn pods_satisfy_the_restricted_pod_security_standard() {
 }
 
 #[test]
-fn there_is_one_operator_and_services_find_it_alone() {
+fn two_operators_agree_on_one_and_services_find_them_alone() {
     let objects = render(json!({ "podLabels": { "app.kubernetes.io/name": "mine" } }));
     let deployment = deployment(&objects);
-    assert_eq!(deployment["spec"]["replicas"], 1);
-    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    assert_eq!(deployment["spec"]["strategy"]["type"], "RollingUpdate");
+    let alone = json!({ "leaderElection": { "enabled": false } });
+    let refusal = template("paxos-operator", &alone).expect_err("two undo each other's work");
+    assert!(refusal.contains("leaderElection.enabled"), "{refusal}");
+    let alone = render(json!({ "replicas": 1, "leaderElection": { "enabled": false } }));
+    let strategy = &self::deployment(&alone)["spec"]["strategy"];
+    assert_eq!(strategy["type"], "Recreate");
     let service = named(&objects, "Service", "paxos-operator");
     let selected = |labels: &Value| {
         let selector = service["spec"]["selector"].as_object().expect("a selector");

@@ -3,6 +3,8 @@
 
 #[path = "operator/faults.rs"]
 mod faults;
+#[path = "operator/lease.rs"]
+mod lease;
 
 use std::collections::BTreeSet;
 
@@ -541,6 +543,9 @@ async fn the_permissions_used_are_these_and_no_others() {
         ("clustersync.io", "paxosclusters", "list"),
         ("clustersync.io", "paxosclusters", "watch"),
         ("clustersync.io", "paxosclusters/status", "patch"),
+        ("coordination.k8s.io", "leases", "create"),
+        ("coordination.k8s.io", "leases", "get"),
+        ("coordination.k8s.io", "leases", "update"),
         ("events.k8s.io", "events", "create"),
         ("events.k8s.io", "events", "patch"),
         ("policy", "poddisruptionbudgets", "create"),

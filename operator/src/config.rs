@@ -58,6 +58,26 @@ pub struct Run {
     /// How to write logs to stdout; RUST_LOG says which (default: info).
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+
+    /// Of several operators, let the one that holds a Lease work and the others stand by.
+    #[arg(long, env = "LEADER_ELECT")]
+    pub leader_elect: bool,
+
+    /// The Lease's name.
+    #[arg(long, env = "LEASE_NAME", default_value = "paxos-operator")]
+    pub lease_name: String,
+
+    /// The Lease's namespace [default: the operator's own].
+    #[arg(long, env = "LEASE_NAMESPACE")]
+    pub lease_namespace: Option<String>,
+
+    /// Look after the PaxosClusters of these namespaces only, separated by commas [default: all].
+    #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+
+    /// The image of every PaxosCluster whose spec names none, for a mirror of the registry.
+    #[arg(long, env = "DEFAULT_IMAGE", default_value = crate::cluster::DEFAULT_IMAGE)]
+    pub default_image: String,
 }
 
 /// How logs look.

@@ -10,7 +10,7 @@
 //! | [`reconcile`](mod@reconcile) | runs these, after every change and every half minute | writes the status |
 //!
 //! [`crd`] is what users write, [`names`] what everything is called, [`config`] the flags,
-//! [`telemetry`] logs, metrics and probes. [`local`](mod@local) runs the desired objects on this
+//! [`telemetry`] logs, metrics and probes, [`lease`](mod@lease) which of several operators works. [`local`](mod@local) runs the desired objects on this
 //! machine instead of applying them.
 
 pub mod apply;
@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod config;
 pub mod crd;
 pub mod desired;
+pub mod lease;
 pub mod local;
 pub mod names;
 pub mod observe;

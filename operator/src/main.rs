@@ -11,9 +11,10 @@ use kube::{Client, CustomResourceExt};
 use operator::config::{Cli, Command, Local, Run};
 use operator::crd::PaxosCluster;
 use operator::desired::{Desired, Objects, to_document};
+use operator::lease::Election;
 use operator::local;
 use operator::observe::OverHttp;
-use operator::reconcile::{self, Context};
+use operator::reconcile::{self, Context, Options};
 use operator::telemetry::{self, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -67,7 +68,8 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-#[tokio::main]
+// Few threads: the work is waiting, and each thread's heap keeps its own peak.
+#[tokio::main(worker_threads = 2)]
 async fn run(options: &Run) -> Result<(), Failure> {
     telemetry::start_logs(options.log_format);
     let metrics = Arc::new(Metrics::default());
@@ -76,11 +78,18 @@ async fn run(options: &Run) -> Result<(), Failure> {
         .map_err(|error| format!("--listen {}: {error}", options.listen))?;
     let probes = axum::serve(listener, telemetry::router(metrics.clone())).into_future();
 
-    let mut config = kube::Config::infer().await?;
-    // Failed reconciliations are tried again as a whole, with a delay that grows for each cluster.
-    config.default_retry = false;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    let client = Client::try_from(config)?;
+    let config = kube::Config::infer().await?;
+    let election = options.leader_elect.then(|| election(options, &config));
+    let election = election.transpose()?;
+    let context = Arc::new(Context::new(
+        client(config, None)?,
+        Box::new(OverHttp),
+        metrics,
+        Options {
+            namespaces: options.watch_namespaces.clone(),
+            default_image: Some(options.default_image.clone()),
+        },
+    ));
 
     let ended = shutdown()?;
     let shutdown = async move {
@@ -88,9 +97,32 @@ async fn run(options: &Run) -> Result<(), Failure> {
         tracing::info!("shutting down");
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %options.listen, "started");
-    let context = Arc::new(Context::new(client, Box::new(OverHttp), metrics));
     tokio::select! {
-        () = reconcile::run(context, shutdown.boxed().shared()) => Ok(()),
+        ended = reconcile::operate(context, election, shutdown.boxed().shared()) => Ok(ended?),
         ended = probes => Ok(ended?),
     }
+}
+
+fn election(options: &Run, config: &kube::Config) -> Result<Election, Failure> {
+    let namespace = options.lease_namespace.clone();
+    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+    // The host's name is the pod's. A process that was restarted there is another one.
+    let host = std::env::var("HOSTNAME").unwrap_or_default();
+    let began = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
+    let identity = format!("{host}_{}_{began:x}", std::process::id());
+    let client = client(config.clone(), Some(Duration::from_secs(3)))?;
+    Ok(Election::new(
+        client,
+        &namespace,
+        &options.lease_name,
+        &identity,
+    ))
+}
+
+/// A client that fails soon: what failed is tried again as a whole, with a delay that grows.
+fn client(mut config: kube::Config, read_timeout: Option<Duration>) -> kube::Result<Client> {
+    config.default_retry = false;
+    config.connect_timeout = Some(read_timeout.unwrap_or(Duration::from_secs(5)));
+    config.read_timeout = read_timeout;
+    Client::try_from(config)
 }

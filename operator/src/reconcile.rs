@@ -5,26 +5,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::select_all;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::events::{Event, Recorder};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, CustomResourceExt, Resource, ResourceExt};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Cluster, Invalid};
 use crate::crd::{PaxosCluster, PaxosClusterStatus};
+use crate::lease::{Election, Lost};
 use crate::observe::{NodeStatus, observe};
 use crate::status::{self, Before};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Phase};
 use crate::{apply, desired, names};
 
 /// What is watched: a PaxosCluster, or one that does not parse, so that one bad object does not hide
@@ -35,6 +38,8 @@ pub type Guarded = DeserializeGuard<PaxosCluster>;
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How many clusters are reconciled at once.
 const CONCURRENCY: u16 = 10;
+/// How often to look for the CustomResourceDefinition when it is missing.
+const CRD_WAIT: Duration = Duration::from_secs(2);
 /// When to look again at a cluster at rest: leaders and counters change without an event.
 const RESYNC: Duration = Duration::from_secs(30);
 /// When to look again at a cluster that is not ready.
@@ -46,12 +51,22 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Shorter than the idle timeout of common load balancers in front of API servers.
 const WATCH_TIMEOUT_S: u32 = 200;
 
+/// What an operator is told at its start.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The namespaces to look after; none: all.
+    pub namespaces: Vec<String>,
+    /// The image of a spec that names none; `None`: the one released together with the operator.
+    pub default_image: Option<String>,
+}
+
 /// What every reconciliation shares.
 pub struct Context {
     client: Client,
     nodes: Box<dyn NodeStatus>,
     recorder: Recorder,
     metrics: Arc<Metrics>,
+    options: Options,
     memory: Mutex<HashMap<ObjectRef<Guarded>, Memory>>,
 }
 
@@ -115,14 +130,34 @@ impl Error {
 
 impl Context {
     /// A context whose writes go through `client`.
-    pub fn new(client: Client, nodes: Box<dyn NodeStatus>, metrics: Arc<Metrics>) -> Context {
+    pub fn new(
+        client: Client,
+        nodes: Box<dyn NodeStatus>,
+        metrics: Arc<Metrics>,
+        options: Options,
+    ) -> Context {
         let recorder = Recorder::new(client.clone(), names::MANAGER.into());
         Context {
             client,
             nodes,
             recorder,
             metrics,
+            options,
             memory: Mutex::default(),
+        }
+    }
+
+    /// In each namespace to look after, or once in all.
+    fn everywhere<K>(&self) -> Vec<Api<K>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match self.options.namespaces.as_slice() {
+            [] => vec![Api::all(self.client.clone())],
+            some => some
+                .iter()
+                .map(|namespace| Api::namespaced(self.client.clone(), namespace))
+                .collect(),
         }
     }
 
@@ -131,34 +166,104 @@ impl Context {
     }
 }
 
+/// The life of an operator: waits for the CustomResourceDefinition, then until it may work, and works
+/// until `shutdown` is done.
+pub async fn operate(
+    context: Arc<Context>,
+    election: Option<Election>,
+    shutdown: impl Future<Output = ()> + Clone + Send + Sync + Unpin + 'static,
+) -> Result<(), Lost> {
+    let turn = async {
+        wait_for_crd(&context).await;
+        match election {
+            Some(election) => {
+                context.metrics.reached(Phase::Standby);
+                Some(election.win().await)
+            }
+            None => None,
+        }
+    };
+    let held = tokio::select! {
+        held = turn => held,
+        () = shutdown.clone() => return Ok(()),
+    };
+    let work = run(context.clone(), shutdown);
+    match held {
+        Some(held) => held.during(work).await,
+        None => {
+            work.await;
+            Ok(())
+        }
+    }
+}
+
+/// Waits until the API server lists PaxosClusters: without the CustomResourceDefinition it does not,
+/// nor without permission.
+async fn wait_for_crd(context: &Context) {
+    let mut told = None;
+    let one = ListParams::default().limit(1);
+    for clusters in context.everywhere::<PaxosCluster>() {
+        loop {
+            let problem = match timeout(TIME_LIMIT, clusters.list_metadata(&one)).await {
+                Ok(Ok(_)) => break,
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                    format!("no CustomResourceDefinition {}", PaxosCluster::crd_name())
+                }
+                Ok(Err(error)) => apply::in_short(&error),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            if told.as_ref() != Some(&problem) {
+                tracing::warn!(problem, "waiting until PaxosClusters can be listed");
+                told = Some(problem);
+            }
+            tokio::time::sleep(CRD_WAIT).await;
+        }
+    }
+}
+
 /// Reconciles until `shutdown` is done; reconciliations under way are finished.
 pub async fn run(
     context: Arc<Context>,
-    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+    shutdown: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
-    let client = &context.client;
+    context.metrics.reached(Phase::Listing);
     let config = watcher::Config::default().timeout(WATCH_TIMEOUT_S);
     let ours = config
         .clone()
         .labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGER));
-    let controller = Controller::new(Api::<Guarded>::all(client.clone()), config)
-        .owns(Api::<StatefulSet>::all(client.clone()), ours.clone())
-        .owns(Api::<Service>::all(client.clone()), ours.clone())
-        .owns(Api::<PodDisruptionBudget>::all(client.clone()), ours)
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .graceful_shutdown_on(shutdown);
-    let (store, metrics) = (controller.store(), context.metrics.clone());
-    let sync = async move {
-        if store.wait_until_ready().await.is_ok() {
-            metrics.synced();
+    let clusters = context.everywhere::<Guarded>();
+    let concurrency = (CONCURRENCY / clusters.len() as u16).max(1);
+    let controllers: Vec<_> = clusters
+        .into_iter()
+        .zip(context.everywhere::<StatefulSet>())
+        .zip(context.everywhere::<Service>())
+        .zip(context.everywhere::<PodDisruptionBudget>())
+        .map(|(((clusters, sets), services), budgets)| {
+            // Of what it owns, a controller reads the metadata only and keeps nothing.
+            Controller::new(clusters, config.clone())
+                .owns(sets, ours.clone())
+                .owns(services, ours.clone())
+                .owns(budgets, ours.clone())
+                .with_config(controller::Config::default().concurrency(concurrency))
+                .graceful_shutdown_on(shutdown.clone())
+        })
+        .collect();
+    let stores: Vec<_> = controllers.iter().map(Controller::store).collect();
+    let sync = async {
+        for store in stores {
+            if store.wait_until_ready().await.is_err() {
+                return;
+            }
         }
+        context.metrics.reached(Phase::Working);
     };
-    let reconciling = controller
-        .run(reconcile, on_error, context.clone())
-        .for_each(|outcome| {
-            note(&context, outcome);
-            std::future::ready(())
-        });
+    let reconciling = controllers
+        .into_iter()
+        .map(|controller| controller.run(reconcile, on_error, context.clone()).boxed());
+    let reconciling = select_all(reconciling).for_each(|outcome| {
+        note(&context, outcome);
+        std::future::ready(())
+    });
     futures::join!(sync, reconciling);
 }
 
@@ -224,7 +329,7 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
     let refuse = |invalid: Invalid| status::invalid(before, &invalid);
 
     let parsed = match &object.0 {
-        Ok(object) => Cluster::parse(&with_status(object, &current)),
+        Ok(object) => Cluster::parse(&completed(object, &current, &context.options)),
         Err(garbage) => Err(Invalid::new("spec", garbage.error.clone())),
     };
     let cluster = match parsed {
@@ -281,11 +386,16 @@ async fn current_status(object: &Guarded, context: &Context) -> Result<PaxosClus
     }
 }
 
-fn with_status(object: &PaxosCluster, status: &PaxosClusterStatus) -> PaxosCluster {
-    PaxosCluster {
-        status: Some(status.clone()),
-        ..object.clone()
-    }
+/// The object with the status that it has now and the image that it has by default.
+fn completed(
+    object: &PaxosCluster,
+    status: &PaxosClusterStatus,
+    options: &Options,
+) -> PaxosCluster {
+    let mut object = object.clone();
+    object.status = Some(status.clone());
+    object.spec.image = object.spec.image.or_else(|| options.default_image.clone());
+    object
 }
 
 /// Writes the status if it says anything new, and the events that tell of it.

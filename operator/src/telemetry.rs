@@ -1,7 +1,6 @@
 //! Logs, metrics and probes: `/healthz`, `/readyz` and `/metrics`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,8 +9,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -25,7 +24,21 @@ pub struct Metrics {
     duration: Histogram,
     writes: IntCounterVec,
     watch_errors: IntCounter,
-    synced: AtomicBool,
+    leader: IntGauge,
+    phase: Mutex<Phase>,
+}
+
+/// How far an operator got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The API server does not list PaxosClusters.
+    Waiting,
+    /// Another operator works; this one is ready to.
+    Standby,
+    /// It works, and lists the PaxosClusters for the first time.
+    Listing,
+    /// It works.
+    Working,
 }
 
 impl Default for Metrics {
@@ -77,8 +90,14 @@ impl Default for Metrics {
         )
         .expect("named well");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let leader = IntGauge::new(
+            "paxos_operator_leader",
+            "Whether this operator works (1) or waits for another to end (0).",
+        )
+        .expect("named well");
         for metric in [
             Box::new(duration.clone()) as Box<dyn prometheus::core::Collector>,
+            Box::new(leader.clone()),
             Box::new(watch_errors.clone()),
             Box::new(build),
         ] {
@@ -93,7 +112,6 @@ impl Default for Metrics {
         for result in ["ok", "invalid", "error"] {
             reconciliations.with_label_values(&[result]);
         }
-        let synced = AtomicBool::new(false);
         Metrics {
             registry,
             reconciliations,
@@ -101,7 +119,8 @@ impl Default for Metrics {
             duration,
             writes,
             watch_errors,
-            synced,
+            leader,
+            phase: Mutex::new(Phase::Waiting),
         }
     }
 }
@@ -128,9 +147,16 @@ impl Metrics {
         self.watch_errors.inc();
     }
 
-    /// The first list of PaxosClusters is in: the operator is ready.
-    pub fn synced(&self) {
-        self.synced.store(true, Ordering::Relaxed);
+    /// The operator got so far.
+    pub fn reached(&self, phase: Phase) {
+        let works = matches!(phase, Phase::Listing | Phase::Working);
+        self.leader.set(i64::from(works));
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// How far it got.
+    pub fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything in Prometheus' text format.
@@ -153,13 +179,17 @@ pub fn router(metrics: Arc<Metrics>) -> Router {
 }
 
 async fn readyz(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
-    if metrics.synced.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
+    match metrics.phase() {
+        Phase::Waiting => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the API server does not list PaxosClusters: is the CustomResourceDefinition installed?\n",
+        ),
+        Phase::Listing => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the PaxosClusters were not listed yet\n",
-        )
+        ),
+        Phase::Standby => (StatusCode::OK, "ok, on standby\n"),
+        Phase::Working => (StatusCode::OK, "ok\n"),
     }
 }
 

@@ -15,10 +15,13 @@ use serde_json::{Value, json};
 
 use super::route::Route;
 use super::store::{Answer, Apply, Refusal, key, refuse};
-use super::{ApiServer, Call, Fault, State};
+use super::{ApiServer, Call, Fault, Line, State};
 
 #[derive(Clone)]
-pub(super) struct Service(pub(super) ApiServer);
+pub(super) struct Service {
+    pub(super) server: ApiServer,
+    pub(super) line: Line,
+}
 
 type Chunks = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
 type Reply = Response<StreamBody<Chunks>>;
@@ -34,8 +37,11 @@ impl tower::Service<Request<Body>> for Service {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let server = self.0.clone();
+        let Service { server, line } = self.clone();
         async move {
+            if line.is_cut() {
+                return std::future::pending().await;
+            }
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
             server.answer(&head, &body)
@@ -85,6 +91,7 @@ impl ApiServer {
             verb: verb.to_owned(),
             group: route.group.clone(),
             resource: route.resource(),
+            namespace: route.namespace.clone(),
             name: route.name.clone().unwrap_or_default(),
             created,
         };
@@ -132,6 +139,10 @@ impl State {
                 ),
             },
             "create" => self.store.create(parsed()?).map(Content::One),
+            "update" => {
+                let key = key(&route.plural, namespace, name);
+                self.store.replace(key, parsed()?).map(Content::One)
+            }
             "delete" => {
                 let uid = parsed()?["preconditions"]["uid"]
                     .as_str()

@@ -1,5 +1,5 @@
 //! An API server in memory, as the service behind a [`kube::Client`]: list, watch (bookmarks, resource
-//! versions, 410), server-side apply, merge patch, `/status`, generations, conflicts, finalizers and
+//! versions, 410), replacement, server-side apply, merge patch, `/status`, generations, conflicts, finalizers and
 //! owner references. It remembers every call, fails on demand, and can play the StatefulSet
 //! controller. What it does not know, it refuses loudly.
 
@@ -12,12 +12,28 @@ mod store;
 mod workloads;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::Value;
 
 pub use nodes::Nodes;
 use store::Store;
+
+/// What lies between a client and the server. Clones are the same line.
+#[derive(Clone, Default)]
+pub struct Line(Arc<AtomicBool>);
+
+impl Line {
+    /// From now on, calls over it are answered by nothing at all.
+    pub fn cut(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// One API server. Clones are the same server.
 #[derive(Clone, Default)]
@@ -40,12 +56,14 @@ pub type Permission = (String, String, String);
 /// A request that the server was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// `get`, `list`, `watch`, `create`, `patch` or `delete`.
+    /// `get`, `list`, `watch`, `create`, `update`, `patch` or `delete`.
     pub verb: String,
     /// The API group; empty for core.
     pub group: String,
     /// The plural, with `/status` for that subresource.
     pub resource: String,
+    /// Where; `None`: in all namespaces at once.
+    pub namespace: Option<String>,
     /// The object; empty for lists, watches and creations.
     pub name: String,
     /// Whether the object did not exist and the patch made it: RBAC asks for `create` as well.
@@ -79,7 +97,16 @@ impl ApiServer {
 
     /// A client of this server.
     pub fn client(&self) -> kube::Client {
-        kube::Client::new(http::Service(self.clone()), "default")
+        self.client_over(&Line::default())
+    }
+
+    /// A client that reaches this server over that line.
+    pub fn client_over(&self, line: &Line) -> kube::Client {
+        let service = http::Service {
+            server: self.clone(),
+            line: line.clone(),
+        };
+        kube::Client::new(service, "default")
     }
 
     /// Makes the `nth` (from 1) next call of that verb and resource fail, once.

@@ -4,14 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use operator::reconcile::{Context, Error, Guarded, reconcile, run};
+use futures::FutureExt;
+use operator::lease::{Election, Lost};
+use operator::reconcile::{Context, Error, Guarded, Options, operate, reconcile};
 use operator::telemetry::Metrics;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use super::{ApiServer, Call, Nodes, Permission};
+use super::{ApiServer, Call, Line, Nodes, Permission};
 
 /// Where all fixtures live.
 pub const NAMESPACE: &str = "shop";
+/// Where the operators are.
+pub const SYSTEM: &str = "paxos-system";
 
 /// An operator, what it talks to, and what it counted.
 pub struct World {
@@ -21,8 +27,10 @@ pub struct World {
     pub nodes: Nodes,
     /// The operator's metrics.
     pub metrics: Arc<Metrics>,
+    /// Between the operator and the API server.
+    pub line: Line,
     context: Arc<Context>,
-    running: Option<tokio::task::JoinHandle<()>>,
+    running: Option<JoinHandle<Result<(), Lost>>>,
 }
 
 impl Default for World {
@@ -45,17 +53,25 @@ impl World {
 
     /// An operator that was just started in a world that goes on: it remembers nothing.
     pub fn with(server: ApiServer, nodes: Nodes) -> World {
+        World::told(server, nodes, Options::default())
+    }
+
+    /// Likewise, with these options.
+    pub fn told(server: ApiServer, nodes: Nodes, options: Options) -> World {
+        let line = Line::default();
         let metrics = Arc::new(Metrics::default());
         let nodes_of_context = Box::new(nodes.clone());
         let context = Arc::new(Context::new(
-            server.client(),
+            server.client_over(&line),
             nodes_of_context,
             metrics.clone(),
+            options,
         ));
         World {
             server,
             nodes,
             metrics,
+            line,
             context,
             running: None,
         }
@@ -105,10 +121,32 @@ impl World {
 
     /// Starts the whole controller.
     pub fn start(&mut self) {
-        self.running = Some(tokio::spawn(run(
+        self.running = Some(tokio::spawn(operate(
             self.context.clone(),
+            None,
             std::future::pending(),
         )));
+    }
+
+    /// Starts the operator as one of several, under a name of its own; it ends gracefully when `end` is
+    /// sent or dropped.
+    pub fn stand(&mut self, name: &str) -> oneshot::Sender<()> {
+        let client = self.server.client_over(&self.line);
+        let election = Election::new(client, SYSTEM, "paxos-operator", name);
+        let (end, ended) = oneshot::channel();
+        let ended = ended.map(drop).shared();
+        self.running = Some(tokio::spawn(operate(
+            self.context.clone(),
+            Some(election),
+            ended,
+        )));
+        end
+    }
+
+    /// Waits until the operator has ended by itself.
+    pub async fn ended(&mut self) -> Result<(), Lost> {
+        let running = self.running.take().expect("it was started");
+        running.await.expect("it does not panic")
     }
 
     /// Stops it, in the middle of whatever it does.
@@ -184,7 +222,7 @@ impl World {
 /// chart's roles must grant this, and nothing else. Wants a runtime with paused time.
 pub async fn every_permission() -> BTreeSet<Permission> {
     let mut world = World::new();
-    world.start();
+    let _end = world.stand("one");
     world.create("ledger", json!({ "store": { "enabled": true } }));
     world.pass(5).await;
     world.server.run_pods(|_| false);

@@ -159,6 +159,18 @@ impl Store {
         self.put(key, object)
     }
 
+    /// Only over the version that the caller has seen.
+    pub(super) fn replace(&mut self, key: Key, object: Value) -> Answer<Value> {
+        let Some(live) = self.objects.get(&key) else {
+            return not_found(&key);
+        };
+        if object["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"] {
+            return refuse(409, "Conflict", "the object has been modified");
+        }
+        let object = isolate(live, object, false);
+        self.put(key, object)
+    }
+
     pub(super) fn merge(
         &mut self,
         plural: &str,

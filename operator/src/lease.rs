@@ -1,0 +1,254 @@
+//! Of several operators one works at a time: the one that holds the `Lease`. It stops before another
+//! may begin, by its own clock: no two clocks are compared.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, PostParams};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+use crate::names;
+
+/// A lease that did not change for this long, as seen by whoever wants it, is free.
+const DURATION: Duration = Duration::from_secs(15);
+/// A holder that could not renew for this long stops, well before another takes over.
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// How often a holder renews.
+const RENEWAL: Duration = Duration::from_secs(2);
+/// How often the others look, and how soon a holder tries again. A lease that was let go is taken
+/// within this.
+const RETRY: Duration = Duration::from_secs(1);
+/// One call to the API server may take this long.
+const CALL: Duration = Duration::from_secs(3);
+
+/// The lease that operators compete for.
+#[derive(Clone)]
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    namespace: String,
+    identity: String,
+}
+
+/// The lease, held.
+pub struct Held {
+    election: Election,
+    /// As written last; its resource version is the proof that nobody wrote since.
+    lease: Lease,
+    /// When the last renewal that succeeded was sent.
+    renewed: Instant,
+}
+
+/// The lease is no longer held: whoever worked under it must not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// Another process holds it, or somebody deleted it.
+    #[error("the lease {name} was taken over or deleted")]
+    Taken {
+        /// Its name.
+        name: String,
+    },
+    /// It may run out any time now.
+    #[error("the lease {name} could not be renewed for {} s", GIVE_UP.as_secs())]
+    NotRenewed {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What is known of a lease that another holds.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+impl Election {
+    /// The election by the lease of that name. `identity` must be this process's alone.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Election {
+        Election {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            identity: identity.to_owned(),
+        }
+    }
+
+    /// Waits until this process holds the lease, for as long as that takes.
+    pub async fn win(self) -> Held {
+        let mut seen = None;
+        loop {
+            let asked = Instant::now();
+            match timeout(CALL, self.attempt(&mut seen)).await {
+                Ok(Ok(Some(lease))) => {
+                    tracing::info!(lease = self.name, identity = self.identity, "leads");
+                    return Held {
+                        election: self,
+                        lease,
+                        renewed: asked,
+                    };
+                }
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "looking at the lease"),
+                Err(_) => tracing::warn!(lease = self.name, "no answer about the lease in time"),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// The lease, if it was free and is ours now.
+    async fn attempt(&self, seen: &mut Option<Seen>) -> kube::Result<Option<Lease>> {
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            let lease = self.claim(None);
+            return unless_conflict(self.api.create(&PostParams::default(), &lease).await);
+        };
+        let spec = lease.spec.take().unwrap_or_default();
+        let holder = spec.holder_identity.clone().unwrap_or_default();
+        // Ours already, when the answer to an earlier attempt was lost.
+        let free = holder.is_empty() || holder == self.identity;
+        if !free && !self.ran_out(&lease, &spec, seen) {
+            return Ok(None);
+        }
+        tracing::info!(lease = self.name, holder, "the lease is free");
+        let claim = Lease {
+            metadata: lease.metadata,
+            ..self.claim(Some(&spec))
+        };
+        let params = PostParams::default();
+        unless_conflict(self.api.replace(&self.name, &params, &claim).await)
+    }
+
+    /// Whether the lease stayed the same for as long as its holder said it would not.
+    fn ran_out(&self, lease: &Lease, spec: &LeaseSpec, seen: &mut Option<Seen>) -> bool {
+        let version = lease.metadata.resource_version.clone();
+        match seen {
+            Some(seen) if seen.version == version => {
+                let seconds = spec.lease_duration_seconds.unwrap_or_default();
+                let duration = u64::try_from(seconds).map_or(DURATION, Duration::from_secs);
+                seen.since.elapsed() >= duration
+            }
+            _ => {
+                let since = Instant::now();
+                *seen = Some(Seen { version, since });
+                false
+            }
+        }
+    }
+
+    fn claim(&self, before: Option<&LeaseSpec>) -> Lease {
+        let now = MicroTime(Timestamp::now());
+        let transitions = before.map_or(0, |spec| spec.lease_transitions.unwrap_or(0) + 1);
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                namespace: Some(self.namespace.clone()),
+                labels: Some([(names::MANAGED_BY_LABEL.into(), names::MANAGER.into())].into()),
+                ..Default::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: Some(DURATION.as_secs() as i32),
+                acquire_time: Some(now.clone()),
+                renew_time: Some(now),
+                lease_transitions: Some(transitions),
+                ..Default::default()
+            }),
+        }
+    }
+}
+
+impl Held {
+    /// Works for as long as the lease is held, then lets it go. Work under a lost lease is dropped.
+    pub async fn during<T>(mut self, work: impl Future<Output = T>) -> Result<T, Lost> {
+        let done = tokio::select! {
+            biased;
+            lost = self.keep() => return Err(lost),
+            done = work => done,
+        };
+        self.release().await;
+        Ok(done)
+    }
+
+    /// Renews until it cannot.
+    async fn keep(&mut self) -> Lost {
+        let name = self.election.name.clone();
+        loop {
+            let deadline = self.renewed + GIVE_UP;
+            sleep_until((self.renewed + RENEWAL).min(deadline)).await;
+            while Instant::now() < deadline {
+                let asked = Instant::now();
+                let limit = deadline.min(asked + CALL);
+                match timeout_at(limit, self.renew()).await {
+                    Ok(Ok(true)) => {
+                        self.renewed = asked;
+                        break;
+                    }
+                    Ok(Ok(false)) => return Lost::Taken { name },
+                    Ok(Err(error)) => tracing::warn!(lease = name, %error, "renewing the lease"),
+                    Err(_) => tracing::warn!(lease = name, "the lease was not renewed in time"),
+                }
+                sleep_until(deadline.min(asked + RETRY)).await;
+            }
+            if self.renewed + GIVE_UP <= Instant::now() {
+                return Lost::NotRenewed { name };
+            }
+        }
+    }
+
+    /// Whether the lease is still ours, and renewed.
+    async fn renew(&mut self) -> kube::Result<bool> {
+        let Election { api, name, .. } = &self.election;
+        let mut lease = self.lease.clone();
+        if let Some(spec) = &mut lease.spec {
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        }
+        loop {
+            match api.replace(name, &PostParams::default(), &lease).await {
+                Ok(written) => {
+                    self.lease = written;
+                    return Ok(true);
+                }
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(false),
+                Err(kube::Error::Api(status)) if status.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+            // Somebody wrote: another holder, or we ourselves when the answer was lost.
+            let live = api.get_opt(name).await?;
+            match live.map(|live| (live.metadata, live.spec.unwrap_or_default())) {
+                Some((metadata, spec))
+                    if spec.holder_identity.as_ref() == Some(&self.election.identity) =>
+                {
+                    lease.metadata = metadata;
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Lets the lease go, so that another need not wait until it runs out.
+    async fn release(mut self) {
+        let spec = self.lease.spec.get_or_insert_default();
+        spec.holder_identity = None;
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        let Election { api, name, .. } = &self.election;
+        let params = PostParams::default();
+        match timeout(CALL, api.replace(name, &params, &self.lease)).await {
+            Ok(Ok(_)) => tracing::info!(lease = name, "let the lease go"),
+            Ok(Err(error)) => tracing::warn!(lease = name, %error, "the lease was not let go"),
+            Err(_) => tracing::warn!(lease = name, "the lease was not let go in time"),
+        }
+    }
+}
+
+/// `None` when another was faster.
+fn unless_conflict(written: kube::Result<Lease>) -> kube::Result<Option<Lease>> {
+    match written {
+        Ok(lease) => Ok(Some(lease)),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
