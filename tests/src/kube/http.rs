@@ -131,6 +131,10 @@ impl State {
                     format!("{} \"{name}\" not found", route.plural),
                 ),
             },
+            "create" if route.subresource.as_deref() == Some("eviction") => self
+                .store
+                .evict(namespace, name, &parsed()?)
+                .map(Content::One),
             "create" => self.store.create(parsed()?).map(Content::One),
             "delete" => {
                 let uid = parsed()?["preconditions"]["uid"]
