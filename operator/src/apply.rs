@@ -9,7 +9,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::desired::{Applied, Desired, Objects};
@@ -23,7 +23,7 @@ pub enum Error {
     /// The API server did not do it.
     #[error("{verb} {kind} {name}: {}", in_short(.source))]
     Api {
-        /// `apply`, `get` or `delete`.
+        /// `apply`, `patch`, `get` or `delete`.
         verb: &'static str,
         /// The object's kind.
         kind: String,
@@ -175,6 +175,20 @@ impl Writer<'_> {
         {
             return Ok(live.clone());
         }
+        // Kubernetes defaulted it for RollingUpdate and refuses it beside OnDelete; applying leaves it.
+        let strategy = "/spec/updateStrategy/rollingUpdate";
+        if live.is_some_and(|live| to_json(live).pointer(strategy).is_some()) {
+            let on_delete = json!({ "type": "OnDelete", "rollingUpdate": null });
+            let patch = json!({ "spec": { "updateStrategy": on_delete } });
+            let params = PatchParams {
+                field_manager: Some(names::MANAGER.to_owned()),
+                ..Default::default()
+            };
+            api.patch(&name, &params, &Patch::Merge(&patch))
+                .await
+                .map_err(|error| failed("patch", error))?;
+            self.metrics.wrote(&K::plural(&()), "patch");
+        }
         let params = PatchParams::apply(names::MANAGER).force();
         let applied = api
             .patch(&name, &params, &Patch::Apply(&object))
@@ -234,12 +248,12 @@ fn kind<K: Resource<DynamicType = ()>>() -> String {
     K::kind(&()).into_owned()
 }
 
-fn to_json<K: Serialize>(object: &K) -> Value {
+pub(crate) fn to_json<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).expect("an object of the API server is JSON")
 }
 
 /// FNV-1a, so that it is the same in every release: another digest is another write.
-fn digest(object: &Value) -> String {
+pub(crate) fn digest(object: &Value) -> String {
     let hash = object
         .to_string()
         .bytes()
@@ -263,7 +277,7 @@ const MERGED: [&str; 7] = [
 
 /// Whether `live` has everything that is `wanted`. What it has beyond that was defaulted by the API
 /// server or written by others. `key` is the field that holds the two.
-fn covers(live: &Value, wanted: &Value, key: &str) -> bool {
+pub(crate) fn covers(live: &Value, wanted: &Value, key: &str) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => {
             wanted.iter().all(|(field, wanted)| match live.get(field) {
@@ -303,8 +317,6 @@ fn is_empty(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

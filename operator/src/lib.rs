@@ -6,6 +6,7 @@
 //! | [`observe`](mod@observe) | cluster → [`observe::Observed`]: its objects and what its nodes say | reads |
 //! | [`desired`](mod@desired) | cluster → `Objects<Desired>` | no |
 //! | [`apply`](mod@apply) | desired, observed → `Objects<Applied>` | writes |
+//! | [`roll`] | observed, applied → [`roll::Decision`]: which pod is restarted next, if any | no |
 //! | [`status`](mod@status) | all of the above → `PaxosClusterStatus`, and the events that tell of a change | no |
 //! | [`reconcile`](mod@reconcile) | runs these, after every change and every half minute | writes the status |
 //!
@@ -24,6 +25,7 @@ pub mod names;
 pub mod observe;
 pub mod quantity;
 pub mod reconcile;
+pub mod roll;
 pub mod status;
 pub mod telemetry;
 

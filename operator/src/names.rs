@@ -22,6 +22,10 @@ pub const APPLIED_ANNOTATION: &str = "clustersync.io/applied";
 /// The acceptor count with which a cluster began, on the acceptors' StatefulSet: it is there even
 /// when the PaxosCluster's status was lost, as after a restore from a backup.
 pub const ACCEPTORS_ANNOTATION: &str = "clustersync.io/acceptors";
+/// A digest of the template that a pod was made from, on the pod: what differs is restarted.
+pub const TEMPLATE_ANNOTATION: &str = "clustersync.io/template";
+/// What `kubectl rollout restart` writes into a StatefulSet's template.
+pub const RESTARTED_ANNOTATION: &str = "kubectl.kubernetes.io/restartedAt";
 /// The port's name in Services and pods.
 pub const HTTP_PORT: &str = "http";
 /// The container's name in every pod.

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
@@ -34,6 +34,8 @@ pub struct Observed {
     pub services: Vec<Service>,
     /// Likewise.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// Likewise.
+    pub pods: Vec<Pod>,
     /// Those proposers that answered.
     pub proposers: Vec<Answer>,
     /// Acceptors that must not vote with the disk they have.
@@ -151,6 +153,7 @@ pub async fn observe(
         stateful_sets,
         services,
         disruption_budgets,
+        pods,
         proposers: proposers.into_iter().flatten().collect(),
         refused: refused.into_iter().flatten().collect(),
     })
@@ -194,15 +197,20 @@ where
         .items)
 }
 
-fn plays(pod: &Pod, role: Role) -> bool {
+pub(crate) fn plays(pod: &Pod, role: Role) -> bool {
     let labels = pod.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get(names::ROLE_LABEL)) == Some(&role.to_string())
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| &status.conditions);
-    let mut conditions = conditions.flatten();
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+/// Whether a pod serves: it is ready, and not on its way out.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let ready = condition(pod, "Ready").is_some_and(|condition| condition.status == "True");
+    ready && pod.metadata.deletion_timestamp.is_none()
+}
+
+pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == type_)
 }
 
 async fn refused(nodes: &dyn NodeStatus, pod: &Pod) -> Option<Refused> {

@@ -8,11 +8,13 @@ use futures::StreamExt;
 use futures::stream::select_all;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    DeleteOptions, ObjectMeta, Preconditions, Status, Time,
+};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::events::{Event, Recorder};
@@ -26,6 +28,7 @@ use crate::cluster::{Cluster, Invalid};
 use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::lease::{Election, Lost};
 use crate::observe::{NodeStatus, observe};
+use crate::roll::{self, Decision, Restart};
 use crate::status::{self, Before};
 use crate::telemetry::{Metrics, Phase};
 use crate::{apply, desired, names};
@@ -44,6 +47,8 @@ const CRD_WAIT: Duration = Duration::from_secs(2);
 const RESYNC: Duration = Duration::from_secs(30);
 /// When to look again at a cluster that is not ready.
 const RESYNC_UNREADY: Duration = Duration::from_secs(5);
+/// When to look again at a cluster that rolls, should no event come first.
+const RESYNC_ROLLING: Duration = Duration::from_secs(2);
 /// Counters alone are written this often and no more: a busy log moves all the time.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(10);
 /// The first and the last delay before a failed reconciliation is tried again; it doubles in between.
@@ -95,6 +100,14 @@ pub enum Error {
     /// They could not be written.
     #[error(transparent)]
     Apply(apply::Error),
+    /// A pod could not be evicted.
+    #[error("evict pod {pod}: {}", apply::in_short(.source))]
+    Evict {
+        /// Which.
+        pod: String,
+        /// What the API server said.
+        source: kube::Error,
+    },
     /// The status could not be written.
     #[error("status: {}", apply::in_short(.0))]
     Status(#[source] kube::Error),
@@ -110,6 +123,7 @@ impl Error {
             Error::Observe(_) => "observe",
             Error::Apply(apply::Error::NotOurs { .. }) => "not_ours",
             Error::Apply(apply::Error::Api { .. }) => "apply",
+            Error::Evict { .. } => "evict",
             Error::Status(_) => "status",
             Error::TooSlow => "too_slow",
         }
@@ -123,7 +137,7 @@ impl Error {
             Error::Apply(apply::Error::Api { source, .. }) | Error::Observe(source) => {
                 matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_invalid())
             }
-            Error::Status(_) | Error::TooSlow => false,
+            Error::Evict { .. } | Error::Status(_) | Error::TooSlow => false,
         }
     }
 }
@@ -352,7 +366,11 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
     )
     .await;
     let status = match applied.map_err(Error::Apply) {
-        Ok(applied) => status::status(before, &cluster, &observed, &applied),
+        Ok(applied) => {
+            let decision = roll::decide(before, &cluster, &observed, &applied.stateful_sets);
+            let decision = roll(object, context, &cluster, decision).await?;
+            status::status(before, &cluster, &observed, &applied, &decision)
+        }
         Err(error) => {
             if error.needs_help() {
                 let status = status::refused(before, &cluster, &observed, &error.to_string());
@@ -362,6 +380,69 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
         }
     };
     report(object, context, &current, status).await
+}
+
+/// Restarts the pod that is next, and tells which and why.
+async fn roll(
+    object: &Guarded,
+    context: &Context,
+    cluster: &Cluster,
+    decision: Decision,
+) -> Result<Decision, Error> {
+    let Decision::Restart(restart) = &decision else {
+        return Ok(decision);
+    };
+    let Restart { pod, uid, why } = restart;
+    // `Api::evict` of kube 5.0 names the options so that the API server does not see them.
+    let eviction = Eviction {
+        metadata: ObjectMeta {
+            name: Some(pod.clone()),
+            ..Default::default()
+        },
+        delete_options: Some(DeleteOptions {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.clone()),
+                resource_version: None,
+            }),
+            ..Default::default()
+        }),
+    };
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &cluster.namespace);
+    let params = PostParams::default();
+    let evicted: kube::Result<Status> = api
+        .create_subresource("eviction", pod, &params, &eviction)
+        .await;
+    match evicted {
+        Ok(_) => {}
+        Err(kube::Error::Api(refusal)) => {
+            // Its budget forbids it, it has gone by itself, or whatever it is: the status tells.
+            let message = format!("pod {pod} may not be evicted now: {}", refusal.message);
+            return Ok(Decision::Wait(message));
+        }
+        Err(source) => {
+            let pod = pod.clone();
+            return Err(Error::Evict { pod, source });
+        }
+    }
+    context.metrics.wrote("pods/eviction", "create");
+    let name = &cluster.name;
+    tracing::info!(
+        namespace = cluster.namespace,
+        cluster = name,
+        pod,
+        why,
+        "restarted"
+    );
+    let secondary = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(cluster.namespace.clone()),
+        name: Some(pod.clone()),
+        uid: Some(uid.clone()),
+        ..Default::default()
+    };
+    publish(object, context, status::restarted(restart, secondary)).await;
+    Ok(decision)
 }
 
 /// The status as last written by us or as the watch has it, whichever is newer.
@@ -491,6 +572,8 @@ fn when_to_look_again(status: &PaxosClusterStatus) -> Action {
         Action::await_change()
     } else if status.is("Ready") {
         Action::requeue(RESYNC)
+    } else if status.rolls() {
+        Action::requeue(RESYNC_ROLLING)
     } else {
         Action::requeue(RESYNC_UNREADY)
     }

@@ -12,8 +12,9 @@ use crate::crd::{PaxosClusterStatus, RoleStatus};
 use crate::desired::{Applied, Objects};
 use crate::names;
 use crate::observe::{Answer, Observed, Refused};
+use crate::roll::{self, Decision};
 
-pub use events::events;
+pub use events::{events, restarted};
 
 /// What a status is written from besides what was observed.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +33,9 @@ pub fn status(
     cluster: &Cluster,
     observed: &Observed,
     applied: &Objects<Applied>,
+    roll: &Decision,
 ) -> PaxosClusterStatus {
-    let situation = Situation::new(before, cluster, observed, &applied.stateful_sets);
+    let situation = Situation::new(before, cluster, observed, &applied.stateful_sets, roll);
     situation.tell(before, situation.ready(), situation.progressing())
 }
 
@@ -44,7 +46,8 @@ pub fn refused(
     observed: &Observed,
     message: &str,
 ) -> PaxosClusterStatus {
-    let situation = Situation::new(before, cluster, observed, &observed.stateful_sets);
+    let sets = &observed.stateful_sets;
+    let situation = Situation::new(before, cluster, observed, sets, &Decision::Done);
     let verdict = ("False", APPLY_FAILED, message.to_owned());
     situation.tell(before, verdict.clone(), verdict)
 }
@@ -57,8 +60,11 @@ struct Situation {
     counts: Vec<(Role, RoleStatus)>,
     /// Which roles have fewer ready nodes than they should; `None` when no role has.
     short: Option<String>,
-    /// Which roles have pods to start, replace or stop; `None` when no role has.
+    /// Which roles have pods to start, replace or stop, and what is done or waited for; `None` when no
+    /// role has.
     rolling: Option<String>,
+    /// Why that does not go on; `None` when it does.
+    stuck: Option<String>,
     available: Verdict,
     /// Which acceptors must not vote, with pod, claim and reason; `None` when none is.
     refused: Option<String>,
@@ -76,6 +82,7 @@ impl Situation {
         cluster: &Cluster,
         observed: &Observed,
         sets: &[StatefulSet],
+        roll: &Decision,
     ) -> Situation {
         let count = |group: &Group| {
             let replicas = i32::from(group.replicas);
@@ -96,15 +103,29 @@ impl Situation {
             .iter()
             .filter(|(_, count)| count.ready < count.replicas);
         let short = short.map(|(role, count)| format!("{} {role}s", count.summary));
-        let done = |role| set_of(cluster, role, sets).is_some_and(is_rolled_out);
+        let outdated = roll::outdated_roles(cluster, observed, sets);
+        let done = |role| {
+            set_of(cluster, role, sets).is_some_and(has_all_pods) && !outdated.contains(&role)
+        };
         let rolling = counts.iter().filter(|(role, _)| !done(*role));
-        let rolling = rolling.map(|(role, _)| format!("{role}s"));
+        let rolling = list(rolling.map(|(role, _)| format!("{role}s")))
+            .map(|roles| format!("being brought up to date: {roles}"));
+        let step = match roll {
+            Decision::Done | Decision::Stuck(_) => None,
+            Decision::Restart(next) => Some(format!("restarting pod {}: {}", next.pod, next.why)),
+            Decision::Wait(why) => Some(why.clone()),
+        };
+        let stuck = match roll {
+            Decision::Stuck(why) => Some(format!("{why}; no other pod is restarted until it is")),
+            _ => None,
+        };
         let answers = &observed.proposers;
         let leader = leader(answers);
         let latest = |of: fn(&Answer) -> i64| answers.iter().map(of).max();
         let mut situation = Situation {
             short: list(short).map(|roles| format!("ready: {roles}")),
-            rolling: list(rolling).map(|roles| format!("being brought up to date: {roles}")),
+            rolling: list(rolling.into_iter().chain(step)),
+            stuck,
             available: availability(cluster, &counts, answers, leader),
             refused: list(observed.refused.iter().map(|refused| {
                 let Refused { pod, claim, why } = refused;
@@ -156,12 +177,17 @@ impl Situation {
         (status, DISK_REFUSED, message)
     }
 
+    fn roll_stuck(&self, status: &'static str) -> Verdict {
+        (status, ROLL_STUCK, self.stuck.clone().unwrap_or_default())
+    }
+
     fn is_available(&self) -> bool {
         self.available.0 == "True"
     }
 
     fn is_whole(&self) -> bool {
-        self.short.is_none() && self.rolling.is_none() && self.is_available()
+        let settled = self.rolling.is_none() && self.stuck.is_none();
+        self.short.is_none() && settled && self.is_available()
     }
 
     fn ready(&self) -> Verdict {
@@ -172,8 +198,9 @@ impl Situation {
             }
             _ if !self.is_available() => self.available.clone(),
             _ if self.refused.is_some() => self.disk_refused("False"),
+            _ if self.stuck.is_some() => self.roll_stuck("False"),
             (Some(short), _) => ("False", "NodesNotReady", short.clone()),
-            (None, Some(rolling)) => ("False", "RollingOut", rolling.clone()),
+            (None, Some(rolling)) => ("False", ROLLING_OUT, rolling.clone()),
             (None, None) => {
                 let message = "every node is ready and the cluster commits";
                 ("True", "AllNodesReady", message.to_owned())
@@ -184,7 +211,8 @@ impl Situation {
     fn progressing(&self) -> Verdict {
         match &self.rolling {
             _ if self.starting => ("True", STARTING, "nodes are being started".to_owned()),
-            Some(rolling) => ("True", "RollingOut", rolling.clone()),
+            _ if self.stuck.is_some() => self.roll_stuck("False"),
+            Some(rolling) => ("True", ROLLING_OUT, rolling.clone()),
             None => ("False", "UpToDate", "every node is up to date".to_owned()),
         }
     }
@@ -198,6 +226,7 @@ impl Situation {
                 let (_, reason, message) = &self.available;
                 ("True", reason, message.clone())
             }
+            _ if self.stuck.is_some() => self.roll_stuck("True"),
             // While pods are replaced, some are missing for a moment.
             (Some(short), None) => ("True", "NodesNotReady", short.clone()),
             _ => (
@@ -269,6 +298,12 @@ pub const INVALID_SPEC: &str = "InvalidSpec";
 pub const APPLY_FAILED: &str = "ApplyFailed";
 /// The reason when an acceptor must not vote with the disk it has.
 pub const DISK_REFUSED: &str = "DiskRefused";
+/// The reason while pods are started, replaced or stopped one after the other.
+pub const ROLLING_OUT: &str = "RollingOut";
+/// The reason when that does not go on.
+pub const ROLL_STUCK: &str = "RollStuck";
+/// Both.
+pub(crate) const ROLL: [&str; 2] = [ROLLING_OUT, ROLL_STUCK];
 /// The reason until everything was ready once.
 pub const STARTING: &str = "Starting";
 
@@ -278,6 +313,12 @@ impl PaxosClusterStatus {
         self.conditions
             .iter()
             .find(|condition| condition.type_ == type_)
+    }
+
+    /// Whether pods are being replaced.
+    pub fn rolls(&self) -> bool {
+        let progressing = self.condition("Progressing");
+        progressing.is_some_and(|it| it.reason == ROLLING_OUT)
     }
 
     /// Whether that condition is `True`.
@@ -338,7 +379,7 @@ fn list(items: impl Iterator<Item = String>) -> Option<String> {
 }
 
 /// Who leads in the latest term of which anybody knows: by its own word, or else by the others'.
-fn leader(answers: &[Answer]) -> Option<i32> {
+pub(crate) fn leader(answers: &[Answer]) -> Option<i32> {
     let node = |id: i32| (1..=255).contains(&id).then_some(id);
     let latest = |a: &&Answer| a.term;
     match answers
@@ -367,18 +408,15 @@ fn ready_replicas(set: &StatefulSet) -> Option<i32> {
     set.status.as_ref()?.ready_replicas
 }
 
-/// Whether all pods exist and have the current template.
-fn is_rolled_out(set: &StatefulSet) -> bool {
+/// Whether there are as many pods as there should be.
+fn has_all_pods(set: &StatefulSet) -> bool {
     let wanted = set
         .spec
         .as_ref()
         .and_then(|spec| spec.replicas)
         .unwrap_or(1);
-    set.status.as_ref().is_some_and(|status| {
-        status.observed_generation >= set.metadata.generation
-            && status.replicas == wanted
-            && status.updated_replicas.unwrap_or(0) >= wanted
-    })
+    let has = set.status.as_ref().map(|status| status.replicas);
+    roll::is_seen(set) && has == Some(wanted)
 }
 
 struct Conditions<'a> {

@@ -15,7 +15,7 @@ use proposer::config::Role;
 
 use crate::cluster::{Cluster, Invalid};
 use crate::crd::PaxosCluster;
-use crate::names;
+use crate::{names, roll};
 
 /// All objects of a cluster. The marker says whether they are wanted or known to be in the
 /// API server; only [`crate::apply`] makes the one into the other.
@@ -44,7 +44,7 @@ pub fn desired(cluster: &Cluster) -> Objects<Desired> {
     Objects {
         stateful_sets: groups
             .iter()
-            .map(|group| stateful_set::stateful_set(cluster, group))
+            .map(|group| roll::with_digest(stateful_set::stateful_set(cluster, group)))
             .collect(),
         services: groups
             .iter()

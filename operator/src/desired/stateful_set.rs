@@ -45,8 +45,9 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group) -> StatefulSet {
             ordinals: Some(StatefulSetOrdinals { start: Some(1) }),
             // A node that waits for its predecessor could wait for ever when a quorum is down.
             pod_management_policy: Some("Parallel".to_owned()),
+            // The roles depend on each other: `crate::roll` says which pod is next.
             update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("RollingUpdate".to_owned()),
+                type_: Some("OnDelete".to_owned()),
                 ..Default::default()
             }),
             persistent_volume_claim_retention_policy: Some(

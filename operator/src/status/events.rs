@@ -1,9 +1,11 @@
 //! What is worth an event, for `kubectl describe`.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 
-use super::{APPLY_FAILED, DISK_REFUSED, STARTING};
+use super::{APPLY_FAILED, DISK_REFUSED, ROLL_STUCK, STARTING};
 use crate::crd::PaxosClusterStatus;
+use crate::roll::Restart;
 
 /// What happened between two statuses. Empty when only counters moved.
 pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Event> {
@@ -27,9 +29,13 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
         ));
     }
     if let Some((_, degraded)) = became("Degraded")
-        && degraded.reason == DISK_REFUSED
+        && [DISK_REFUSED, ROLL_STUCK].contains(&degraded.reason.as_str())
     {
-        events.push(event(EventType::Warning, DISK_REFUSED, &degraded.message));
+        events.push(event(
+            EventType::Warning,
+            &degraded.reason,
+            &degraded.message,
+        ));
     }
     match became("Ready") {
         Some((_, ready)) if ready.status == "True" => {
@@ -59,6 +65,15 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
         events.push(event(EventType::Normal, "LeaderElected", &note));
     }
     events
+}
+
+/// That a pod was restarted. `pod` sets the event apart from those of other pods.
+pub fn restarted(restart: &Restart, pod: ObjectReference) -> Event {
+    let note = format!("pod {}: {}", restart.pod, restart.why);
+    Event {
+        secondary: Some(pod),
+        ..event(EventType::Normal, "Restarted", &note)
+    }
 }
 
 fn event(type_: EventType, reason: &str, note: &str) -> Event {

@@ -10,7 +10,7 @@ use crate::desired::desired;
 struct World {
     cluster: Cluster,
     ready: Vec<(Role, i32)>,
-    rolling: bool,
+    roll: Decision,
     answers: Vec<Answer>,
     refused: Vec<Refused>,
     status: PaxosClusterStatus,
@@ -47,7 +47,7 @@ impl World {
         World {
             cluster: Cluster::parse(&object).unwrap(),
             ready: Vec::new(),
-            rolling: false,
+            roll: Decision::Done,
             answers: Vec::new(),
             refused: Vec::new(),
             status: PaxosClusterStatus::default(),
@@ -80,7 +80,6 @@ impl World {
                 replicas,
                 observed_generation: Some(1),
                 ready_replicas: ready.map(|(_, ready)| *ready),
-                updated_replicas: Some(replicas - i32::from(self.rolling)),
                 ..Default::default()
             });
             set
@@ -101,7 +100,7 @@ impl World {
             generation: Some(3),
             now,
         };
-        status(before, &self.cluster, &observed, &applied)
+        status(before, &self.cluster, &observed, &applied, &self.roll)
     }
 
     /// One more second passes, and the operator looks; what it tells, and the events.
@@ -229,7 +228,7 @@ fn an_acceptor_that_must_not_vote_is_named_with_its_claim() {
 #[test]
 fn a_dead_cluster_is_never_shown_as_fine_even_while_it_rolls() {
     let mut world = World::whole().with(Role::Learner, 0);
-    world.rolling = true;
+    world.roll = Decision::Wait("pod ledger-proposer-1 is not ready".into());
     world.look();
     assert_eq!(
         world.says(),
@@ -240,12 +239,33 @@ fn a_dead_cluster_is_never_shown_as_fine_even_while_it_rolls() {
 #[test]
 fn a_pod_that_is_missing_while_it_is_replaced_does_not_degrade() {
     let mut world = World::whole().with(Role::Proposer, 4);
-    world.rolling = true;
+    world.roll = Decision::Wait("pod ledger-proposer-1 is not ready".into());
     world.look();
     assert_eq!(
         world.says(),
         ["-NodesNotReady", "+Committing", "+RollingOut", "-AsDesired"]
     );
+}
+
+#[test]
+fn a_roll_that_is_stuck_degrades_and_is_told_once() {
+    let mut world = World::whole().with(Role::Proposer, 4);
+    world.roll = Decision::Wait("pod ledger-proposer-1 is not ready".into());
+    world.look();
+    assert_eq!(
+        world.status.condition("Progressing").unwrap().message,
+        "pod ledger-proposer-1 is not ready"
+    );
+    assert!(world.status.rolls());
+    world.roll = Decision::Stuck("pod ledger-proposer-1 is not ready".into());
+    assert_eq!(world.look(), ["RollStuck"]);
+    assert_eq!(
+        world.says(),
+        ["-RollStuck", "+Committing", "-RollStuck", "+RollStuck"]
+    );
+    assert_eq!(world.look(), [""; 0]);
+    world.roll = Decision::Done;
+    assert_eq!(world.with(Role::Proposer, 5).look(), ["Ready"]);
 }
 
 #[test]

@@ -138,6 +138,10 @@ impl State {
                     format!("{} \"{name}\" not found", route.plural),
                 ),
             },
+            "create" if route.subresource.as_deref() == Some("eviction") => self
+                .store
+                .evict(namespace, name, &parsed()?)
+                .map(Content::One),
             "create" => self.store.create(parsed()?).map(Content::One),
             "update" => {
                 let key = key(&route.plural, namespace, name);

@@ -215,6 +215,11 @@ impl ApiServer {
             .expect("the object can be deleted");
     }
 
+    /// Changes with every change of an object.
+    pub fn version(&self) -> u64 {
+        self.state().store.version()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panics inside the server")
     }

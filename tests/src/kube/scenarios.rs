@@ -31,6 +31,7 @@ pub struct World {
     pub line: Line,
     context: Arc<Context>,
     running: Option<JoinHandle<Result<(), Lost>>>,
+    pods: Option<JoinHandle<()>>,
 }
 
 impl Default for World {
@@ -42,6 +43,7 @@ impl Default for World {
 impl Drop for World {
     fn drop(&mut self) {
         self.stop();
+        self.stop_pods();
     }
 }
 
@@ -74,6 +76,7 @@ impl World {
             line,
             context,
             running: None,
+            pods: None,
         }
     }
 
@@ -154,6 +157,33 @@ impl World {
         if let Some(running) = self.running.take() {
             running.abort();
         }
+    }
+
+    /// From now on, pods come, go and get ready by themselves, but for those for which
+    /// `fails(pod's name)`.
+    pub fn start_pods(&mut self, fails: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        self.stop_pods();
+        let server = self.server.clone();
+        self.pods = Some(tokio::spawn(async move {
+            loop {
+                server.step_pods(&fails);
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }));
+    }
+
+    /// From now on, nothing happens to pods.
+    pub fn stop_pods(&mut self) {
+        if let Some(pods) = self.pods.take() {
+            pods.abort();
+        }
+    }
+
+    /// The pods that were evicted so far, in this order.
+    pub fn restarted(&self) -> Vec<String> {
+        let calls = self.server.calls().into_iter();
+        let evictions = calls.filter(|call| call.resource == "pods/eviction");
+        evictions.map(|call| call.name).collect()
     }
 
     /// Lets time pass; in a test with paused time this takes none.
@@ -239,6 +269,19 @@ pub async fn every_permission() -> BTreeSet<Permission> {
         world.nodes.say(leader, i64::from(leader), 20);
         world.pass(60).await;
     }
+    // Another image: every pod is restarted.
+    world.start_pods(|_| false);
+    world.edit_spec("ledger", json!({ "image": "nodes:2" }));
+    world.pass(120).await;
+    assert_eq!(world.restarted().len(), 15, "5, 5, 2 and 3 pods");
+    // A set of an operator that left the order to Kubernetes.
+    world.server.edit(
+        "statefulsets",
+        NAMESPACE,
+        "ledger-learner",
+        json!({ "spec": { "updateStrategy": { "type": "RollingUpdate" } } }),
+    );
+    world.pass(60).await;
     // The stores are no longer wanted: they are deleted.
     world.edit_spec("ledger", json!({ "store": { "enabled": false } }));
     world.pass(60).await;

@@ -77,6 +77,11 @@ impl Store {
         self.objects.get(&key(plural, namespace, name))
     }
 
+    /// Changes with every change.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     pub(super) fn all(&self, plural: &str) -> impl Iterator<Item = &Value> {
         self.objects
             .iter()
@@ -318,7 +323,9 @@ impl Store {
         let held = object["metadata"]["finalizers"]
             .as_array()
             .is_some_and(|f| !f.is_empty());
-        if marked && !held {
+        // A pod has time to end.
+        let ends = object["metadata"]["deletionGracePeriodSeconds"].as_i64() > Some(0);
+        if marked && !held && !ends {
             self.remove(&key);
             return Ok(object);
         }

@@ -1,9 +1,12 @@
 //! What the API server and the StatefulSet controller do to the kinds that the operator makes.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
-use super::store::{Answer, refuse};
+use super::store::{Answer, Store, refuse};
 
 /// Whether the API server counts the changes of a kind's spec.
 pub(super) fn has_generation(plural: &str) -> bool {
@@ -59,6 +62,11 @@ pub(super) fn default(object: &mut Value) {
                 fill(&mut claim["spec"], json!({ "volumeMode": "Filesystem" }));
                 canonical(&mut claim["spec"]["resources"]["requests"]["storage"]);
             }
+            let strategy = &mut object["spec"]["updateStrategy"];
+            fill(strategy, json!({ "type": "RollingUpdate" }));
+            if strategy["type"] == "RollingUpdate" {
+                fill(&mut strategy["rollingUpdate"], json!({ "partition": 0 }));
+            }
             fill(
                 &mut object["status"],
                 json!({ "replicas": 0, "availableReplicas": 0 }),
@@ -91,7 +99,19 @@ pub(super) fn validate(live: Option<&Value>, object: &Value) -> Answer<()> {
             "Only one reference can have Controller set to true",
         );
     }
-    let Some(live) = live.filter(|_| object["kind"] == "StatefulSet") else {
+    if object["kind"] != "StatefulSet" {
+        return Ok(());
+    }
+    let strategy = &object["spec"]["updateStrategy"];
+    if strategy["type"] == "OnDelete" && !strategy["rollingUpdate"].is_null() {
+        return refuse(
+            422,
+            "Invalid",
+            "spec.updateStrategy.rollingUpdate: Invalid value: only allowed for updateStrategy \
+             'RollingUpdate'",
+        );
+    }
+    let Some(live) = live else {
         return Ok(());
     };
     for field in [
@@ -113,10 +133,85 @@ pub(super) fn validate(live: Option<&Value>, object: &Value) -> Answer<()> {
     Ok(())
 }
 
+/// Whether a pod serves.
+fn is_ready(pod: &Value) -> bool {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");
+    ready && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+impl Store {
+    /// Marks a pod for its end, if it is the one that is meant and its budget allows that.
+    pub(super) fn evict(&mut self, namespace: &str, name: &str, eviction: &Value) -> Answer<Value> {
+        let Some(pod) = self.get("pods", namespace, name).cloned() else {
+            return refuse(404, "NotFound", format!("pods \"{name}\" not found"));
+        };
+        let wanted = &eviction["deleteOptions"]["preconditions"]["uid"];
+        if !wanted.is_null() && *wanted != pod["metadata"]["uid"] {
+            return refuse(409, "Conflict", "precondition failed: uid");
+        }
+        let selects = |budget: &Value, pod: &Value| {
+            let labels = budget["spec"]["selector"]["matchLabels"].as_object();
+            let (mut labels, of_pod) = (labels.into_iter().flatten(), &pod["metadata"]["labels"]);
+            budget["metadata"]["namespace"] == pod["metadata"]["namespace"]
+                && labels.all(|(key, value)| of_pod[key] == *value)
+        };
+        let budgets: Vec<&Value> = self
+            .all("poddisruptionbudgets")
+            .filter(|budget| selects(budget, &pod))
+            .collect();
+        if budgets.len() > 1 {
+            return refuse(
+                500,
+                "InternalError",
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource \
+                 does not support.",
+            );
+        }
+        // Unhealthy ones may always go: unhealthyPodEvictionPolicy is AlwaysAllow.
+        if let [budget] = budgets[..]
+            && is_ready(&pod)
+        {
+            let set = pod["metadata"]["ownerReferences"][0]["name"].as_str();
+            let set = self.get("statefulsets", namespace, set.unwrap_or_default());
+            let expected = set.and_then(|set| set["spec"]["replicas"].as_i64());
+            let may_miss = budget["spec"]["maxUnavailable"].as_i64();
+            let needed = expected.unwrap_or(0) - may_miss.unwrap_or(0);
+            let healthy = self
+                .all("pods")
+                .filter(|pod| selects(budget, pod) && is_ready(pod));
+            if (healthy.count() as i64) <= needed {
+                return refuse(
+                    429,
+                    "TooManyRequests",
+                    "Cannot evict pod as it would violate the pod's disruption budget.",
+                );
+            }
+        }
+        let leaving = json!({ "metadata": {
+            "deletionTimestamp": Timestamp::now().to_string(),
+            "deletionGracePeriodSeconds": 30,
+        }});
+        self.merge("pods", namespace, name, &leaving, false)?;
+        Ok(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201 }))
+    }
+}
+
 impl ApiServer {
-    /// Plays the StatefulSet controller and the kubelet: every set gets its pods, of which all are
-    /// ready but those for which `fails(pod's name)`. Pod `c-R-k` gets an address that ends in k.
+    /// Plays the StatefulSet controller and the kubelet until they have nothing left to do: every set
+    /// has its pods, of which all are ready but those for which `fails(pod's name)`. Pod `c-R-k` gets an
+    /// address that ends in k.
     pub fn run_pods(&self, fails: impl Fn(&str) -> bool) {
+        let mut before = None;
+        while before != Some(self.version()) {
+            before = Some(self.version());
+            self.step_pods(&fails);
+        }
+    }
+
+    /// One step of theirs: pods on their way out end, missing ones are made, those made before become
+    /// ready, and the sets' statuses tell.
+    pub fn step_pods(&self, fails: &impl Fn(&str) -> bool) {
         for set in self.objects("statefulsets") {
             let replicas = set["spec"]["replicas"]
                 .as_i64()
@@ -126,28 +221,40 @@ impl ApiServer {
             let namespace = set["metadata"]["namespace"]
                 .as_str()
                 .expect("a set has a namespace");
-            let pods: Vec<(i64, String)> = (first..first + replicas)
-                .map(|k| (k, format!("{name}-{k}")))
+            let wanted: Vec<String> = (first..first + replicas)
+                .map(|k| format!("{name}-{k}"))
                 .collect();
-            for pod in self.objects("pods") {
-                let owner = &pod["metadata"]["ownerReferences"][0]["uid"];
+            for pod in self.pods_of(&set) {
                 let pod_name = pod["metadata"]["name"].as_str().expect("a pod has a name");
-                if *owner == set["metadata"]["uid"] && pods.iter().all(|(_, p)| p != pod_name) {
+                let leaves = !pod["metadata"]["deletionTimestamp"].is_null();
+                if leaves || wanted.iter().all(|wanted| wanted != pod_name) {
                     self.delete("pods", namespace, pod_name);
+                } else if is_ready(&pod) == fails(pod_name) {
+                    self.set_ready(namespace, pod_name, !fails(pod_name));
                 }
             }
-            for (index, pod) in &pods {
-                self.run_pod(&set, namespace, pod, *index);
+            for (index, pod) in (first..).zip(&wanted) {
+                if self.object("pods", namespace, pod).is_none() {
+                    self.start_pod(&set, namespace, pod, index);
+                }
             }
-            let ready = pods.iter().filter(|(_, pod)| !fails(pod)).count();
+            let pods = self.pods_of(&set);
+            let updated = |pod: &&Value| pod["metadata"]["labels"][REVISION] == revision(&set);
+            let old = pods.iter().find(|pod| !updated(pod));
+            if set["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+                && let Some(old) = old.filter(|_| pods.iter().all(is_ready))
+            {
+                self.delete("pods", namespace, old["metadata"]["name"].as_str().unwrap());
+            }
+            let ready = pods.iter().filter(|pod| is_ready(pod)).count();
             self.edit_status(
                 "statefulsets",
                 namespace,
                 name,
                 json!({
                     "observedGeneration": set["metadata"]["generation"],
-                    "replicas": replicas,
-                    "updatedReplicas": replicas,
+                    "replicas": pods.len(),
+                    "updatedReplicas": pods.iter().filter(updated).count(),
                     "readyReplicas": ready,
                     "availableReplicas": ready,
                 }),
@@ -155,12 +262,22 @@ impl ApiServer {
         }
     }
 
-    fn run_pod(&self, set: &Value, namespace: &str, name: &str, index: i64) {
-        if self.object("pods", namespace, name).is_some() {
-            return;
-        }
-        let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
+    fn pods_of(&self, set: &Value) -> Vec<Value> {
+        let mut pods = self.objects("pods");
+        pods.retain(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == set["metadata"]["uid"]);
+        pods
+    }
+
+    /// A pod as its set's template says, not ready yet.
+    fn start_pod(&self, set: &Value, namespace: &str, name: &str, index: i64) {
+        let template = &set["spec"]["template"];
+        let mut labels = template["metadata"]["labels"].clone();
         labels["apps.kubernetes.io/pod-index"] = json!(index.to_string());
+        labels[REVISION] = json!(revision(set));
+        let mut spec = template["spec"].clone();
+        let tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
+        let added = json!({ "key": "node.kubernetes.io/not-ready", "operator": "Exists" });
+        spec["tolerations"] = tolerations.into_iter().chain([added]).collect();
         self.create(json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -168,6 +285,7 @@ impl ApiServer {
                 "name": name,
                 "namespace": namespace,
                 "labels": labels,
+                "annotations": template["metadata"]["annotations"],
                 "ownerReferences": [{
                     "apiVersion": "apps/v1",
                     "kind": "StatefulSet",
@@ -176,10 +294,41 @@ impl ApiServer {
                     "controller": true,
                 }],
             },
+            "spec": spec,
         }));
         let address = format!("10.1.0.{index}");
         self.edit_status("pods", namespace, name, json!({ "podIP": address }));
+        self.set_ready(namespace, name, false);
     }
+
+    fn set_ready(&self, namespace: &str, name: &str, ready: bool) {
+        let state = if ready { "running" } else { "waiting" };
+        let status = json!({
+            "conditions": [{
+                "type": "Ready",
+                "status": if ready { "True" } else { "False" },
+                "lastTransitionTime": Timestamp::now().to_string(),
+            }],
+            "containerStatuses": [{
+                "name": "node",
+                "image": "",
+                "imageID": "",
+                "ready": ready,
+                "restartCount": 0,
+                "state": { state: {} },
+            }],
+        });
+        self.edit_status("pods", namespace, name, status);
+    }
+}
+
+/// Kubernetes' label for the template that a pod was made from.
+const REVISION: &str = "controller-revision-hash";
+
+fn revision(set: &Value) -> String {
+    let mut hasher = DefaultHasher::new();
+    set["spec"]["template"].to_string().hash(&mut hasher);
+    format!("{:x}", hasher.finish())
 }
 
 fn fill(object: &mut Value, defaults: Value) {

@@ -1,0 +1,347 @@
+//! Which pod is restarted next, so that all get the template that they should have. Pure:
+//! [`crate::reconcile`] evicts the pod, and the StatefulSet's controller makes it anew.
+//!
+//! One pod of the cluster is away at a time: learners, stores, acceptors, the proposers that follow,
+//! and at last the one that leads, which hands over when it is told to end.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ContainerState, Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::SignedDuration;
+use proposer::config::Role;
+use serde_json::{Value, json};
+
+use crate::apply::{covers, digest, to_json};
+use crate::cluster::Cluster;
+use crate::names;
+use crate::observe::{Observed, condition, is_ready};
+use crate::status::{self, Before};
+
+/// Learners first: they show whether the new template works at all, and two do not vote.
+const ORDER: [Role; 4] = [Role::Learner, Role::Store, Role::Acceptor, Role::Proposer];
+/// A pod that has not been ready for so long is down, and is replaced whatever else is away. Less may
+/// be an election.
+const DOWN_AFTER: SignedDuration = SignedDuration::from_secs(30);
+/// How long a pod may take to come back: the kubelet gives it five minutes to start.
+const BACK_WITHIN: SignedDuration = SignedDuration::from_mins(6);
+/// The variables that change with the scale. Running pods hear of that without a restart.
+const ADDRESSES: [&str; 5] = [
+    "ACCEPTORS",
+    "PROPOSERS",
+    "LEARNERS",
+    "STORES",
+    "USE_CLUSTER_STORE",
+];
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Every pod has its template.
+    Done,
+    /// This pod is next.
+    Restart(Restart),
+    /// Not now, for this reason.
+    Wait(String),
+    /// Not until somebody helps, for this reason.
+    Stuck(String),
+}
+
+/// A pod to restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Its name.
+    pub pod: String,
+    /// This very pod, and not the one that comes after it.
+    pub uid: String,
+    /// What changes, such as `image a:1 -> a:2, resources`.
+    pub why: String,
+}
+
+/// Writes into a StatefulSet's template the digest by which its pods are told from older ones.
+pub(crate) fn with_digest(mut set: StatefulSet) -> StatefulSet {
+    if let Some(spec) = &mut set.spec {
+        let digest = digest(&without_addresses(&spec.template));
+        let metadata = spec.template.metadata.get_or_insert_default();
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(names::TEMPLATE_ANNOTATION.to_owned(), digest);
+    }
+    set
+}
+
+/// What to do now. `sets` are as the API server answered after they were applied.
+pub fn decide(
+    before: Before<'_>,
+    cluster: &Cluster,
+    observed: &Observed,
+    sets: &[StatefulSet],
+) -> Decision {
+    let now = before.now;
+    let leader = status::leader(&observed.proposers);
+    let pods = pods(cluster, observed, sets, leader);
+    let away: Vec<_> = pods.iter().filter(|pod| !pod.is_ready()).collect();
+    let outdated: Vec<_> = pods.iter().filter(|pod| pod.outdated.is_some()).collect();
+    let wait = || match away.iter().find(|pod| pod.is_lost(now)) {
+        Some(lost) => Some(Decision::Stuck(lost.wanted_back())),
+        None => Some(Decision::Wait(away.first()?.wanted_back())),
+    };
+    let Some(next) = outdated.first() else {
+        // The last one that was restarted is still to come back.
+        let rolled = before.status.condition("Progressing");
+        let rolled = rolled.is_some_and(|was| status::ROLL.contains(&was.reason.as_str()));
+        return wait().filter(|_| rolled).unwrap_or(Decision::Done);
+    };
+    // Its pods would come back with the template before this one.
+    if let Some(set) = sets.iter().find(|set| !is_seen(set)) {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        return Decision::Wait(format!("StatefulSet {name} has not seen its new spec yet"));
+    }
+    // A bad image must be mendable: who is down already, or is the only one away, loses nothing.
+    if let Some(down) = outdated.iter().find(|pod| pod.is_down(now)) {
+        return down.restart();
+    }
+    if let [only] = away[..]
+        && only.outdated.is_some()
+        && only.is_there()
+    {
+        return only.restart();
+    }
+    if let Some(wait) = wait() {
+        return wait;
+    }
+    if next.role == Role::Proposer && leader.is_none() && !observed.proposers.is_empty() {
+        return Decision::Wait("no proposer leads".to_owned());
+    }
+    next.restart()
+}
+
+/// Which roles have pods that are to be restarted, in the order of [`Role::ALL`].
+pub(crate) fn outdated_roles(
+    cluster: &Cluster,
+    observed: &Observed,
+    sets: &[StatefulSet],
+) -> Vec<Role> {
+    let pods = pods(cluster, observed, sets, None);
+    let outdated =
+        |role: &Role| (pods.iter()).any(|pod| pod.role == *role && pod.outdated.is_some());
+    Role::ALL.into_iter().filter(outdated).collect()
+}
+
+/// A pod that there should be.
+struct Expected<'a> {
+    role: Role,
+    name: String,
+    pod: Option<&'a Pod>,
+    /// What a restart would change; `None` when nothing.
+    outdated: Option<String>,
+}
+
+/// All of them, in the order in which they are restarted.
+fn pods<'a>(
+    cluster: &Cluster,
+    observed: &'a Observed,
+    sets: &[StatefulSet],
+    leader: Option<i32>,
+) -> Vec<Expected<'a>> {
+    let mut pods = Vec::new();
+    for role in ORDER {
+        let set_name = names::role(&cluster.name, role);
+        let set = sets
+            .iter()
+            .find(|set| set.metadata.name.as_ref() == Some(&set_name));
+        let Some(spec) = set.and_then(|set| set.spec.as_ref()) else {
+            continue;
+        };
+        let expected = |id: i32| {
+            let name = format!("{set_name}-{id}");
+            let mut of_cluster = observed.pods.iter();
+            let pod = of_cluster.find(|pod| pod.metadata.name.as_ref() == Some(&name));
+            Expected {
+                role,
+                outdated: pod.and_then(|pod| outdated(pod, &spec.template)),
+                name,
+                pod,
+            }
+        };
+        let leads = |id: &i32| role == Role::Proposer && Some(*id) == leader;
+        let ids = 1..=spec.replicas.unwrap_or(1);
+        let (last, first): (Vec<i32>, Vec<i32>) = ids.partition(leads);
+        pods.extend(first.into_iter().chain(last).map(expected));
+    }
+    pods
+}
+
+impl Expected<'_> {
+    fn is_ready(&self) -> bool {
+        self.pod.is_some_and(is_ready)
+    }
+
+    /// Whether it exists, and is not on its way out.
+    fn is_there(&self) -> bool {
+        self.pod
+            .is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
+    }
+
+    fn is_down(&self, now: &Time) -> bool {
+        let not_running = |pod| !matches!(state(pod), Some(state) if state.running.is_some());
+        self.is_there()
+            && !self.is_ready()
+            && (self.pod.is_some_and(not_running) || self.is_away_for(DOWN_AFTER, now))
+    }
+
+    /// Whether it has been away for too long to be waited for.
+    fn is_lost(&self, now: &Time) -> bool {
+        !self.is_ready() && self.is_away_for(BACK_WITHIN, now)
+    }
+
+    fn is_away_for(&self, limit: SignedDuration, now: &Time) -> bool {
+        let since = self.pod.and_then(away_since);
+        since.is_some_and(|since| now.0.duration_since(since.0) >= limit)
+    }
+
+    fn restart(&self) -> Decision {
+        let uid = self.pod.and_then(|pod| pod.metadata.uid.clone());
+        Decision::Restart(Restart {
+            pod: self.name.clone(),
+            uid: uid.unwrap_or_default(),
+            why: self.outdated.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Why it is waited for.
+    fn wanted_back(&self) -> String {
+        let name = &self.name;
+        let Some(pod) = self.pod else {
+            return format!("pod {name} is not there");
+        };
+        if !self.is_there() {
+            return format!("pod {name} is about to end");
+        }
+        let waiting = state(pod).and_then(|state| state.waiting.as_ref());
+        let unscheduled = condition(pod, "PodScheduled").filter(|it| it.status == "False");
+        let why = waiting
+            .and_then(|waiting| waiting.reason.clone())
+            .or_else(|| unscheduled?.message.clone());
+        match why {
+            Some(why) => format!("pod {name} is not ready: {why}"),
+            None => format!("pod {name} is not ready"),
+        }
+    }
+}
+
+/// Since when a pod is not ready, or on its way out.
+fn away_since(pod: &Pod) -> Option<&Time> {
+    let since = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    let leaving = pod.metadata.deletion_timestamp.as_ref();
+    leaving
+        .or(since)
+        .or(pod.metadata.creation_timestamp.as_ref())
+}
+
+/// The state of the node's container.
+fn state(pod: &Pod) -> Option<&ContainerState> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let node = containers
+        .iter()
+        .find(|container| container.name == names::CONTAINER)?;
+    node.state.as_ref()
+}
+
+/// Whether the StatefulSet's controller knows the spec that there is.
+pub(crate) fn is_seen(set: &StatefulSet) -> bool {
+    let seen = set.status.as_ref().and_then(|s| s.observed_generation);
+    seen >= set.metadata.generation
+}
+
+/// What a restart would change about a pod; `None` when nothing. A pod of an operator that wrote no
+/// digest is as good as new when its spec says what the template says.
+fn outdated(pod: &Pod, template: &PodTemplateSpec) -> Option<String> {
+    fn annotation<'a>(of: Option<&'a ObjectMeta>, key: &str) -> Option<&'a String> {
+        of?.annotations.as_ref()?.get(key)
+    }
+    let of_pod = |key| annotation(Some(&pod.metadata), key);
+    let wanted = |key| annotation(template.metadata.as_ref(), key);
+    let asked = wanted(names::RESTARTED_ANNOTATION);
+    let mut changes = differences(
+        &to_json(&pod.spec),
+        &without_addresses(template)["spec"].take(),
+    );
+    let outdated = match of_pod(names::TEMPLATE_ANNOTATION) {
+        Some(digest) => Some(digest) != wanted(names::TEMPLATE_ANNOTATION),
+        None => !changes.is_empty(),
+    };
+    if asked.is_some() && asked != of_pod(names::RESTARTED_ANNOTATION) {
+        changes = vec!["it was asked for".to_owned()];
+    } else if !outdated {
+        return None;
+    }
+    if changes.is_empty() {
+        changes.push("its template".to_owned());
+    }
+    Some(changes.join(", "))
+}
+
+fn without_addresses(template: &PodTemplateSpec) -> Value {
+    let mut template = to_json(template);
+    let containers = template["spec"]["containers"].as_array_mut();
+    for container in containers.into_iter().flatten() {
+        if let Some(env) = container["env"].as_array_mut() {
+            env.retain(|variable| !is_address(variable));
+        }
+    }
+    template
+}
+
+fn is_address(variable: &Value) -> bool {
+    let name = variable["name"].as_str().unwrap_or_default();
+    ADDRESSES.contains(&name)
+}
+
+/// The fields of a pod's spec that are not as wanted. A pod has more than its template says.
+fn differences(live: &Value, wanted: &Value) -> Vec<String> {
+    let node = |spec: &Value| {
+        let mut containers = spec["containers"].as_array().into_iter().flatten();
+        let node = containers.find(|container| container["name"] == names::CONTAINER);
+        node.cloned().unwrap_or_default()
+    };
+    let (node_live, node_wanted) = (node(live), node(wanted));
+    let mut changes = Vec::new();
+    if node_live["image"] != node_wanted["image"] {
+        let image = |node: &Value| node["image"].as_str().unwrap_or("none").to_owned();
+        changes.push(format!(
+            "image {} -> {}",
+            image(&node_live),
+            image(&node_wanted)
+        ));
+    }
+    let variables = |node: &Value| node["env"].as_array().cloned().unwrap_or_default();
+    for variable in variables(&node_wanted) {
+        let same = |live: &Value| covers(live, &variable, "");
+        if !variables(&node_live).iter().any(same) {
+            changes.push(format!("env {}", variable["name"].as_str().unwrap_or("?")));
+        }
+    }
+    let told = ["image", "env", "containers"];
+    for (live, wanted) in [(&node_live, &node_wanted), (live, wanted)] {
+        for (field, wanted) in wanted.as_object().into_iter().flatten() {
+            if !told.contains(&field.as_str()) && !has(live, wanted, field) {
+                changes.push(field.clone());
+            }
+        }
+    }
+    changes
+}
+
+/// Whether a pod has in a field what is wanted. Admission adds tolerations to every pod, and a
+/// StatefulSet adds volumes.
+fn has(live: &Value, wanted: &Value, field: &str) -> bool {
+    let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
+    if ["tolerations", "volumes"].contains(&field) {
+        let live = list(&live[field]);
+        return (list(wanted).iter())
+            .all(|wanted| live.iter().any(|live| covers(live, wanted, "")));
+    }
+    covers(live, &json!({ field: wanted }), "")
+}
+
+#[cfg(test)]
+mod tests;
