@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -66,6 +67,7 @@ pub async fn apply(
     let Objects {
         stateful_sets,
         services,
+        config_maps,
         disruption_budgets,
         state: PhantomData,
     } = desired;
@@ -75,6 +77,11 @@ pub async fn apply(
         cluster,
     };
     let services = writer.apply_all(services, &observed.services).await;
+    // Before the sets: see `crate::scale`.
+    let config_maps = writer.apply_all(config_maps, &observed.config_maps).await;
+    if let Ok(config_maps) = &config_maps {
+        writer.nudge(config_maps, &observed.pods).await;
+    }
     let disruption_budgets = writer
         .apply_all(disruption_budgets, &observed.disruption_budgets)
         .await;
@@ -84,6 +91,7 @@ pub async fn apply(
     Ok(Objects {
         stateful_sets: stateful_sets?,
         services: services?,
+        config_maps: config_maps?,
         disruption_budgets: disruption_budgets?,
         state: PhantomData,
     })
@@ -205,6 +213,42 @@ impl Writer<'_> {
         Ok(applied)
     }
 
+    /// Has the kubelets look at what they mount: by themselves they do so once a minute. A courtesy, so
+    /// one that fails is left to the next time.
+    async fn nudge(&self, config_maps: &[ConfigMap], pods: &[Pod]) {
+        let data = config_maps.iter().map(|map| &map.data);
+        let digest = digest(&json!(data.collect::<Vec<_>>()));
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        for pod in pods.iter().filter(|pod| runs(pod)) {
+            let name = pod.name_any();
+            if pod.annotations().get(names::MEMBERS_ANNOTATION) == Some(&digest) {
+                continue;
+            }
+            let patch = json!({ "metadata": {
+                // Only this very pod, not one made since under the same name.
+                "uid": pod.uid(),
+                "annotations": { names::MEMBERS_ANNOTATION: &digest },
+            }});
+            let params = PatchParams {
+                field_manager: Some(names::MANAGER.to_owned()),
+                ..Default::default()
+            };
+            match api
+                .patch_metadata(&name, &params, &Patch::Merge(&patch))
+                .await
+            {
+                Ok(_) => self.metrics.wrote("pods", "patch"),
+                Err(error) => tracing::warn!(
+                    namespace = self.cluster.namespace,
+                    cluster = self.cluster.name,
+                    pod = name,
+                    error = in_short(&error),
+                    "its lists are brought up to date a little later"
+                ),
+            }
+        }
+    }
+
     async fn delete<K: Child>(&self, api: &Api<K>, object: &K) -> Result<(), Error> {
         let name = object.name_any();
         // Only the very object that was looked at, not one made since under the same name.
@@ -244,6 +288,14 @@ impl Writer<'_> {
     }
 }
 
+fn runs(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
+}
+
 fn kind<K: Resource<DynamicType = ()>>() -> String {
     K::kind(&()).into_owned()
 }
@@ -265,7 +317,7 @@ pub(crate) fn digest(object: &Value) -> String {
 
 /// Lists that the API server merges by key: others may add to them, and applying would not remove what
 /// they added.
-const MERGED: [&str; 7] = [
+const MERGED: [&str; 8] = [
     "containers",
     "env",
     "imagePullSecrets",
@@ -273,6 +325,7 @@ const MERGED: [&str; 7] = [
     "ports",
     "topologySpreadConstraints",
     "volumeMounts",
+    "volumes",
 ];
 
 /// Whether `live` has everything that is `wanted`. What it has beyond that was defaulted by the API

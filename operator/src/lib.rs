@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | [`cluster`] | `PaxosCluster` → [`cluster::Cluster`], or which field is wrong and why | no |
 //! | [`observe`](mod@observe) | cluster → [`observe::Observed`]: its objects and what its nodes say | reads |
-//! | [`desired`](mod@desired) | cluster → `Objects<Desired>` | no |
+//! | [`scale`] | cluster, observed → [`scale::Plan`]: how many nodes there are and are listed for now | no |
+//! | [`desired`](mod@desired) | cluster, plan → `Objects<Desired>` | no |
 //! | [`apply`](mod@apply) | desired, observed → `Objects<Applied>` | writes |
 //! | [`roll`] | observed, applied → [`roll::Decision`]: which pod is restarted next, if any | no |
 //! | [`status`](mod@status) | all of the above → `PaxosClusterStatus`, and the events that tell of a change | no |
@@ -26,6 +27,7 @@ pub mod observe;
 pub mod quantity;
 pub mod reconcile;
 pub mod roll;
+pub mod scale;
 pub mod status;
 pub mod telemetry;
 

@@ -111,6 +111,8 @@ fn pods(set: &StatefulSet, data_dir: &Path, port_base: u16) -> Result<Vec<Node>,
             let id = ordinal.to_string();
             let config = Config::from_env(|name| match name {
                 "NODE_ID" => Some(id.clone()),
+                // Here the number of nodes does not change, and there is no such mount.
+                "MEMBERS_DIR" => None,
                 other => env.get(other).map(|value| (*value).to_owned()),
             });
             let config = config.map_err(|invalid| {

@@ -33,6 +33,13 @@ pub const CONTAINER: &str = "node";
 /// The volume with the node's state.
 pub const DATA_VOLUME: &str = "data";
 
+/// The volume with the lists of addresses, and where nodes find it.
+pub const MEMBERS_VOLUME: &str = "members";
+/// Its path.
+pub const MEMBERS_DIR: &str = "/etc/cluster-sync";
+/// A digest of the lists, on each pod: a change makes the kubelet look at what it mounts at once.
+pub const MEMBERS_ANNOTATION: &str = "clustersync.io/members";
+
 /// The longest name of a PaxosCluster. A StatefulSet's name may have 52 characters (its pods carry
 /// it, a dash and a ten-digit revision in a label of 63), of which `-proposer` takes 9.
 pub const CLUSTER_NAME_MAX: usize = 43;
@@ -40,6 +47,11 @@ pub const CLUSTER_NAME_MAX: usize = 43;
 /// The StatefulSet, the headless Service and the PodDisruptionBudget of a role.
 pub fn role(cluster: &str, role: Role) -> String {
     format!("{cluster}-{role}")
+}
+
+/// The ConfigMap with the lists of addresses.
+pub fn members(cluster: &str) -> String {
+    format!("{cluster}-members")
 }
 
 /// The clients' Service of the learners. That of the proposers has the cluster's own name.

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodCondition, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::{Cluster, Invalid};
-use crate::names;
+use crate::{names, scale};
 
 /// A node that takes longer than this is taken for one that does not answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,9 +35,15 @@ pub struct Observed {
     /// Likewise.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// Likewise.
+    pub config_maps: Vec<ConfigMap>,
+    /// Likewise.
     pub pods: Vec<Pod>,
     /// Those proposers that answered.
     pub proposers: Vec<Answer>,
+    /// Those acceptors that answered; asked only when learners are to leave.
+    pub acceptors: Vec<Answer>,
+    /// Those learners that answered; likewise.
+    pub learners: Vec<Answer>,
     /// Acceptors that must not vote with the disk they have.
     pub refused: Vec<Refused>,
 }
@@ -69,6 +75,10 @@ pub struct Answer {
     pub committed_instance_id: i64,
     /// An acceptor's: why it must not vote.
     pub refusal: Option<String>,
+    /// An acceptor's: up to here it has forgotten what was chosen.
+    pub trimmed_instance_id: Option<i64>,
+    /// A learner's: up to here it has on disk what was chosen.
+    pub durable_instance_id: Option<i64>,
 }
 
 /// How to ask a node how it is.
@@ -137,25 +147,38 @@ pub async fn observe(
     cluster: &Cluster,
 ) -> kube::Result<Observed> {
     let made_for = names::made_for(&cluster.name);
-    let (stateful_sets, services, disruption_budgets, pods) = try_join!(
+    let (stateful_sets, services, config_maps, disruption_budgets, pods) = try_join!(
         list::<StatefulSet>(client, cluster, &made_for),
         list::<Service>(client, cluster, &made_for),
+        list::<ConfigMap>(client, cluster, &made_for),
         list::<PodDisruptionBudget>(client, cluster, &made_for),
         list::<Pod>(client, cluster, &made_for),
     )?;
-    let proposers = pods.iter().filter(|pod| plays(pod, Role::Proposer));
-    let proposers = proposers.filter_map(address).map(|node| nodes.ask(node));
+    let ask = |role, asked: bool| {
+        let pods = pods.iter().filter(move |pod| asked && plays(pod, role));
+        join_all(pods.filter_map(address).map(|node| nodes.ask(node)))
+    };
+    let leaving = scale::surplus(cluster, &stateful_sets).is_some();
     // One that votes is ready.
     let silent = |pod: &&Pod| plays(pod, Role::Acceptor) && !is_ready(pod);
     let refused = pods.iter().filter(silent).map(|pod| refused(nodes, pod));
-    let (proposers, refused) = futures::join!(join_all(proposers), join_all(refused));
+    let (proposers, acceptors, refused) = futures::join!(
+        ask(Role::Proposer, true),
+        ask(Role::Acceptor, leaving),
+        join_all(refused)
+    );
+    // After the acceptors: what they have forgotten since is not asked of a learner.
+    let learners = ask(Role::Learner, leaving).await;
     Ok(Observed {
         stateful_sets,
         services,
+        config_maps,
         disruption_budgets,
-        pods,
         proposers: proposers.into_iter().flatten().collect(),
+        acceptors: acceptors.into_iter().flatten().collect(),
+        learners: learners.into_iter().flatten().collect(),
         refused: refused.into_iter().flatten().collect(),
+        pods,
     })
 }
 
@@ -259,7 +282,7 @@ mod tests {
             leader_id: Some(2),
             term: 7,
             committed_instance_id: 41,
-            refusal: None,
+            ..Answer::default()
         };
         assert_eq!(OverHttp.ask(node.await).await, Some(answer));
         let node = node_that_says("HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::select_all;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     DeleteOptions, ObjectMeta, Preconditions, Status, Time,
@@ -29,6 +29,7 @@ use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::lease::{Election, Lost};
 use crate::observe::{NodeStatus, observe};
 use crate::roll::{self, Decision, Restart};
+use crate::scale::Plan;
 use crate::status::{self, Before};
 use crate::telemetry::{Metrics, Phase};
 use crate::{apply, desired, names};
@@ -251,12 +252,14 @@ pub async fn run(
         .into_iter()
         .zip(context.everywhere::<StatefulSet>())
         .zip(context.everywhere::<Service>())
+        .zip(context.everywhere::<ConfigMap>())
         .zip(context.everywhere::<PodDisruptionBudget>())
-        .map(|(((clusters, sets), services), budgets)| {
+        .map(|((((clusters, sets), services), config_maps), budgets)| {
             // Of what it owns, a controller reads the metadata only and keeps nothing.
             Controller::new(clusters, config.clone())
                 .owns(sets, ours.clone())
                 .owns(services, ours.clone())
+                .owns(config_maps, ours.clone())
                 .owns(budgets, ours.clone())
                 .with_config(controller::Config::default().concurrency(concurrency))
                 .graceful_shutdown_on(shutdown.clone())
@@ -356,7 +359,7 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
     if let Err(invalid) = observed.check(&cluster) {
         return report(object, context, &current, refuse(invalid)).await;
     }
-    let desired = desired::desired(&cluster);
+    let desired = desired::desired(&cluster, &Plan::of(&cluster, &observed));
     let applied = apply::apply(
         &context.client,
         &context.metrics,

@@ -13,6 +13,7 @@ use crate::desired::{Applied, Objects};
 use crate::names;
 use crate::observe::{Answer, Observed, Refused};
 use crate::roll::{self, Decision};
+use crate::scale::Plan;
 
 pub use events::{events, restarted};
 
@@ -105,8 +106,12 @@ impl Situation {
         let short = short.map(|(role, count)| format!("{} {role}s", count.summary));
         let outdated = roll::outdated_roles(cluster, observed, sets);
         let done = |role| {
-            set_of(cluster, role, sets).is_some_and(has_all_pods) && !outdated.contains(&role)
+            let wanted = cluster.group(role).map(|group| i32::from(group.replicas));
+            let set = set_of(cluster, role, sets);
+            set.is_some_and(|set| has_all_pods(set) && replicas(set) == wanted)
+                && !outdated.contains(&role)
         };
+        let held = Plan::of(cluster, observed).held;
         let rolling = counts.iter().filter(|(role, _)| !done(*role));
         let rolling = list(rolling.map(|(role, _)| format!("{role}s")))
             .map(|roles| format!("being brought up to date: {roles}"));
@@ -124,7 +129,7 @@ impl Situation {
         let latest = |of: fn(&Answer) -> i64| answers.iter().map(of).max();
         let mut situation = Situation {
             short: list(short).map(|roles| format!("ready: {roles}")),
-            rolling: list(rolling.into_iter().chain(step)),
+            rolling: list(rolling.into_iter().chain(held).chain(step)),
             stuck,
             available: availability(cluster, &counts, answers, leader),
             refused: list(observed.refused.iter().map(|refused| {
@@ -408,15 +413,14 @@ fn ready_replicas(set: &StatefulSet) -> Option<i32> {
     set.status.as_ref()?.ready_replicas
 }
 
-/// Whether there are as many pods as there should be.
+fn replicas(set: &StatefulSet) -> Option<i32> {
+    set.spec.as_ref()?.replicas
+}
+
+/// Whether there are as many pods as its spec says.
 fn has_all_pods(set: &StatefulSet) -> bool {
-    let wanted = set
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(1);
     let has = set.status.as_ref().map(|status| status.replicas);
-    roll::is_seen(set) && has == Some(wanted)
+    roll::is_seen(set) && has == Some(replicas(set).unwrap_or(1))
 }
 
 struct Conditions<'a> {

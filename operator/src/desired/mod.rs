@@ -1,5 +1,6 @@
 //! [`Cluster`] → the objects it is made of. Pure, and complete without Kubernetes.
 
+mod config_map;
 mod disruption_budget;
 mod services;
 mod stateful_set;
@@ -8,13 +9,14 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proposer::config::Role;
 
 use crate::cluster::{Cluster, Invalid};
 use crate::crd::PaxosCluster;
+use crate::scale::Plan;
 use crate::{names, roll};
 
 /// All objects of a cluster. The marker says whether they are wanted or known to be in the
@@ -25,6 +27,8 @@ pub struct Objects<S> {
     pub stateful_sets: Vec<StatefulSet>,
     /// A headless one for each role and two for clients.
     pub services: Vec<Service>,
+    /// The lists of addresses.
+    pub config_maps: Vec<ConfigMap>,
     /// One for each role.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     pub(crate) state: PhantomData<S>,
@@ -39,18 +43,19 @@ pub enum Desired {}
 pub enum Applied {}
 
 /// The objects of a cluster, in a fixed order.
-pub fn desired(cluster: &Cluster) -> Objects<Desired> {
+pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
     let groups = &cluster.groups;
     Objects {
         stateful_sets: groups
             .iter()
-            .map(|group| roll::with_digest(stateful_set::stateful_set(cluster, group)))
+            .map(|group| roll::with_digest(stateful_set::stateful_set(cluster, group, plan)))
             .collect(),
         services: groups
             .iter()
             .map(|group| services::headless(cluster, group.role))
             .chain([services::proposers(cluster), services::readers(cluster)])
             .collect(),
+        config_maps: vec![config_map::members(cluster, plan)],
         disruption_budgets: groups
             .iter()
             .map(|group| disruption_budget::disruption_budget(cluster, group))
@@ -61,7 +66,8 @@ pub fn desired(cluster: &Cluster) -> Objects<Desired> {
 
 /// The objects that a PaxosCluster becomes, touching nothing. Fails with the field that makes no sense.
 pub fn render(object: &PaxosCluster) -> Result<Objects<Desired>, Invalid> {
-    Ok(desired(&Cluster::parse(object)?))
+    let cluster = Cluster::parse(object)?;
+    Ok(desired(&cluster, &Plan::new(&cluster)))
 }
 
 impl Objects<Desired> {
@@ -70,10 +76,12 @@ impl Objects<Desired> {
         let Objects {
             stateful_sets,
             services,
+            config_maps,
             disruption_budgets,
             state: PhantomData,
         } = self;
         let documents = (services.iter().map(to_document))
+            .chain(config_maps.iter().map(to_document))
             .chain(disruption_budgets.iter().map(to_document))
             .chain(stateful_sets.iter().map(to_document));
         documents.collect::<Vec<_>>().join("---\n")

@@ -5,11 +5,11 @@ use k8s_openapi::api::apps::v1::{
     StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm,
-    PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile,
-    SecurityContext, TopologySpreadConstraint, VolumeMount, VolumeResourceRequirements,
-    WeightedPodAffinityTerm,
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
+    HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+    PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    SeccompProfile, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    VolumeResourceRequirements, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -19,6 +19,7 @@ use proposer::paxos::ids::NodeId;
 use super::{label_selector, metadata};
 use crate::cluster::{Cluster, Group};
 use crate::names;
+use crate::scale::Plan;
 
 /// The node's binary in the image.
 const COMMAND: &str = "/usr/local/bin/proposer";
@@ -27,7 +28,7 @@ const USER: i64 = 65532;
 /// A leader hands over and in-flight requests finish within 5 s; the rest is for a slow disk.
 const TERMINATION_GRACE_S: i64 = 30;
 
-pub(super) fn stateful_set(cluster: &Cluster, group: &Group) -> StatefulSet {
+pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> StatefulSet {
     let role = group.role;
     let name = names::role(&cluster.name, role);
     let mut metadata = metadata(cluster, name.clone(), Some(role));
@@ -38,7 +39,7 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group) -> StatefulSet {
     StatefulSet {
         metadata,
         spec: Some(StatefulSetSpec {
-            replicas: Some(i32::from(group.replicas)),
+            replicas: Some(i32::from(plan.replicas(role))),
             service_name: Some(name),
             selector: label_selector(cluster, role),
             // Pod c-acceptor-1 is acceptor 1: position k of an address list is node k.
@@ -75,6 +76,16 @@ fn pod(cluster: &Cluster, group: &Group) -> PodSpec {
     let role = group.role;
     PodSpec {
         containers: vec![container(cluster, group)],
+        volumes: Some(vec![Volume {
+            name: names::MEMBERS_VOLUME.to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: names::members(&cluster.name),
+                // Without it nodes start with the lists of their environment.
+                optional: Some(true),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }]),
         image_pull_secrets: some_unless_empty(cluster.image_pull_secrets.clone()),
         automount_service_account_token: Some(false),
         // The variables of unrelated Services must not reach a node's environment.
@@ -138,11 +149,19 @@ fn container(cluster: &Cluster, group: &Group) -> Container {
             ..probe("/ready", 2)
         }),
         resources: Some(group.resources.clone()),
-        volume_mounts: Some(vec![VolumeMount {
-            name: names::DATA_VOLUME.to_owned(),
-            mount_path: DEFAULT_DATA_DIR.to_owned(),
-            ..Default::default()
-        }]),
+        volume_mounts: Some(vec![
+            VolumeMount {
+                name: names::DATA_VOLUME.to_owned(),
+                mount_path: DEFAULT_DATA_DIR.to_owned(),
+                ..Default::default()
+            },
+            VolumeMount {
+                name: names::MEMBERS_VOLUME.to_owned(),
+                mount_path: names::MEMBERS_DIR.to_owned(),
+                read_only: Some(true),
+                ..Default::default()
+            },
+        ]),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -166,6 +185,7 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
             && cluster.group(Role::Store).is_some(),
         heartbeat_interval: cluster.heartbeat_interval,
         election_timeout: cluster.election_timeout,
+        members_dir: Some(names::MEMBERS_DIR.into()),
         ..Config::new(role, any_node)
     };
     for peers in peers(role) {

@@ -1,0 +1,236 @@
+//! How many nodes each role has while it is scaled, and how many the lists of addresses name. Pure.
+//!
+//! A list names a node before its pod is made and until its pod is gone. So on the way up the list goes
+//! first, and all know a new proposer before it can lead; on the way down the StatefulSet does, and a
+//! leader that leaves hands over to those that it has listed, while nobody asks for long where nobody
+//! is.
+//!
+//! Learners leave one at a time, and only when one that stays has on disk all that the acceptors have
+//! forgotten: that was on the disks of a majority of the learners, which may be those that leave.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use proposer::config::Role;
+use proposer::paxos::ids::NodeId;
+
+use crate::cluster::Cluster;
+use crate::names;
+use crate::observe::Observed;
+
+/// The numbers for now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    replicas: BTreeMap<Role, u8>,
+    listed: BTreeMap<Role, u8>,
+    /// Why there are more learners than there should be; `None` when there are not.
+    pub held: Option<String>,
+}
+
+impl Plan {
+    /// For a cluster of which nothing exists yet.
+    pub fn new(cluster: &Cluster) -> Plan {
+        let count = |role| cluster.group(role).map_or(0, |group| group.replicas);
+        let counts = Role::ALL.map(|role| (role, count(role)));
+        Plan {
+            replicas: counts.into(),
+            listed: counts.into(),
+            held: None,
+        }
+    }
+
+    /// For what there is.
+    pub fn of(cluster: &Cluster, observed: &Observed) -> Plan {
+        let mut plan = Plan::new(cluster);
+        if let Some(live) = surplus(cluster, &observed.stateful_sets) {
+            plan.held = keep(cluster, observed, live);
+            let next = if plan.held.is_some() { live } else { live - 1 };
+            plan.replicas.insert(Role::Learner, next);
+        }
+        for role in Role::ALL {
+            // Their number is fixed, whatever pods there may be.
+            if role != Role::Acceptor {
+                let listed = last_pod(cluster, role, &observed.pods).max(plan.replicas(role));
+                plan.listed.insert(role, listed);
+            }
+        }
+        plan
+    }
+
+    /// How many pods a role is to have.
+    pub fn replicas(&self, role: Role) -> u8 {
+        self.replicas.get(&role).copied().unwrap_or(0)
+    }
+
+    /// How many nodes of a role the lists name.
+    pub fn listed(&self, role: Role) -> u8 {
+        self.listed.get(&role).copied().unwrap_or(0)
+    }
+}
+
+/// How many learners there are, if that is more than there should be.
+pub(crate) fn surplus(cluster: &Cluster, sets: &[StatefulSet]) -> Option<u8> {
+    let wanted = cluster.group(Role::Learner)?.replicas;
+    let name = names::role(&cluster.name, Role::Learner);
+    let mut sets = sets.iter();
+    let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name))?;
+    let live = u8::try_from(set.spec.as_ref()?.replicas?).ok()?;
+    (live > wanted).then_some(live)
+}
+
+/// Why none of so many learners can leave now.
+fn keep(cluster: &Cluster, observed: &Observed, live: u8) -> Option<String> {
+    let last = last_pod(cluster, Role::Learner, &observed.pods);
+    if last > live {
+        let set = names::role(&cluster.name, Role::Learner);
+        return Some(format!("pod {set}-{last} is about to end"));
+    }
+    let quorum = cluster.members.quorum();
+    let acceptors = &observed.acceptors;
+    let floors = acceptors
+        .iter()
+        .filter_map(|acceptor| acceptor.trimmed_instance_id);
+    let floors: Vec<i64> = floors.collect();
+    if floors.len() < quorum {
+        return Some("a learner may leave when a quorum of acceptors answers".to_owned());
+    }
+    let floor = floors.into_iter().max().unwrap_or(0);
+    let wanted = cluster
+        .group(Role::Learner)
+        .map_or(0, |group| group.replicas);
+    let mut staying = observed.learners.iter();
+    let has_all = staying.any(|learner| {
+        let stays = (1..=i32::from(wanted)).contains(&learner.node_id);
+        stays
+            && learner
+                .durable_instance_id
+                .is_some_and(|durable| durable >= floor)
+    });
+    (!has_all).then(|| {
+        format!(
+            "a learner may leave when one of learners 1 to {wanted} has instance {floor} on disk, \
+             up to which the acceptors have forgotten"
+        )
+    })
+}
+
+/// The number of a role's last pod, 0 if there is none.
+fn last_pod(cluster: &Cluster, role: Role, pods: &[Pod]) -> u8 {
+    let set = names::role(&cluster.name, role);
+    let number = |pod: &Pod| {
+        let name = pod.metadata.name.as_deref()?;
+        let number = name.strip_prefix(&set)?.strip_prefix('-')?;
+        number.parse().ok().and_then(NodeId::new)
+    };
+    let last = pods.iter().filter_map(number).max();
+    last.map_or(0, NodeId::number)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::observe::Answer;
+
+    fn cluster(learners: u8) -> Cluster {
+        let spec = json!({
+            "metadata": { "name": "ledger", "namespace": "shop" },
+            "spec": {
+                "proposer": { "replicas": 3 },
+                "acceptor": { "replicas": 3 },
+                "learner": { "replicas": learners },
+            },
+        });
+        Cluster::parse(&serde_json::from_value(spec).unwrap()).unwrap()
+    }
+
+    fn pod(name: &str) -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap()
+    }
+
+    /// Three learners with pods, of which two acceptors have forgotten up to instance 50.
+    fn three_learners(durable: [Option<i64>; 3]) -> Observed {
+        let set = json!({ "metadata": { "name": "ledger-learner" }, "spec": {
+            "replicas": 3, "selector": {}, "template": {},
+        }});
+        let answer = |node_id, durable_instance_id, trimmed_instance_id| Answer {
+            node_id,
+            durable_instance_id,
+            trimmed_instance_id,
+            ..Answer::default()
+        };
+        let learners = (1..).zip(durable).filter(|(_, durable)| durable.is_some());
+        Observed {
+            stateful_sets: vec![serde_json::from_value(set).unwrap()],
+            pods: (1..=3)
+                .map(|k| pod(&format!("ledger-learner-{k}")))
+                .collect(),
+            learners: learners
+                .map(|(id, durable)| answer(id, durable, None))
+                .collect(),
+            acceptors: vec![answer(1, None, Some(40)), answer(3, None, Some(50))],
+            ..Observed::default()
+        }
+    }
+
+    fn learners(wanted: u8, observed: &Observed) -> (u8, u8) {
+        let plan = Plan::of(&cluster(wanted), observed);
+        (plan.replicas(Role::Learner), plan.listed(Role::Learner))
+    }
+
+    #[test]
+    fn lists_name_nodes_before_they_come_and_until_they_are_gone() {
+        let mut observed = Observed {
+            pods: ["ledger-proposer-5", "ledger-proposer-x", "other-proposer-9"]
+                .map(pod)
+                .into(),
+            ..Observed::default()
+        };
+        let plan = Plan::of(&cluster(2), &observed);
+        assert_eq!(
+            (plan.replicas(Role::Proposer), plan.listed(Role::Proposer)),
+            (3, 5)
+        );
+        assert_eq!(
+            (plan.replicas(Role::Store), plan.listed(Role::Store)),
+            (0, 0)
+        );
+        observed.pods = vec![pod("ledger-store-2"), pod("ledger-acceptor-9")];
+        let plan = Plan::of(&cluster(2), &observed);
+        assert_eq!(plan.listed(Role::Proposer), 3);
+        assert_eq!(
+            (plan.replicas(Role::Store), plan.listed(Role::Store)),
+            (0, 2)
+        );
+        assert_eq!(plan.listed(Role::Acceptor), 3, "their number is fixed");
+    }
+
+    #[test]
+    fn learners_leave_one_at_a_time() {
+        let mut observed = three_learners([Some(50), Some(90), Some(90)]);
+        assert_eq!(learners(1, &observed), (2, 3));
+        // The set is smaller, and the pod not gone yet.
+        observed.stateful_sets[0].spec.as_mut().unwrap().replicas = Some(2);
+        assert_eq!(learners(1, &observed), (2, 3));
+        observed.pods.pop();
+        assert_eq!(learners(1, &observed), (1, 2));
+        assert_eq!(learners(4, &observed), (4, 4), "up, all at once");
+    }
+
+    #[test]
+    fn a_learner_that_alone_has_what_is_forgotten_stays() {
+        for durable in [[Some(49), Some(90), Some(90)], [None, Some(90), Some(90)]] {
+            let observed = three_learners(durable);
+            assert_eq!(learners(1, &observed), (3, 3));
+            let held = Plan::of(&cluster(1), &observed).held.unwrap();
+            assert!(held.contains("learners 1 to 1 has instance 50"), "{held}");
+            // Two may stay: one of them has it.
+            assert_eq!(learners(2, &observed), (2, 3));
+        }
+        let mut observed = three_learners([Some(90); 3]);
+        observed.acceptors.pop();
+        assert_eq!(learners(1, &observed), (3, 3), "one acceptor is no quorum");
+    }
+}
