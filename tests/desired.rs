@@ -175,7 +175,9 @@ fn pods_satisfy_the_restricted_pod_security_standard() {
                 "RuntimeDefault"
             );
             assert_eq!(pod["automountServiceAccountToken"], false);
-            assert_eq!(pod["volumes"], Value::Null, "only the claimed volume");
+            let volumes = pod["volumes"].as_array().unwrap();
+            assert_eq!(volumes.len(), 1, "beside the claimed volume");
+            assert!(volumes[0]["configMap"].is_object());
             for container in pod["containers"].as_array().unwrap() {
                 let context = &container["securityContext"];
                 assert_eq!(context["allowPrivilegeEscalation"], false);
@@ -204,6 +206,52 @@ fn names_at_the_limit_fit_every_label_and_host_name() {
     }
     for service in &objects.services {
         assert!(service.metadata.name.as_deref().unwrap().len() <= 63);
+    }
+}
+
+#[test]
+fn the_lists_in_files_are_those_of_the_environment() {
+    let mut object = parse(&root().join("tests/golden/ledger.in.yaml"));
+    let lists = |object: &PaxosCluster| {
+        let map = render(object).unwrap().config_maps.remove(0);
+        assert_eq!(map.metadata.name.as_deref(), Some("ledger-members"));
+        map.data.unwrap()
+    };
+    for (pod, env) in environments(&object) {
+        for (name, list) in lists(&object) {
+            let set = env.get(&name);
+            assert!(set.is_none_or(|set| *set == list), "{pod} {name}");
+        }
+    }
+    object.spec.store.enabled = false;
+    assert_eq!(lists(&object)["STORES"], "");
+}
+
+#[test]
+fn kubectl_scale_changes_the_learners() {
+    let crd = serde_json::to_value(PaxosCluster::crd()).unwrap();
+    let scale = &crd["spec"]["versions"][0]["subresources"]["scale"];
+    assert_eq!(scale["specReplicasPath"], ".spec.learner.replicas");
+    // Every path names a field that the schema has.
+    for path in scale.as_object().unwrap().values() {
+        let mut at = &schema();
+        for field in path.as_str().unwrap().split('.').skip(1) {
+            at = &at["properties"][field];
+        }
+        assert!(at.is_object(), "{path}");
+    }
+}
+
+#[test]
+fn the_learners_alone_are_told_whom_to_notify() {
+    let mut object = parse(&root().join("crds/samples/small.yaml"));
+    object.spec.notify_clients = vec!["Orders.shop".to_owned(), "10.0.0.9:8081".to_owned()];
+    for (pod, env) in environments(&object) {
+        let clients = env.get("NOTIFY_CLIENTS").map(String::as_str);
+        let expected = pod
+            .contains("-learner-")
+            .then_some("orders.shop:80,10.0.0.9:8081");
+        assert_eq!(clients, expected, "{pod}");
     }
 }
 

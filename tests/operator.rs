@@ -5,6 +5,8 @@
 mod faults;
 #[path = "operator/lease.rs"]
 mod lease;
+#[path = "operator/scaling.rs"]
+mod scaling;
 
 use std::collections::BTreeSet;
 
@@ -18,6 +20,7 @@ async fn a_cluster_becomes_all_its_objects_and_owns_them() {
     let of_roles = |plural: &str| roles.map(|role| format!("{plural}/ledger-{role}"));
     let mut expected =
         BTreeSet::from(["services/ledger", "services/ledger-reader"].map(String::from));
+    expected.insert("configmaps/ledger-members".to_owned());
     for plural in ["statefulsets", "services", "poddisruptionbudgets"] {
         expected.extend(of_roles(plural));
     }
@@ -34,7 +37,13 @@ async fn a_cluster_becomes_all_its_objects_and_owns_them() {
 
     // Deleting it leaves nothing behind.
     world.server.delete("paxosclusters", NAMESPACE, "ledger");
-    for plural in ["statefulsets", "services", "poddisruptionbudgets", "pods"] {
+    for plural in [
+        "statefulsets",
+        "services",
+        "configmaps",
+        "poddisruptionbudgets",
+        "pods",
+    ] {
         assert_eq!(world.server.objects(plural), [Value::Null; 0], "{plural}");
     }
 }
@@ -526,7 +535,13 @@ async fn a_lost_quorum_shows_and_so_does_its_return() {
 #[tokio::test(start_paused = true)]
 async fn the_permissions_used_are_these_and_no_others() {
     let expected = [
+        ("", "configmaps", "create"),
+        ("", "configmaps", "get"),
+        ("", "configmaps", "list"),
+        ("", "configmaps", "patch"),
+        ("", "configmaps", "watch"),
         ("", "pods", "list"),
+        ("", "pods", "patch"),
         ("", "services", "create"),
         ("", "services", "delete"),
         ("", "services", "get"),

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
 use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
+use proposer::notify::Target;
 use proposer::paxos::ids::{Members, NodeId};
 
 use crate::crd::{DEFAULT_ACCEPTORS, PaxosCluster, Resources, RoleSpec, Storage};
@@ -23,6 +24,8 @@ pub const DEFAULT_IMAGE: &str = concat!(
     env!("CARGO_PKG_VERSION")
 );
 
+/// As many as a learner takes.
+const CLIENTS_MAX: usize = 255;
 const DEFAULT_STORAGE: &str = "5Gi";
 const DEFAULT_REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
 /// No CPU limit: a throttled leader misses its heartbeats and loses its office.
@@ -49,6 +52,8 @@ pub struct Cluster {
     pub heartbeat_interval: Duration,
     /// Without heartbeat, before an election.
     pub election_timeout: Duration,
+    /// Who may be told of committed writes.
+    pub notify_clients: Vec<Target>,
     /// The acceptors.
     pub members: Members,
     /// The roles it has, in the order of [`Role::ALL`].
@@ -197,6 +202,7 @@ impl Cluster {
             debug: spec.debug.unwrap_or(false),
             heartbeat_interval,
             election_timeout,
+            notify_clients: parse_clients(&spec.notify_clients)?,
             members,
             groups,
         })
@@ -285,6 +291,27 @@ fn parse_name(name: &str) -> Result<String, Invalid> {
             names::CLUSTER_NAME_MAX
         ),
     ))
+}
+
+fn parse_clients(clients: &[String]) -> Result<Vec<Target>, Invalid> {
+    if clients.len() > CLIENTS_MAX {
+        let problem = format!(
+            "has {} clients, must have at most {CLIENTS_MAX}",
+            clients.len()
+        );
+        return Err(Invalid::new("spec.notifyClients", problem));
+    }
+    let parse = |(i, client): (usize, &String)| {
+        Target::parse(client).ok_or_else(|| {
+            Invalid::new(
+                format!("spec.notifyClients[{i}]"),
+                format!(
+                    "is {client:?}, must be a plain host or host:port, such as orders.shop:8080"
+                ),
+            )
+        })
+    };
+    clients.iter().enumerate().map(parse).collect()
 }
 
 fn millis(

@@ -31,6 +31,12 @@ pub const DEFAULT_ACCEPTORS: u8 = 5;
     category = "all",
     namespaced,
     status = "PaxosClusterStatus",
+    // One role alone can be scaled this way: the one that serves more readers with more nodes.
+    scale(
+        spec_replicas_path = ".spec.learner.replicas",
+        status_replicas_path = ".status.learner.ready",
+        label_selector_path = ".status.selector"
+    ),
     derive = "Default",
     derive = "PartialEq",
     doc = "A Multi-Paxos cluster: a totally ordered, replicated log and key-value store.",
@@ -115,6 +121,12 @@ pub struct PaxosClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 20, max = 600_000))]
     pub election_timeout_ms: Option<i32>,
+
+    /// Clients that are told of their committed writes, as host or host:port: a POST to /notification at
+    /// the address that a request names as its clientId. No other address is ever called. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255))]
+    pub notify_clients: Vec<String>,
 
     /// Proposers take clients' requests, elect a leader among themselves and run Paxos. Default: 5.
     #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
@@ -248,6 +260,10 @@ pub struct PaxosClusterStatus {
     /// How many stores are ready; absent when the cluster has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<RoleStatus>,
+
+    /// The label selector of the learners' pods, for kubectl scale and autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
 
     /// The proposer that leads; absent when none is known to.
     #[serde(default, skip_serializing_if = "Option::is_none")]

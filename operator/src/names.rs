@@ -70,6 +70,11 @@ pub fn selector(cluster: &str, role: Role) -> BTreeMap<String, String> {
     labels_of([(CLUSTER_LABEL, cluster), (ROLE_LABEL, role.name())])
 }
 
+/// The same as text, as in a list's query.
+pub fn selector_text(cluster: &str, role: Role) -> String {
+    format!("{CLUSTER_LABEL}={cluster},{ROLE_LABEL}={role}")
+}
+
 /// The labels of an object; `role` is `None` for what belongs to no role.
 pub fn labels(cluster: &str, role: Option<Role>) -> BTreeMap<String, String> {
     let mut labels = labels_of([

@@ -72,6 +72,8 @@ struct Situation {
     /// Whether this cluster was never whole: nodes that are missing are still expected to come.
     starting: bool,
     acceptors: u8,
+    /// Of the learners' pods.
+    selector: String,
     leader: Option<i32>,
     term: Option<i64>,
     committed: Option<i64>,
@@ -139,6 +141,7 @@ impl Situation {
             counts,
             starting: false,
             acceptors: cluster.members.count(),
+            selector: names::selector_text(&cluster.name, Role::Learner),
             leader,
             term: latest(|answer| answer.term).or(before.status.term),
             committed: latest(|answer| answer.committed_instance_id)
@@ -166,6 +169,7 @@ impl Situation {
             acceptor: self.count(Role::Acceptor),
             learner: self.count(Role::Learner),
             store: self.count(Role::Store),
+            selector: Some(self.selector.clone()),
             leader_id: self.leader,
             term: self.term,
             committed_instance: self.committed,

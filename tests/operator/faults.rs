@@ -34,11 +34,16 @@ async fn live(world: &mut World) {
 
 /// The state to end in: what is owned, how it is specified, what is said of it.
 fn end(server: &ApiServer, world: &World) -> Vec<Value> {
-    let mut end: Vec<Value> = ["statefulsets", "services", "poddisruptionbudgets"]
-        .into_iter()
-        .flat_map(|plural| server.objects(plural))
-        .map(|object| json!([object["metadata"]["name"], object["spec"]]))
-        .collect();
+    let mut end: Vec<Value> = [
+        "statefulsets",
+        "services",
+        "configmaps",
+        "poddisruptionbudgets",
+    ]
+    .into_iter()
+    .flat_map(|plural| server.objects(plural))
+    .map(|object| json!([object["metadata"]["name"], object["spec"], object["data"]]))
+    .collect();
     let conditions = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];
     end.push(json!(
         conditions.map(|kind| world.condition("ledger", kind))

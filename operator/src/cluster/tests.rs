@@ -51,6 +51,10 @@ fn a_refusal_names_the_field_what_it_held_and_what_it_may_hold() {
             "spec.proposer.replicas: is 0, must be from 1 to 255",
         ),
         (
+            "{notifyClients: [a, \"http://b\"]}",
+            "spec.notifyClients[1]: is \"http://b\", must be a plain host or host:port",
+        ),
+        (
             "{learner: {replicas: 256}}",
             "spec.learner.replicas: is 256, must be from 1 to 255",
         ),

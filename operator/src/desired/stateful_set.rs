@@ -185,6 +185,11 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
             && cluster.group(Role::Store).is_some(),
         heartbeat_interval: cluster.heartbeat_interval,
         election_timeout: cluster.election_timeout,
+        // All learners together tell each client once.
+        notify_clients: match role {
+            Role::Learner => cluster.notify_clients.clone(),
+            _ => Vec::new(),
+        },
         members_dir: Some(names::MEMBERS_DIR.into()),
         ..Config::new(role, any_node)
     };

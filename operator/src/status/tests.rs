@@ -24,7 +24,7 @@ fn leads(node_id: i32, term: i64, committed: i64) -> Answer {
         leader_id: Some(node_id),
         term,
         committed_instance_id: committed,
-        refusal: None,
+        ..Answer::default()
     }
 }
 
@@ -35,7 +35,7 @@ fn follows(node_id: i32, leader: Option<i32>, term: i64) -> Answer {
         leader_id: leader,
         term,
         committed_instance_id: 0,
-        refusal: None,
+        ..Answer::default()
     }
 }
 
@@ -70,7 +70,7 @@ impl World {
     }
 
     fn status_at(&self, now: &Time) -> PaxosClusterStatus {
-        let wanted = desired(&self.cluster);
+        let wanted = desired(&self.cluster, &Plan::new(&self.cluster));
         let sets = wanted.stateful_sets.into_iter().zip(&self.cluster.groups);
         let sets = sets.map(|(mut set, group)| {
             let replicas = i32::from(group.replicas);
@@ -87,6 +87,7 @@ impl World {
         let applied = Objects {
             stateful_sets: sets.collect(),
             services: wanted.services,
+            config_maps: wanted.config_maps,
             disruption_budgets: wanted.disruption_budgets,
             state: PhantomData,
         };

@@ -18,6 +18,8 @@ struct Says {
     term: i64,
     committed: i64,
     busy: bool,
+    forgotten: i64,
+    behind: i32,
 }
 
 impl Nodes {
@@ -28,7 +30,16 @@ impl Nodes {
             term,
             committed,
             busy: false,
+            forgotten: 0,
+            behind: 0,
         });
+    }
+
+    /// From now on, acceptors have forgotten up to here, and learner `behind` has nothing on disk.
+    pub fn forget(&self, forgotten: i64, behind: i32) {
+        if let Some(says) = self.0.lock().expect("no panic inside").as_mut() {
+            (says.forgotten, says.behind) = (forgotten, behind);
+        }
     }
 
     /// From now on, every answer takes its time and reports more committed than the one before.
@@ -69,6 +80,12 @@ impl NodeStatus for Nodes {
                 term: says.term,
                 committed_instance_id: says.committed,
                 refusal: None,
+                trimmed_instance_id: Some(says.forgotten),
+                durable_instance_id: Some(if node_id == says.behind {
+                    0
+                } else {
+                    says.committed
+                }),
             })
         }
         .boxed()

@@ -228,23 +228,28 @@ impl World {
 
     /// Everything that a PaxosCluster owns, as `plural/name`.
     pub fn children(&self, name: &str) -> BTreeSet<String> {
-        ["statefulsets", "services", "poddisruptionbudgets"]
-            .into_iter()
-            .flat_map(|plural| {
-                let owned = self
-                    .server
-                    .objects(plural)
-                    .into_iter()
-                    .filter(|object| object["metadata"]["ownerReferences"][0]["name"] == name);
-                let path = move |object: Value| {
-                    format!(
-                        "{plural}/{}",
-                        object["metadata"]["name"].as_str().unwrap_or("?")
-                    )
-                };
-                owned.map(path).collect::<Vec<_>>()
-            })
-            .collect()
+        [
+            "statefulsets",
+            "services",
+            "configmaps",
+            "poddisruptionbudgets",
+        ]
+        .into_iter()
+        .flat_map(|plural| {
+            let owned = self
+                .server
+                .objects(plural)
+                .into_iter()
+                .filter(|object| object["metadata"]["ownerReferences"][0]["name"] == name);
+            let path = move |object: Value| {
+                format!(
+                    "{plural}/{}",
+                    object["metadata"]["name"].as_str().unwrap_or("?")
+                )
+            };
+            owned.map(path).collect::<Vec<_>>()
+        })
+        .collect()
     }
 }
 

@@ -297,7 +297,8 @@ impl ApiServer {
             "spec": spec,
         }));
         let address = format!("10.1.0.{index}");
-        self.edit_status("pods", namespace, name, json!({ "podIP": address }));
+        let status = json!({ "podIP": address, "phase": "Running" });
+        self.edit_status("pods", namespace, name, status);
         self.set_ready(namespace, name, false);
     }
 
