@@ -453,7 +453,9 @@ async fn a_change_that_kubernetes_refuses_is_reported_and_holds_up_nothing_else(
             .contains("statefulsets/ledger-store")
     );
 
-    // It is said once, and what goes on meanwhile is still told.
+    // It is said once, and what goes on meanwhile is still told. The lists have heard by then that the
+    // stores are gone.
+    world.reconcile("ledger").await.unwrap_err();
     world.take_writes();
     world.reconcile("ledger").await.unwrap_err();
     let told = world.take_writes().into_iter();

@@ -5,6 +5,7 @@ use super::*;
 use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::desired::desired;
 use crate::observe::Answer;
+use crate::scale::Plan;
 
 /// A cluster at minute 100, all of whose pods have been ready since minute 0.
 struct World {
@@ -54,7 +55,7 @@ impl World {
     /// Its objects are as this spec says, and their controllers know.
     fn want(&mut self, spec: &str) {
         self.cluster = cluster(spec);
-        self.sets = desired(&self.cluster).stateful_sets;
+        self.sets = desired(&self.cluster, &Plan::new(&self.cluster)).stateful_sets;
         for set in &mut self.sets {
             set.metadata.generation = Some(7);
             set.status.get_or_insert_default().observed_generation = Some(7);
