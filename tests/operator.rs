@@ -544,6 +544,7 @@ async fn the_permissions_used_are_these_and_no_others() {
         ("", "configmaps", "watch"),
         ("", "pods", "list"),
         ("", "pods", "patch"),
+        ("", "pods/eviction", "create"),
         ("", "services", "create"),
         ("", "services", "delete"),
         ("", "services", "get"),
