@@ -5,6 +5,8 @@
 mod faults;
 #[path = "operator/lease.rs"]
 mod lease;
+#[path = "operator/roll.rs"]
+mod roll;
 
 use std::collections::BTreeSet;
 
@@ -527,6 +529,7 @@ async fn a_lost_quorum_shows_and_so_does_its_return() {
 async fn the_permissions_used_are_these_and_no_others() {
     let expected = [
         ("", "pods", "list"),
+        ("", "pods/eviction", "create"),
         ("", "services", "create"),
         ("", "services", "delete"),
         ("", "services", "get"),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tests::kube::scenarios::{NAMESPACE, World};
-use tests::kube::{ApiServer, Fault};
+use tests::kube::{ApiServer, Call, Fault};
 
 /// How a call that changes something may fail; one that looks is not lost on its way back.
 const FAULTS: [Fault; 5] = [
@@ -32,6 +32,22 @@ async fn live(world: &mut World) {
     world.pass(40).await;
 }
 
+/// Lives through another image, until every pod has it.
+async fn roll(world: &mut World) {
+    world.start();
+    world.start_pods(|_| false);
+    world.edit_spec("ledger", json!({ "image": "nodes:2" }));
+    world.pass(40).await;
+}
+
+async fn smallest() -> World {
+    let one = json!({ "replicas": 1 });
+    let spec = json!({ "proposer": one, "acceptor": one, "learner": one });
+    let world = World::whole("ledger", spec).await;
+    world.take_writes();
+    world
+}
+
 /// The state to end in: what is owned, how it is specified, what is said of it.
 fn end(server: &ApiServer, world: &World) -> Vec<Value> {
     let mut end: Vec<Value> = ["statefulsets", "services", "poddisruptionbudgets"]
@@ -39,6 +55,8 @@ fn end(server: &ApiServer, world: &World) -> Vec<Value> {
         .flat_map(|plural| server.objects(plural))
         .map(|object| json!([object["metadata"]["name"], object["spec"]]))
         .collect();
+    let pods = server.objects("pods").into_iter();
+    end.extend(pods.map(|pod| json!([pod["metadata"]["name"], pod["spec"]])));
     let conditions = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];
     end.push(json!(
         conditions.map(|kind| world.condition("ledger", kind))
@@ -116,6 +134,44 @@ async fn an_operator_killed_after_any_write_is_taken_over_by_the_next() {
             expected,
             "killed after write {write}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_roll_comes_through_a_fault_or_a_death_at_any_of_its_writes() {
+    let mut undisturbed = smallest().await;
+    roll(&mut undisturbed).await;
+    let expected = end(&undisturbed.server, &undisturbed);
+    assert_eq!(undisturbed.restarted().len(), 3);
+    assert_eq!(undisturbed.condition("ledger", "Ready").0, "True");
+    let writes = undisturbed.take_writes();
+    assert!(writes.len() > 10, "{writes:?}");
+    for (at, write) in writes.iter().enumerate() {
+        let before = &writes[..at];
+        let like = |call: &&Call| (&call.verb, &call.resource) == (&write.verb, &write.resource);
+        let nth = before.iter().filter(like).count() + 1;
+        for fault in [Fault::LoseAnswer(500), Fault::Refuse(429), Fault::Reset] {
+            let mut world = smallest().await;
+            world.server.fail(&write.verb, &write.resource, nth, fault);
+            roll(&mut world).await;
+            let reached = end(&world.server, &world);
+            let Call { verb, resource, .. } = write;
+            assert_eq!(reached, expected, "{fault:?} at {verb} {resource} {nth}");
+        }
+
+        let mut first = smallest().await;
+        first.server.cut_off_after_writes(at);
+        roll(&mut first).await;
+        first.stop();
+        first.server.reconnect();
+        let mut second = World::with(first.server.clone(), first.nodes.clone());
+        second.start();
+        second.pass(60).await;
+        let reached = end(&second.server, &second);
+        assert_eq!(reached, expected, "killed after write {at}");
+        // Whoever dies right after an eviction has done it, and nobody does it again.
+        let evictions = second.restarted();
+        assert_eq!(evictions.len(), 3, "{evictions:?}");
     }
 }
 
