@@ -5,6 +5,8 @@
 mod faults;
 #[path = "operator/lease.rs"]
 mod lease;
+#[path = "operator/rest.rs"]
+mod rest;
 #[path = "operator/roll.rs"]
 mod roll;
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::Resource;
+use kube::{Resource, ResourceExt};
 use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
 use proposer::paxos::ids::{Members, NodeId};
 
@@ -49,6 +49,10 @@ pub struct Cluster {
     pub heartbeat_interval: Duration,
     /// Without heartbeat, before an election.
     pub election_timeout: Duration,
+    /// Nothing is to be applied or restarted.
+    pub paused: bool,
+    /// There are to be no pods.
+    pub stopped: bool,
     /// The acceptors.
     pub members: Members,
     /// The roles it has, in the order of [`Role::ALL`].
@@ -197,6 +201,12 @@ impl Cluster {
             debug: spec.debug.unwrap_or(false),
             heartbeat_interval,
             election_timeout,
+            paused: object
+                .annotations()
+                .get(names::PAUSED_ANNOTATION)
+                .map(String::as_str)
+                == Some("true"),
+            stopped: spec.stopped,
             members,
             groups,
         })

@@ -1,5 +1,6 @@
-//! Every read: a cluster's objects as the API server has them, and what its proposers say.
+//! Every read: a cluster's objects as the API server has them, and what its nodes say.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct Observed {
     pub proposers: Vec<Answer>,
     /// Acceptors that must not vote with the disk they have.
     pub refused: Vec<Refused>,
+    /// What each node said that answered, by its pod.
+    pub answers: BTreeMap<String, Answer>,
 }
 
 /// An acceptor that must not vote with the disk it has.
@@ -69,6 +72,8 @@ pub struct Answer {
     pub committed_instance_id: i64,
     /// An acceptor's: why it must not vote.
     pub refusal: Option<String>,
+    /// Names its start on its volume.
+    pub incarnation: Option<String>,
 }
 
 /// How to ask a node how it is.
@@ -130,7 +135,7 @@ async fn get_status(node: SocketAddr) -> Result<Answer, Failure> {
     }
 }
 
-/// Reads everything that belongs to a cluster, then asks its proposers.
+/// Reads everything that belongs to a cluster, then asks its nodes.
 pub async fn observe(
     client: &Client,
     nodes: &dyn NodeStatus,
@@ -143,19 +148,25 @@ pub async fn observe(
         list::<PodDisruptionBudget>(client, cluster, &made_for),
         list::<Pod>(client, cluster, &made_for),
     )?;
+    let answers = join_all(pods.iter().map(|pod| async move {
+        let answer = nodes.ask(address(pod)?).await?;
+        Some((pod.metadata.name.clone()?, answer))
+    }));
+    let answers: BTreeMap<_, _> = answers.await.into_iter().flatten().collect();
+    let answer = |pod: &Pod| answers.get(pod.metadata.name.as_ref()?).cloned();
     let proposers = pods.iter().filter(|pod| plays(pod, Role::Proposer));
-    let proposers = proposers.filter_map(address).map(|node| nodes.ask(node));
-    // One that votes is ready.
-    let silent = |pod: &&Pod| plays(pod, Role::Acceptor) && !is_ready(pod);
-    let refused = pods.iter().filter(silent).map(|pod| refused(nodes, pod));
-    let (proposers, refused) = futures::join!(join_all(proposers), join_all(refused));
+    let proposers = proposers.filter_map(answer).collect();
+    let acceptors = pods.iter().filter(|pod| plays(pod, Role::Acceptor));
+    let refused = acceptors.filter_map(|pod| refused(pod, answer(pod)?));
+    let refused = refused.collect();
     Ok(Observed {
         stateful_sets,
         services,
         disruption_budgets,
         pods,
-        proposers: proposers.into_iter().flatten().collect(),
-        refused: refused.into_iter().flatten().collect(),
+        proposers,
+        refused,
+        answers,
     })
 }
 
@@ -213,8 +224,7 @@ pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodConditio
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-async fn refused(nodes: &dyn NodeStatus, pod: &Pod) -> Option<Refused> {
-    let answer = nodes.ask(address(pod)?).await?;
+fn refused(pod: &Pod, answer: Answer) -> Option<Refused> {
     let pod = pod.metadata.name.clone()?;
     Some(Refused {
         claim: format!("{}-{pod}", names::DATA_VOLUME),
@@ -260,6 +270,7 @@ mod tests {
             term: 7,
             committed_instance_id: 41,
             refusal: None,
+            incarnation: None,
         };
         assert_eq!(OverHttp.ask(node.await).await, Some(answer));
         let node = node_that_says("HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;

@@ -25,6 +25,7 @@ fn leads(node_id: i32, term: i64, committed: i64) -> Answer {
         term,
         committed_instance_id: committed,
         refusal: None,
+        incarnation: None,
     }
 }
 
@@ -36,6 +37,7 @@ fn follows(node_id: i32, leader: Option<i32>, term: i64) -> Answer {
         term,
         committed_instance_id: 0,
         refusal: None,
+        incarnation: None,
     }
 }
 

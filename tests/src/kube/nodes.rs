@@ -69,6 +69,7 @@ impl NodeStatus for Nodes {
                 term: says.term,
                 committed_instance_id: says.committed,
                 refusal: None,
+                incarnation: Some(format!("start-of-{node_id}")),
             })
         }
         .boxed()
