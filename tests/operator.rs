@@ -7,6 +7,10 @@ mod faults;
 mod lease;
 #[path = "operator/scaling.rs"]
 mod scaling;
+#[path = "operator/rest.rs"]
+mod rest;
+#[path = "operator/roll.rs"]
+mod roll;
 
 use std::collections::BTreeSet;
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::Resource;
+use kube::{Resource, ResourceExt};
 use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
 use proposer::notify::Target;
 use proposer::paxos::ids::{Members, NodeId};
@@ -54,6 +54,10 @@ pub struct Cluster {
     pub election_timeout: Duration,
     /// Who may be told of committed writes.
     pub notify_clients: Vec<Target>,
+    /// Nothing is to be applied or restarted.
+    pub paused: bool,
+    /// There are to be no pods.
+    pub stopped: bool,
     /// The acceptors.
     pub members: Members,
     /// The roles it has, in the order of [`Role::ALL`].
@@ -203,6 +207,12 @@ impl Cluster {
             heartbeat_interval,
             election_timeout,
             notify_clients: parse_clients(&spec.notify_clients)?,
+            paused: object
+                .annotations()
+                .get(names::PAUSED_ANNOTATION)
+                .map(String::as_str)
+                == Some("true"),
+            stopped: spec.stopped,
             members,
             groups,
         })

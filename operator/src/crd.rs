@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, Toleration, TopologySpreadConstraint,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -79,6 +79,18 @@ pub const DEFAULT_ACCEPTORS: u8 = 5;
         description = "Ready learners of all"
     ),
     printcolumn(
+        name = "Tolerates",
+        type_ = "integer",
+        json_path = ".status.quorum.tolerates",
+        description = "How many more acceptors may fail now"
+    ),
+    printcolumn(
+        name = "Disruptable",
+        type_ = "boolean",
+        json_path = ".status.quorum.safeToDisrupt",
+        description = "Whether any one pod may be lost now without a stop of writes or reads"
+    ),
+    printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].message",
@@ -127,6 +139,10 @@ pub struct PaxosClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 255))]
     pub notify_clients: Vec<String>,
+    /// Whether the cluster rests: no pods, all volumes kept. Without it, it goes on as the same cluster.
+    /// Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
 
     /// Proposers take clients' requests, elect a leader among themselves and run Paxos. Default: 5.
     #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
@@ -264,6 +280,13 @@ pub struct PaxosClusterStatus {
     /// The label selector of the learners' pods, for kubectl scale and autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
+    /// How far the acceptors are from losing their quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumStatus>,
+
+    /// Every node that there should be, by role and number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
 
     /// The proposer that leads; absent when none is known to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -279,7 +302,8 @@ pub struct PaxosClusterStatus {
 
     /// Ready: every node is ready and the cluster commits. Available: it commits. Progressing: nodes
     /// are being started, replaced or stopped. Degraded: fewer nodes are ready than there should be.
-    /// Stalled (only when true): nothing will happen until the spec is corrected.
+    /// Stalled (only when true): nothing will happen until the spec is corrected. Paused (only when
+    /// true): nothing is applied or restarted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -295,6 +319,42 @@ pub struct RoleStatus {
     pub ready: i32,
     /// Both, as in 4/5.
     pub summary: String,
+}
+
+/// How far the acceptors are from losing their quorum.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorumStatus {
+    /// How many acceptors writes need.
+    pub size: i32,
+    /// How many are ready.
+    pub healthy: i32,
+    /// How many more may fail now.
+    pub tolerates: i32,
+    /// Whether any one pod of any role may be lost now without a stop of writes or reads, as by a drain.
+    pub safe_to_disrupt: bool,
+}
+
+/// A node that there should be.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// proposer, acceptor, learner or store.
+    pub role: String,
+    /// Its number within the role.
+    pub id: i32,
+    /// Its pod.
+    pub pod: String,
+    /// Whether it is ready, and not about to end.
+    pub ready: bool,
+    /// Since when it has been that or has not.
+    pub since: Time,
+    /// The tag or digest of its image; absent without a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The start of its process on its volume, as it last told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<String>,
 }
 
 impl RoleSpec {

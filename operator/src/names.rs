@@ -26,6 +26,8 @@ pub const ACCEPTORS_ANNOTATION: &str = "clustersync.io/acceptors";
 pub const TEMPLATE_ANNOTATION: &str = "clustersync.io/template";
 /// What `kubectl rollout restart` writes into a StatefulSet's template.
 pub const RESTARTED_ANNOTATION: &str = "kubectl.kubernetes.io/restartedAt";
+/// On a PaxosCluster: while it is `true`, nothing is applied or restarted.
+pub const PAUSED_ANNOTATION: &str = "clustersync.io/paused";
 /// The port's name in Services and pods.
 pub const HTTP_PORT: &str = "http";
 /// The container's name in every pod.

@@ -1,5 +1,6 @@
-//! Every read: a cluster's objects as the API server has them, and what its proposers say.
+//! Every read: a cluster's objects as the API server has them, and what its nodes say.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::{Cluster, Invalid};
-use crate::{names, scale};
+use crate::{names};
 
 /// A node that takes longer than this is taken for one that does not answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,12 +41,14 @@ pub struct Observed {
     pub pods: Vec<Pod>,
     /// Those proposers that answered.
     pub proposers: Vec<Answer>,
-    /// Those acceptors that answered; asked only when learners are to leave.
+    /// Those acceptors that answered.
     pub acceptors: Vec<Answer>,
-    /// Those learners that answered; likewise.
+    /// Those learners that answered, asked after the acceptors.
     pub learners: Vec<Answer>,
     /// Acceptors that must not vote with the disk they have.
     pub refused: Vec<Refused>,
+    /// What each node said that answered, by its pod.
+    pub answers: BTreeMap<String, Answer>,
 }
 
 /// An acceptor that must not vote with the disk it has.
@@ -79,6 +82,8 @@ pub struct Answer {
     pub trimmed_instance_id: Option<i64>,
     /// A learner's: up to here it has on disk what was chosen.
     pub durable_instance_id: Option<i64>,
+    /// Names its start on its volume.
+    pub incarnation: Option<String>,
 }
 
 /// How to ask a node how it is.
@@ -140,7 +145,7 @@ async fn get_status(node: SocketAddr) -> Result<Answer, Failure> {
     }
 }
 
-/// Reads everything that belongs to a cluster, then asks its proposers.
+/// Reads everything that belongs to a cluster, then asks its nodes.
 pub async fn observe(
     client: &Client,
     nodes: &dyn NodeStatus,
@@ -154,31 +159,36 @@ pub async fn observe(
         list::<PodDisruptionBudget>(client, cluster, &made_for),
         list::<Pod>(client, cluster, &made_for),
     )?;
-    let ask = |role, asked: bool| {
-        let pods = pods.iter().filter(move |pod| asked && plays(pod, role));
-        join_all(pods.filter_map(address).map(|node| nodes.ask(node)))
+    // Learners last: what the acceptors forget after they were asked is not asked of a learner.
+    let (learners, others): (Vec<_>, Vec<_>) =
+        pods.iter().partition(|pod| plays(pod, Role::Learner));
+    let mut answers = BTreeMap::new();
+    for asked in [others, learners] {
+        let asked = asked.into_iter().map(|pod| async move {
+            let answer = nodes.ask(address(pod)?).await?;
+            Some((pod.metadata.name.clone()?, answer))
+        });
+        answers.extend(join_all(asked).await.into_iter().flatten());
+    }
+    let answer = |pod: &Pod| answers.get(pod.metadata.name.as_ref()?).cloned();
+    let of = |role| {
+        let pods = pods.iter().filter(move |pod| plays(pod, role));
+        pods.filter_map(answer).collect()
     };
-    let leaving = scale::surplus(cluster, &stateful_sets).is_some();
-    // One that votes is ready.
-    let silent = |pod: &&Pod| plays(pod, Role::Acceptor) && !is_ready(pod);
-    let refused = pods.iter().filter(silent).map(|pod| refused(nodes, pod));
-    let (proposers, acceptors, refused) = futures::join!(
-        ask(Role::Proposer, true),
-        ask(Role::Acceptor, leaving),
-        join_all(refused)
-    );
-    // After the acceptors: what they have forgotten since is not asked of a learner.
-    let learners = ask(Role::Learner, leaving).await;
+    let acceptors = pods.iter().filter(|pod| plays(pod, Role::Acceptor));
+    let refused = acceptors.filter_map(|pod| refused(pod, answer(pod)?));
+    let refused = refused.collect();
     Ok(Observed {
         stateful_sets,
         services,
         config_maps,
         disruption_budgets,
-        proposers: proposers.into_iter().flatten().collect(),
-        acceptors: acceptors.into_iter().flatten().collect(),
-        learners: learners.into_iter().flatten().collect(),
-        refused: refused.into_iter().flatten().collect(),
+        proposers: of(Role::Proposer),
+        acceptors: of(Role::Acceptor),
+        learners: of(Role::Learner),
         pods,
+        refused,
+        answers,
     })
 }
 
@@ -236,8 +246,7 @@ pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodConditio
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-async fn refused(nodes: &dyn NodeStatus, pod: &Pod) -> Option<Refused> {
-    let answer = nodes.ask(address(pod)?).await?;
+fn refused(pod: &Pod, answer: Answer) -> Option<Refused> {
     let pod = pod.metadata.name.clone()?;
     Some(Refused {
         claim: format!("{}-{pod}", names::DATA_VOLUME),

@@ -336,7 +336,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
 }
 
 async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterStatus, Error> {
-    let now = Time(Timestamp::now());
+    let now = now();
     let current = current_status(object, context).await?;
     let before = Before {
         status: &current,
@@ -358,6 +358,10 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
         .map_err(Error::Observe)?;
     if let Err(invalid) = observed.check(&cluster) {
         return report(object, context, &current, refuse(invalid)).await;
+    }
+    if cluster.paused {
+        let status = status::paused(before, &cluster, &observed);
+        return report(object, context, &current, status).await;
     }
     let desired = desired::desired(&cluster, &Plan::of(&cluster, &observed));
     let applied = apply::apply(
@@ -383,6 +387,12 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
         }
     };
     report(object, context, &current, status).await
+}
+
+/// Kubernetes keeps seconds: what is finer would come back as something else.
+fn now() -> Time {
+    let now = Timestamp::now().as_second();
+    Time(Timestamp::from_second(now).expect("the clock shows a time that can be written"))
 }
 
 /// Restarts the pod that is next, and tells which and why.
@@ -551,7 +561,7 @@ async fn tell(object: &Guarded, context: &Context, error: &Error) {
         if !error.needs_help() && !current.conditions.is_empty() {
             return Ok(());
         }
-        let now = Time(Timestamp::now());
+        let now = now();
         let before = Before {
             status: &current,
             generation: object.meta().generation,
@@ -573,7 +583,7 @@ fn when_to_look_again(status: &PaxosClusterStatus) -> Action {
     if status.is("Stalled") {
         // Nothing changes until the spec does, and that is an event.
         Action::await_change()
-    } else if status.is("Ready") {
+    } else if status.is("Ready") || status.is_stopped() {
         Action::requeue(RESYNC)
     } else if status.rolls() {
         Action::requeue(RESYNC_ROLLING)

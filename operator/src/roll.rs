@@ -77,7 +77,7 @@ pub fn decide(
 ) -> Decision {
     let now = before.now;
     let leader = status::leader(&observed.proposers);
-    let pods = pods(cluster, observed, sets, leader);
+    let pods = expected(before, cluster, observed, sets, leader);
     let away: Vec<_> = pods.iter().filter(|pod| !pod.is_ready()).collect();
     let outdated: Vec<_> = pods.iter().filter(|pod| pod.outdated.is_some()).collect();
     let wait = || match away.iter().find(|pod| pod.is_lost(now)) {
@@ -115,55 +115,57 @@ pub fn decide(
 }
 
 /// Which roles have pods that are to be restarted, in the order of [`Role::ALL`].
-pub(crate) fn outdated_roles(
-    cluster: &Cluster,
-    observed: &Observed,
-    sets: &[StatefulSet],
-) -> Vec<Role> {
-    let pods = pods(cluster, observed, sets, None);
-    let outdated =
-        |role: &Role| (pods.iter()).any(|pod| pod.role == *role && pod.outdated.is_some());
+pub(crate) fn outdated_roles(pods: &[Expected<'_>]) -> Vec<Role> {
+    let outdated = |role: &Role| {
+        let mut pods = pods.iter();
+        pods.any(|pod| pod.role == *role && pod.outdated.is_some())
+    };
     Role::ALL.into_iter().filter(outdated).collect()
 }
 
 /// A pod that there should be.
-struct Expected<'a> {
-    role: Role,
-    name: String,
-    pod: Option<&'a Pod>,
+pub(crate) struct Expected<'a> {
+    pub(crate) role: Role,
+    pub(crate) id: i32,
+    pub(crate) name: String,
+    pub(crate) pod: Option<&'a Pod>,
+    /// Since when it is ready or is not.
+    pub(crate) since: Time,
     /// What a restart would change; `None` when nothing.
     outdated: Option<String>,
 }
 
 /// All of them, in the order in which they are restarted.
-fn pods<'a>(
+pub(crate) fn expected<'a>(
+    before: Before<'_>,
     cluster: &Cluster,
     observed: &'a Observed,
     sets: &[StatefulSet],
     leader: Option<i32>,
 ) -> Vec<Expected<'a>> {
     let mut pods = Vec::new();
-    for role in ORDER {
+    for group in ORDER.into_iter().filter_map(|role| cluster.group(role)) {
+        let role = group.role;
         let set_name = names::role(&cluster.name, role);
-        let set = sets
-            .iter()
-            .find(|set| set.metadata.name.as_ref() == Some(&set_name));
-        let Some(spec) = set.and_then(|set| set.spec.as_ref()) else {
-            continue;
-        };
+        let mut sets = sets.iter();
+        let set = sets.find(|set| set.metadata.name.as_ref() == Some(&set_name));
+        let template = set.and_then(|set| Some(&set.spec.as_ref()?.template));
         let expected = |id: i32| {
             let name = format!("{set_name}-{id}");
             let mut of_cluster = observed.pods.iter();
             let pod = of_cluster.find(|pod| pod.metadata.name.as_ref() == Some(&name));
             Expected {
                 role,
-                outdated: pod.and_then(|pod| outdated(pod, &spec.template)),
+                id,
+                since: since(before, &name, pod),
+                outdated: pod.and_then(|pod| outdated(pod, template?)),
                 name,
                 pod,
             }
         };
         let leads = |id: &i32| role == Role::Proposer && Some(*id) == leader;
-        let ids = 1..=spec.replicas.unwrap_or(1);
+        let replicas = if cluster.stopped { 0 } else { group.replicas };
+        let ids = 1..=i32::from(replicas);
         let (last, first): (Vec<i32>, Vec<i32>) = ids.partition(leads);
         pods.extend(first.into_iter().chain(last).map(expected));
     }
@@ -171,7 +173,7 @@ fn pods<'a>(
 }
 
 impl Expected<'_> {
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.pod.is_some_and(is_ready)
     }
 
@@ -194,8 +196,7 @@ impl Expected<'_> {
     }
 
     fn is_away_for(&self, limit: SignedDuration, now: &Time) -> bool {
-        let since = self.pod.and_then(away_since);
-        since.is_some_and(|since| now.0.duration_since(since.0) >= limit)
+        now.0.duration_since(self.since.0) >= limit
     }
 
     fn restart(&self) -> Decision {
@@ -228,13 +229,18 @@ impl Expected<'_> {
     }
 }
 
-/// Since when a pod is not ready, or on its way out.
-fn away_since(pod: &Pod) -> Option<&Time> {
-    let since = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
-    let leaving = pod.metadata.deletion_timestamp.as_ref();
-    leaving
-        .or(since)
-        .or(pod.metadata.creation_timestamp.as_ref())
+/// Since when a pod is ready or is not. Where Kubernetes does not tell, because it is on its way out or
+/// not there, it is since the operator saw that first.
+fn since(before: Before<'_>, name: &str, pod: Option<&Pod>) -> Time {
+    let there = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let told = there.and_then(|pod| {
+        let ready = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+        ready.or(pod.metadata.creation_timestamp.as_ref())
+    });
+    let mut members = before.status.members.iter();
+    let seen = members.find(|member| member.pod == name && !member.ready);
+    let seen = seen.map(|member| &member.since);
+    told.or(seen).unwrap_or(before.now).clone()
 }
 
 /// The state of the node's container.

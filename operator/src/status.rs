@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proposer::config::Role;
 
 use crate::cluster::{Cluster, Group, Invalid};
-use crate::crd::{PaxosClusterStatus, RoleStatus};
+use crate::crd::{MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
 use crate::desired::{Applied, Objects};
 use crate::names;
 use crate::observe::{Answer, Observed, Refused};
@@ -53,6 +53,30 @@ pub fn refused(
     situation.tell(before, verdict.clone(), verdict)
 }
 
+/// The status of a cluster to which nothing is done for now. It speaks of the spec that was applied
+/// last, so that tools see that a newer one waits.
+pub fn paused(before: Before<'_>, cluster: &Cluster, observed: &Observed) -> PaxosClusterStatus {
+    let before = Before {
+        generation: before.status.observed_generation,
+        ..before
+    };
+    let sets = &observed.stateful_sets;
+    let situation = Situation::new(before, cluster, observed, sets, &Decision::Done);
+    let why = format!(
+        "nothing is applied or restarted while annotation {} is true",
+        names::PAUSED_ANNOTATION
+    );
+    let ready = match situation.starting {
+        true => ("False", PAUSED, why.clone()),
+        false => situation.ready(),
+    };
+    let mut status = situation.tell(before, ready, ("False", PAUSED, why.clone()));
+    let mut conditions = Conditions::new(before);
+    conditions.set("Paused", ("True", PAUSED, why));
+    status.conditions.extend(conditions.list);
+    status
+}
+
 /// What a condition says: status, reason, message.
 type Verdict = (&'static str, &'static str, String);
 
@@ -71,9 +95,12 @@ struct Situation {
     refused: Option<String>,
     /// Whether this cluster was never whole: nodes that are missing are still expected to come.
     starting: bool,
+    stopped: bool,
     acceptors: u8,
     /// Of the learners' pods.
     selector: String,
+    quorum: i32,
+    members: Vec<MemberStatus>,
     leader: Option<i32>,
     term: Option<i64>,
     committed: Option<i64>,
@@ -88,7 +115,10 @@ impl Situation {
         roll: &Decision,
     ) -> Situation {
         let count = |group: &Group| {
-            let replicas = i32::from(group.replicas);
+            let replicas = match cluster.stopped {
+                true => 0,
+                false => i32::from(group.replicas),
+            };
             let set = set_of(cluster, group.role, sets);
             let ready = set.and_then(ready_replicas).unwrap_or(0).min(replicas);
             let summary = format!("{ready}/{replicas}");
@@ -106,7 +136,8 @@ impl Situation {
             .iter()
             .filter(|(_, count)| count.ready < count.replicas);
         let short = short.map(|(role, count)| format!("{} {role}s", count.summary));
-        let outdated = roll::outdated_roles(cluster, observed, sets);
+        let pods = roll::expected(before, cluster, observed, sets, None);
+        let outdated = roll::outdated_roles(&pods);
         let done = |role| {
             let wanted = cluster.group(role).map(|group| i32::from(group.replicas));
             let set = set_of(cluster, role, sets);
@@ -140,19 +171,25 @@ impl Situation {
             })),
             counts,
             starting: false,
+            stopped: cluster.stopped,
             acceptors: cluster.members.count(),
             selector: names::selector_text(&cluster.name, Role::Learner),
+            quorum: cluster.members.quorum() as i32,
+            members: pods
+                .iter()
+                .map(|pod| member(before, observed, pod))
+                .collect(),
             leader,
             term: latest(|answer| answer.term).or(before.status.term),
             committed: latest(|answer| answer.committed_instance_id)
                 .or(before.status.committed_instance),
         };
         let never_whole = before.status.condition("Degraded").is_none_or(|was| {
-            [STARTING, INVALID_SPEC, APPLY_FAILED].contains(&was.reason.as_str())
+            [STARTING, STOPPED, INVALID_SPEC, APPLY_FAILED].contains(&was.reason.as_str())
         });
         // A disk that is refused will not be whole by waiting.
         let waits = situation.refused.is_none();
-        situation.starting = never_whole && waits && !situation.is_whole();
+        situation.starting = never_whole && waits && !cluster.stopped && !situation.is_whole();
         situation
     }
 
@@ -170,6 +207,8 @@ impl Situation {
             learner: self.count(Role::Learner),
             store: self.count(Role::Store),
             selector: Some(self.selector.clone()),
+            quorum: Some(self.quorum()),
+            members: self.members.clone(),
             leader_id: self.leader,
             term: self.term,
             committed_instance: self.committed,
@@ -179,6 +218,21 @@ impl Situation {
 
     fn count(&self, role: Role) -> Option<RoleStatus> {
         count(&self.counts, role).cloned()
+    }
+
+    fn quorum(&self) -> QuorumStatus {
+        let ready = |role| count(&self.counts, role).map_or(0, |count| count.ready);
+        let healthy = ready(Role::Acceptor);
+        let tolerates = (healthy - self.quorum).max(0);
+        let spare = [Role::Proposer, Role::Learner].map(ready);
+        QuorumStatus {
+            size: self.quorum,
+            healthy,
+            tolerates,
+            safe_to_disrupt: self.is_available()
+                && tolerates > 0
+                && spare.iter().all(|ready| *ready > 1),
+        }
     }
 
     fn disk_refused(&self, status: &'static str) -> Verdict {
@@ -201,6 +255,7 @@ impl Situation {
 
     fn ready(&self) -> Verdict {
         match (&self.short, &self.rolling) {
+            _ if self.stopped => self.available.clone(),
             _ if self.starting => {
                 let message = self.short.as_ref().unwrap_or(&self.available.2);
                 ("False", STARTING, message.clone())
@@ -219,6 +274,8 @@ impl Situation {
 
     fn progressing(&self) -> Verdict {
         match &self.rolling {
+            Some(_) if self.stopped => ("True", STOPPING, "nodes are being stopped".to_owned()),
+            None if self.stopped => ("False", STOPPED, self.available.2.clone()),
             _ if self.starting => ("True", STARTING, "nodes are being started".to_owned()),
             _ if self.stuck.is_some() => self.roll_stuck("False"),
             Some(rolling) => ("True", ROLLING_OUT, rolling.clone()),
@@ -228,6 +285,7 @@ impl Situation {
 
     fn degraded(&self) -> Verdict {
         match (&self.short, &self.rolling) {
+            _ if self.stopped => ("False", STOPPED, self.available.2.clone()),
             _ if self.starting => ("False", STARTING, "nodes are being started".to_owned()),
             // Said first: it does not mend itself.
             _ if self.refused.is_some() => self.disk_refused("True"),
@@ -313,6 +371,12 @@ pub const ROLLING_OUT: &str = "RollingOut";
 pub const ROLL_STUCK: &str = "RollStuck";
 /// Both.
 pub(crate) const ROLL: [&str; 2] = [ROLLING_OUT, ROLL_STUCK];
+/// The reason while an annotation says that nothing is to be done.
+pub const PAUSED: &str = "Paused";
+/// The reason while pods end since there are to be none.
+pub const STOPPING: &str = "Stopping";
+/// The reason when there are to be no pods.
+pub const STOPPED: &str = "Stopped";
 /// The reason until everything was ready once.
 pub const STARTING: &str = "Starting";
 
@@ -330,6 +394,12 @@ impl PaxosClusterStatus {
         progressing.is_some_and(|it| it.reason == ROLLING_OUT)
     }
 
+    /// Whether there are to be no pods, and none is left.
+    pub fn is_stopped(&self) -> bool {
+        let progressing = self.condition("Progressing");
+        progressing.is_some_and(|it| it.reason == STOPPED)
+    }
+
     /// Whether that condition is `True`.
     pub fn is(&self, type_: &str) -> bool {
         self.condition(type_)
@@ -344,6 +414,10 @@ fn availability(
     answers: &[Answer],
     leader: Option<i32>,
 ) -> Verdict {
+    if cluster.stopped {
+        let message = "spec.stopped is true: there are no pods, and all volumes are kept";
+        return ("False", STOPPED, message.to_owned());
+    }
     let ready = |role| count(counts, role).map_or(0, |count| count.ready);
     let (acceptors, quorum) = (ready(Role::Acceptor), cluster.members.quorum());
     if (acceptors as usize) < quorum {
@@ -380,6 +454,38 @@ fn count(counts: &[(Role, RoleStatus)], of: Role) -> Option<&RoleStatus> {
         .iter()
         .find(|(role, _)| *role == of)
         .map(|(_, count)| count)
+}
+
+fn member(before: Before<'_>, observed: &Observed, node: &roll::Expected<'_>) -> MemberStatus {
+    let spec = node.pod.and_then(|pod| pod.spec.as_ref());
+    let containers = spec.map(|spec| &spec.containers[..]).unwrap_or_default();
+    let mut containers = containers.iter();
+    let container = containers.find(|container| container.name == names::CONTAINER);
+    let image = container.and_then(|container| container.image.as_deref());
+    let told = observed.answers.get(&node.name);
+    let mut known = before.status.members.iter();
+    let known = known.find(|member| member.pod == node.name);
+    MemberStatus {
+        role: node.role.name().to_owned(),
+        id: node.id,
+        pod: node.name.clone(),
+        ready: node.is_ready(),
+        since: node.since.clone(),
+        version: image.map(|image| version(image).to_owned()),
+        // One that does not answer just now is not news.
+        incarnation: told
+            .and_then(|told| told.incarnation.clone())
+            .or_else(|| known?.incarnation.clone()),
+    }
+}
+
+/// The digest or the tag of an image.
+fn version(image: &str) -> &str {
+    if let Some((_, digest)) = image.split_once('@') {
+        return digest;
+    }
+    let name = image.rsplit('/').next().unwrap_or(image);
+    name.split_once(':').map_or("latest", |(_, tag)| tag)
 }
 
 fn list(items: impl Iterator<Item = String>) -> Option<String> {

@@ -1,10 +1,11 @@
 //! Everything that goes wrong, at every call: the end is always the same.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
 use tests::kube::scenarios::{NAMESPACE, World};
-use tests::kube::{ApiServer, Fault};
+use tests::kube::{ApiServer, Call, Fault};
 
 /// How a call that changes something may fail; one that looks is not lost on its way back.
 const FAULTS: [Fault; 5] = [
@@ -32,6 +33,46 @@ async fn live(world: &mut World) {
     world.pass(40).await;
 }
 
+/// Lives through another image, until every pod has it.
+async fn roll(world: &mut World) {
+    world.start();
+    world.start_pods(|_| false);
+    world.edit_spec("ledger", json!({ "image": "nodes:2" }));
+    world.pass(40).await;
+}
+
+/// Lives through a change that waits for the end of a pause, and through a stop.
+async fn pause_and_stop(world: &mut World) {
+    world.start();
+    world.start_pods(|_| false);
+    let pause = |paused: Value| {
+        let patch = json!({ "metadata": { "annotations": { "clustersync.io/paused": paused } } });
+        world
+            .server
+            .edit("paxosclusters", NAMESPACE, "ledger", patch);
+    };
+    pause(json!("true"));
+    world.edit_spec(
+        "ledger",
+        json!({ "learner": { "priorityClassName": "high" } }),
+    );
+    world.pass(10).await;
+    pause(Value::Null);
+    world.pass(30).await;
+    world.edit_spec("ledger", json!({ "stopped": true }));
+    world.pass(30).await;
+    world.edit_spec("ledger", json!({ "stopped": false }));
+    world.pass(40).await;
+}
+
+async fn smallest() -> World {
+    let one = json!({ "replicas": 1 });
+    let spec = json!({ "proposer": one, "acceptor": one, "learner": one });
+    let world = World::whole("ledger", spec).await;
+    world.take_writes();
+    world
+}
+
 /// The state to end in: what is owned, how it is specified, what is said of it.
 fn end(server: &ApiServer, world: &World) -> Vec<Value> {
     let mut end: Vec<Value> = [
@@ -44,7 +85,21 @@ fn end(server: &ApiServer, world: &World) -> Vec<Value> {
     .flat_map(|plural| server.objects(plural))
     .map(|object| json!([object["metadata"]["name"], object["spec"], object["data"]]))
     .collect();
-    let conditions = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];
+    let pods = server.objects("pods").into_iter();
+    // Pods keep the addresses of when they were made.
+    end.extend(pods.map(|mut pod| {
+        let image = pod["spec"]["containers"][0]["image"].take();
+        let annotations = pod["metadata"]["annotations"].take();
+        json!([pod["metadata"]["name"], image, annotations])
+    }));
+    let conditions = [
+        "Ready",
+        "Available",
+        "Progressing",
+        "Degraded",
+        "Stalled",
+        "Paused",
+    ];
     end.push(json!(
         conditions.map(|kind| world.condition("ledger", kind))
     ));
@@ -123,6 +178,55 @@ async fn an_operator_killed_after_any_write_is_taken_over_by_the_next() {
             expected,
             "killed after write {write}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_roll_comes_through_a_fault_or_a_death_at_any_of_its_writes() {
+    // Whoever dies right after an eviction has done it, and nobody does it again.
+    come_through(roll, 3..=3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_do_a_pause_a_stop_and_what_comes_after_them() {
+    // An operator that is dead all along leaves the next one less to do.
+    come_through(pause_and_stop, 1..=1).await;
+}
+
+/// At each write that an undisturbed life makes, a fault or a death; the end is the same.
+async fn come_through(live: impl AsyncFn(&mut World), evictions: RangeInclusive<usize>) {
+    let mut undisturbed = smallest().await;
+    live(&mut undisturbed).await;
+    let expected = end(&undisturbed.server, &undisturbed);
+    assert!(evictions.contains(&undisturbed.restarted().len()));
+    assert_eq!(undisturbed.condition("ledger", "Ready").0, "True");
+    let writes = undisturbed.take_writes();
+    assert!(writes.len() > 10, "{writes:?}");
+    for (at, write) in writes.iter().enumerate() {
+        let before = &writes[..at];
+        let like = |call: &&Call| (&call.verb, &call.resource) == (&write.verb, &write.resource);
+        let nth = before.iter().filter(like).count() + 1;
+        for fault in [Fault::LoseAnswer(500), Fault::Refuse(429), Fault::Reset] {
+            let mut world = smallest().await;
+            world.server.fail(&write.verb, &write.resource, nth, fault);
+            live(&mut world).await;
+            let reached = end(&world.server, &world);
+            let Call { verb, resource, .. } = write;
+            assert_eq!(reached, expected, "{fault:?} at {verb} {resource} {nth}");
+        }
+
+        let mut first = smallest().await;
+        first.server.cut_off_after_writes(at);
+        live(&mut first).await;
+        first.stop();
+        first.server.reconnect();
+        let mut second = World::with(first.server.clone(), first.nodes.clone());
+        second.start();
+        second.pass(60).await;
+        let reached = end(&second.server, &second);
+        assert_eq!(reached, expected, "killed after write {at}");
+        let evicted = second.restarted();
+        assert!(evictions.contains(&evicted.len()), "{evicted:?}");
     }
 }
 

@@ -49,6 +49,7 @@ pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
         stateful_sets: groups
             .iter()
             .map(|group| roll::with_digest(stateful_set::stateful_set(cluster, group, plan)))
+            .map(|set| if cluster.stopped { stopped(set) } else { set })
             .collect(),
         services: groups
             .iter()
@@ -62,6 +63,16 @@ pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
             .collect(),
         state: PhantomData,
     }
+}
+
+/// The same without pods. All that they know stays.
+fn stopped(mut set: StatefulSet) -> StatefulSet {
+    if let Some(spec) = &mut set.spec {
+        spec.replicas = Some(0);
+        let retention = &mut spec.persistent_volume_claim_retention_policy;
+        retention.get_or_insert_default().when_scaled = Some("Retain".to_owned());
+    }
+    set
 }
 
 /// The objects that a PaxosCluster becomes, touching nothing. Fails with the field that makes no sense.

@@ -347,6 +347,30 @@ fn a_pod_that_does_not_come_back_stops_the_roll_and_says_why() {
 }
 
 #[test]
+fn a_pod_that_is_not_made_at_all_stops_the_roll_too() {
+    let mut world = World::new().image("b").gone("ledger-learner-1");
+    let missed_since = |minute_of: i64| -> PaxosClusterStatus {
+        serde_json::from_value(json!({ "members": [{
+            "role": "learner", "id": 1, "pod": "ledger-learner-1", "ready": false,
+            "since": minute(minute_of),
+        }]}))
+        .unwrap()
+    };
+    world.status = missed_since(95);
+    assert_eq!(world.waits(), "pod ledger-learner-1 is not there");
+    world.status = missed_since(94);
+    let why = "pod ledger-learner-1 is not there";
+    assert_eq!(world.decide(), Decision::Stuck(why.into()));
+}
+
+#[test]
+fn a_cluster_that_is_stopped_has_nothing_to_restart() {
+    let mut world = World::new().image("b");
+    world.want(&format!("{{image: c, stopped: true, {SPEC}}}"));
+    assert_eq!(world.decide(), Decision::Done);
+}
+
+#[test]
 fn the_roll_is_not_over_before_the_last_pod_is_back() {
     let mut world = World::new().image("b");
     world.status.conditions = serde_json::from_value(json!([{

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 
-use super::{APPLY_FAILED, DISK_REFUSED, ROLL_STUCK, STARTING};
+use super::{APPLY_FAILED, DISK_REFUSED, PAUSED, ROLL_STUCK, STARTING, STOPPED};
 use crate::crd::PaxosClusterStatus;
 use crate::roll::Restart;
 
@@ -20,6 +20,7 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
     }
     if let Some((was, available)) = became("Available")
         && available.status != "True"
+        && available.reason != STOPPED
         && was.is_some_and(|(status, _)| status == "True")
     {
         events.push(event(
@@ -37,7 +38,15 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
             &degraded.message,
         ));
     }
+    match (before.is("Paused"), after.is("Paused")) {
+        (false, true) => events.push(event(EventType::Normal, PAUSED, "nothing is applied")),
+        (true, false) => events.push(event(EventType::Normal, "Resumed", "changes are applied")),
+        _ => {}
+    }
     match became("Ready") {
+        Some((_, ready)) if ready.reason == STOPPED => {
+            events.push(event(EventType::Normal, STOPPED, &ready.message));
+        }
         Some((_, ready)) if ready.status == "True" => {
             events.push(event(EventType::Normal, "Ready", &ready.message));
         }

@@ -86,6 +86,7 @@ impl NodeStatus for Nodes {
                 } else {
                     says.committed
                 }),
+                incarnation: Some(format!("start-of-{node_id}")),
             })
         }
         .boxed()

@@ -189,7 +189,7 @@ impl Store {
             }
         }
         let leaving = json!({ "metadata": {
-            "deletionTimestamp": Timestamp::now().to_string(),
+            "deletionTimestamp": now(),
             "deletionGracePeriodSeconds": 30,
         }});
         self.merge("pods", namespace, name, &leaving, false)?;
@@ -308,7 +308,7 @@ impl ApiServer {
             "conditions": [{
                 "type": "Ready",
                 "status": if ready { "True" } else { "False" },
-                "lastTransitionTime": Timestamp::now().to_string(),
+                "lastTransitionTime": now(),
             }],
             "containerStatuses": [{
                 "name": "node",
@@ -321,6 +321,13 @@ impl ApiServer {
         });
         self.edit_status("pods", namespace, name, status);
     }
+}
+
+/// In whole seconds, as Kubernetes writes it.
+fn now() -> String {
+    let now = Timestamp::now().as_second();
+    let now = Timestamp::from_second(now).expect("a time");
+    now.to_string()
 }
 
 /// Kubernetes' label for the template that a pod was made from.
