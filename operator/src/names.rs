@@ -53,6 +53,11 @@ pub fn address(cluster: &str, namespace: &str, of: Role, node: NodeId, port: u16
     format!("{service}-{node}.{service}.{namespace}.svc:{port}")
 }
 
+/// The PersistentVolumeClaim of a pod, as the StatefulSet's controller names it.
+pub fn claim(cluster: &str, of: Role, node: NodeId) -> String {
+    format!("{DATA_VOLUME}-{}-{node}", role(cluster, of))
+}
+
 /// What tells a role's pods from all others.
 pub fn selector(cluster: &str, role: Role) -> BTreeMap<String, String> {
     labels_of([(CLUSTER_LABEL, cluster), (ROLE_LABEL, role.name())])
@@ -80,6 +85,12 @@ pub fn labels(cluster: &str, role: Option<Role>) -> BTreeMap<String, String> {
 /// The label selector for everything the operator made for a cluster.
 pub fn made_for(cluster: &str) -> String {
     format!("{MANAGED_BY_LABEL}={MANAGER},{CLUSTER_LABEL}={cluster}")
+}
+
+/// The label selector for everything that is a cluster's, whoever made it: volume claims have the labels
+/// of [`selector`] from the StatefulSet's controller.
+pub fn of_cluster(cluster: &str) -> String {
+    format!("{CLUSTER_LABEL}={cluster}")
 }
 
 fn labels_of<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {

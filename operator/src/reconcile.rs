@@ -122,6 +122,7 @@ impl Error {
         match self {
             Error::Observe(_) => "observe",
             Error::Apply(apply::Error::NotOurs { .. }) => "not_ours",
+            Error::Apply(apply::Error::NotGrown { .. }) => "not_grown",
             Error::Apply(apply::Error::Api { .. }) => "apply",
             Error::Evict { .. } => "evict",
             Error::Status(_) => "status",
@@ -133,7 +134,7 @@ impl Error {
     /// passes by itself.
     fn needs_help(&self) -> bool {
         match self {
-            Error::Apply(apply::Error::NotOurs { .. }) => true,
+            Error::Apply(apply::Error::NotOurs { .. } | apply::Error::NotGrown { .. }) => true,
             Error::Apply(apply::Error::Api { source, .. }) | Error::Observe(source) => {
                 matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_invalid())
             }

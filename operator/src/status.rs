@@ -86,8 +86,13 @@ impl Situation {
     ) -> Situation {
         let count = |group: &Group| {
             let replicas = i32::from(group.replicas);
-            let set = set_of(cluster, group.role, sets);
-            let ready = set.and_then(ready_replicas).unwrap_or(0).min(replicas);
+            let ready = match set_of(cluster, group.role, sets) {
+                // Made anew around pods that run: its controller has not counted them yet.
+                Some(set) if is_unseen(set) => before.status.ready(group.role),
+                Some(set) => ready_replicas(set),
+                None => None,
+            };
+            let ready = ready.unwrap_or(0).min(replicas);
             let summary = format!("{ready}/{replicas}");
             (
                 group.role,
@@ -321,6 +326,16 @@ impl PaxosClusterStatus {
         progressing.is_some_and(|it| it.reason == ROLLING_OUT)
     }
 
+    fn ready(&self, role: Role) -> Option<i32> {
+        let count = match role {
+            Role::Proposer => &self.proposer,
+            Role::Acceptor => &self.acceptor,
+            Role::Learner => &self.learner,
+            Role::Store => &self.store,
+        };
+        count.as_ref().map(|count| count.ready)
+    }
+
     /// Whether that condition is `True`.
     pub fn is(&self, type_: &str) -> bool {
         self.condition(type_)
@@ -404,6 +419,12 @@ fn set_of<'a>(cluster: &Cluster, role: Role, sets: &'a [StatefulSet]) -> Option<
         .find(|set| set.metadata.name.as_ref() == Some(&name))
 }
 
+/// Whether the set's controller has not looked at it yet.
+fn is_unseen(set: &StatefulSet) -> bool {
+    let status = set.status.as_ref();
+    status.is_none_or(|status| status.observed_generation.is_none())
+}
+
 fn ready_replicas(set: &StatefulSet) -> Option<i32> {
     set.status.as_ref()?.ready_replicas
 }
@@ -416,7 +437,8 @@ fn has_all_pods(set: &StatefulSet) -> bool {
         .and_then(|spec| spec.replicas)
         .unwrap_or(1);
     let has = set.status.as_ref().map(|status| status.replicas);
-    roll::is_seen(set) && has == Some(wanted)
+    let stays = set.metadata.deletion_timestamp.is_none();
+    stays && roll::is_seen(set) && has == Some(wanted)
 }
 
 struct Conditions<'a> {

@@ -15,7 +15,7 @@ const FAULTS: [Fault; 5] = [
     Fault::Reset,
 ];
 
-/// Lives through creation and a change of scale, until all is as it should be.
+/// Lives through creation, a change of scale and the growth of volumes, until all is as it should be.
 async fn live(world: &mut World) {
     world.start();
     world.create("ledger", json!({ "store": { "enabled": true } }));
@@ -29,14 +29,29 @@ async fn live(world: &mut World) {
     );
     world.pass(40).await;
     world.server.run_pods(|_| false);
+    world.edit_spec(
+        "ledger",
+        json!({ "learner": { "storage": { "size": "9Gi", "retention": { "whenDeleted": "Delete" } } } }),
+    );
+    world.pass(80).await;
+    world.server.run_pods(|_| false);
     world.pass(40).await;
 }
 
 /// The state to end in: what is owned, how it is specified, what is said of it.
 fn end(server: &ApiServer, world: &World) -> Vec<Value> {
-    let mut end: Vec<Value> = ["statefulsets", "services", "poddisruptionbudgets"]
+    let kinds = [
+        "statefulsets",
+        "services",
+        "poddisruptionbudgets",
+        "persistentvolumeclaims",
+        "pods",
+    ];
+    let mut end: Vec<Value> = kinds
         .into_iter()
         .flat_map(|plural| server.objects(plural))
+        // Whether there ever were stores is a matter of when the operator came.
+        .filter(|object| object["metadata"]["labels"]["clustersync.io/role"] != "store")
         .map(|object| json!([object["metadata"]["name"], object["spec"]]))
         .collect();
     let conditions = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];

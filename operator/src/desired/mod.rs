@@ -1,6 +1,7 @@
 //! [`Cluster`] → the objects it is made of. Pure, and complete without Kubernetes.
 
 mod disruption_budget;
+mod pod_template;
 mod services;
 mod stateful_set;
 
@@ -37,6 +38,8 @@ pub enum Desired {}
 /// What is, as the API server answered.
 #[derive(Clone, Copy, Debug)]
 pub enum Applied {}
+
+pub(crate) use pod_template::pod_template;
 
 /// The objects of a cluster, in a fixed order.
 pub fn desired(cluster: &Cluster) -> Objects<Desired> {

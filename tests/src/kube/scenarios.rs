@@ -291,6 +291,10 @@ pub async fn every_permission() -> BTreeSet<Permission> {
             .object("statefulsets", NAMESPACE, "ledger-store")
             .is_none()
     );
+    // The learners' volumes grow.
+    let larger = json!({ "learner": { "storage": { "size": "9Gi" } } });
+    world.edit_spec("ledger", larger);
+    world.pass(60).await;
     // Specs that make no sense, and one that is none.
     world.edit_spec("ledger", json!({ "learner": { "replicas": 0 } }));
     world.pass(60).await;
