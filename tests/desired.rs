@@ -167,6 +167,40 @@ fn another_template_of_a_role_restarts_that_role_alone() {
 }
 
 #[test]
+fn nobody_reaches_the_nodes_but_those_who_may() {
+    let policies = |spec: Value| {
+        let object = json!({ "metadata": { "name": "ledger" }, "spec": spec });
+        let objects = render(&serde_json::from_value(object).unwrap()).unwrap();
+        let policies = objects.network_policies.into_iter();
+        let policies = policies.map(|policy| serde_json::to_value(policy).unwrap());
+        policies.collect::<Vec<Value>>()
+    };
+    assert!(policies(json!({})).is_empty(), "nobody is cut off unasked");
+    let peer = |name: &str| json!({ "podSelector": { "matchLabels": { "app": name } } });
+    let spec = json!({ "networkPolicy": {
+        "enabled": true, "clients": [peer("shop")], "metrics": [peer("scraper")],
+    }, "store": { "enabled": true } });
+    let all = policies(spec);
+    assert_eq!(all.len(), 4, "one for each role");
+    for policy in all {
+        let (spec, from) = (&policy["spec"], &policy["spec"]["ingress"][0]["from"]);
+        assert_eq!(spec["policyTypes"], json!(["Ingress"]));
+        let role = &spec["podSelector"]["matchLabels"]["clustersync.io/role"];
+        let from = from.as_array().unwrap();
+        let own =
+            json!({ "podSelector": { "matchLabels": { "clustersync.io/cluster": "ledger" } } });
+        assert!(from.contains(&own) && from.contains(&peer("scraper")));
+        assert_eq!(from.contains(&peer("shop")), role != "acceptor", "{role}");
+    }
+    let alone = policies(json!({ "networkPolicy": { "enabled": true } }));
+    let operator = json!({ "namespaceSelector": {}, "podSelector": { "matchLabels": {
+        "app.kubernetes.io/component": "operator", "app.kubernetes.io/part-of": "cluster-sync",
+    } } });
+    let from = &alone[0]["spec"]["ingress"][0]["from"];
+    assert_eq!((from.as_array().unwrap().len(), &from[1]), (2, &operator));
+}
+
+#[test]
 fn evictions_leave_a_quorum_of_any_number_of_acceptors() {
     for acceptors in 1..=255_u8 {
         let spec = format!(

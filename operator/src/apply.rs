@@ -86,6 +86,7 @@ pub async fn apply(
         stateful_sets,
         services,
         disruption_budgets,
+        network_policies,
         state: PhantomData,
     } = desired;
     let writer = Writer {
@@ -97,11 +98,15 @@ pub async fn apply(
     let disruption_budgets = writer
         .apply_all(disruption_budgets, &observed.disruption_budgets)
         .await;
+    let network_policies = writer
+        .apply_all(network_policies, &observed.network_policies)
+        .await;
     let stateful_sets = writer.apply_sets(stateful_sets, observed).await;
     Ok(Objects {
         stateful_sets: stateful_sets?,
         services: services?,
         disruption_budgets: disruption_budgets?,
+        network_policies: network_policies?,
         state: PhantomData,
     })
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
     TopologySpreadConstraint,
 };
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -16,8 +17,10 @@ use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Rol
 use proposer::paxos::ids::{Members, NodeId};
 use serde_json::Value;
 
-use crate::crd::{DEFAULT_ACCEPTORS, Keep, PaxosCluster, Resources, RoleSpec, Storage};
-use crate::{desired, names, quantity};
+use crate::crd::{
+    DEFAULT_ACCEPTORS, Keep, NetworkPolicySpec, PaxosCluster, Resources, RoleSpec, Storage,
+};
+use crate::{desired, names, quantity, strict};
 
 /// The image of a spec that names none: the one released together with this operator.
 pub const DEFAULT_IMAGE: &str = concat!(
@@ -51,10 +54,23 @@ pub struct Cluster {
     pub heartbeat_interval: Duration,
     /// Without heartbeat, before an election.
     pub election_timeout: Duration,
+    /// Who may reach the nodes; `None`: everybody.
+    pub access: Option<Access>,
+    /// Where the operator runs; `None`: not known.
+    pub operator_namespace: Option<String>,
     /// The acceptors.
     pub members: Members,
     /// The roles it has, in the order of [`Role::ALL`].
     pub groups: Vec<Group>,
+}
+
+/// Who may reach the nodes beside each other and the operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    /// Proposers, learners and stores.
+    pub clients: Vec<NetworkPolicyPeer>,
+    /// All of them.
+    pub metrics: Vec<NetworkPolicyPeer>,
 }
 
 /// The nodes of one role.
@@ -213,6 +229,8 @@ impl Cluster {
             debug: spec.debug.unwrap_or(false),
             heartbeat_interval,
             election_timeout,
+            access: Access::parse(&spec.network_policy)?,
+            operator_namespace: None,
             members,
             groups,
         };
@@ -233,6 +251,23 @@ impl Cluster {
         NodeId::first(replicas)
             .map(|node| names::address(&self.name, &self.namespace, role, node, port))
             .collect()
+    }
+}
+
+impl Access {
+    fn parse(spec: &NetworkPolicySpec) -> Result<Option<Access>, Invalid> {
+        let peers = |field: &str, given: &[Value]| {
+            let peers = given.iter().enumerate().map(|(at, peer)| {
+                let field = format!("spec.networkPolicy.{field}[{at}]");
+                strict::parse(&field, peer, "a peer of a NetworkPolicy")
+            });
+            peers.collect::<Result<Vec<_>, _>>()
+        };
+        let access = Access {
+            clients: peers("clients", &spec.clients)?,
+            metrics: peers("metrics", &spec.metrics)?,
+        };
+        Ok(spec.enabled.then_some(access))
     }
 }
 

@@ -135,6 +135,10 @@ pub struct PaxosClusterSpec {
     #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
     pub learner: RoleSpec,
 
+    /// Who may reach the nodes over the network.
+    #[serde(default, skip_serializing_if = "NetworkPolicySpec::is_default")]
+    pub network_policy: NetworkPolicySpec,
+
     /// Stores keep a copy of the data on disks of their own. Off unless enabled. Default: 3 when enabled.
     #[serde(default, skip_serializing_if = "StoreSpec::is_default")]
     pub store: StoreSpec,
@@ -205,6 +209,28 @@ pub struct RoleSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "object")]
     pub pod_template: Option<serde_json::Value>,
+}
+
+/// Who may reach the nodes over the network. All is answered on one port, so that whoever may reach a
+/// node for one purpose may for any.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicySpec {
+    /// Whether only the cluster's own nodes, the operator and those named here may reach the nodes.
+    /// Default: false, since the operator cannot know the clients and would cut them off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enabled: bool,
+
+    /// Who may reach proposers, learners and stores, as from in a NetworkPolicy; everybody is
+    /// namespaceSelector: {}. Default: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub clients: Vec<serde_json::Value>,
+
+    /// Who may reach every node, as from in a NetworkPolicy: whoever reads metrics. Default: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub metrics: Vec<serde_json::Value>,
 }
 
 /// The stores: a role that may be absent.
@@ -349,6 +375,12 @@ pub struct RoleStatus {
 impl RoleSpec {
     fn is_default(&self) -> bool {
         *self == RoleSpec::default()
+    }
+}
+
+impl NetworkPolicySpec {
+    fn is_default(&self) -> bool {
+        *self == NetworkPolicySpec::default()
     }
 }
 

@@ -15,6 +15,11 @@ pub const CLUSTER_LABEL: &str = "clustersync.io/cluster";
 pub const ROLE_LABEL: &str = "clustersync.io/role";
 /// Who made an object; the operator watches only what carries its own value.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// What tells the operator's own pods, as its chart labels them.
+pub const OPERATOR_LABELS: [(&str, &str); 2] = [
+    ("app.kubernetes.io/component", "operator"),
+    ("app.kubernetes.io/part-of", "cluster-sync"),
+];
 /// Kubernetes writes a pod's ordinal here; ordinals start at 1, so this is the `NODE_ID`.
 pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// A digest of what was applied last: a field that is no longer wanted shows as a difference.
@@ -37,7 +42,7 @@ pub const DATA_VOLUME: &str = "data";
 /// it, a dash and a ten-digit revision in a label of 63), of which `-proposer` takes 9.
 pub const CLUSTER_NAME_MAX: usize = 43;
 
-/// The StatefulSet, the headless Service and the PodDisruptionBudget of a role.
+/// The StatefulSet, the headless Service, the PodDisruptionBudget and the NetworkPolicy of a role.
 pub fn role(cluster: &str, role: Role) -> String {
     format!("{cluster}-{role}")
 }

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodCondition, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, ListParams};
@@ -35,6 +36,8 @@ pub struct Observed {
     pub services: Vec<Service>,
     /// Likewise.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// Likewise.
+    pub network_policies: Vec<NetworkPolicy>,
     /// Likewise.
     pub pods: Vec<Pod>,
     /// The claims of the nodes' volumes, those of nodes that are gone included.
@@ -141,10 +144,11 @@ pub async fn observe(
 ) -> kube::Result<Observed> {
     let made_for = names::made_for(&cluster.name);
     let of_cluster = names::of_cluster(&cluster.name);
-    let (stateful_sets, services, disruption_budgets, claims, pods) = try_join!(
+    let (stateful_sets, services, disruption_budgets, network_policies, claims, pods) = try_join!(
         list::<StatefulSet>(client, cluster, &made_for),
         list::<Service>(client, cluster, &made_for),
         list::<PodDisruptionBudget>(client, cluster, &made_for),
+        list::<NetworkPolicy>(client, cluster, &made_for),
         list::<PersistentVolumeClaim>(client, cluster, &of_cluster),
         list::<Pod>(client, cluster, &made_for),
     )?;
@@ -158,6 +162,7 @@ pub async fn observe(
         stateful_sets,
         services,
         disruption_budgets,
+        network_policies,
         pods,
         claims,
         proposers: proposers.into_iter().flatten().collect(),

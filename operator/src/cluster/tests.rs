@@ -216,7 +216,7 @@ fn pods_change_but_for_what_the_operator_relies_on() {
         ),
         (
             "{podTemplate: {spec: {terminationGracePeriodSeconds: soon}}}",
-            "spec.learner.podTemplate: is no pod template: invalid type",
+            "spec.learner.podTemplate: is not a pod template: invalid type",
         ),
         (
             "{podTemplate: {spec: {containers: [{name: sidecar, image: x}], hostAliases: [{ip: ::1}]}}}",
@@ -229,5 +229,31 @@ fn pods_change_but_for_what_the_operator_relies_on() {
         };
         assert_eq!(told.is_empty(), expected.is_empty(), "{learner}: {told}");
         assert!(told.starts_with(expected), "{learner}: {told}");
+    }
+}
+
+#[test]
+fn peers_of_a_network_policy_are_read_to_the_letter() {
+    let policy = |policy: &str| with_spec(&format!("{{networkPolicy: {policy}}}"));
+    assert_eq!(
+        policy("{clients: [{podSelector: {}}]}").unwrap().access,
+        None
+    );
+    let access = policy("{enabled: true, clients: [{podSelector: {matchLabels: {a: b}}}]}");
+    let access = access.unwrap().access.unwrap();
+    assert_eq!((access.clients.len(), access.metrics.len()), (1, 0));
+    for (spec, expected) in [
+        (
+            // Taken for a selector of all pods, it would let everybody in.
+            "{clients: [{podSelector: {matchLabel: {a: b}}}]}",
+            "spec.networkPolicy.clients[0].podSelector.matchLabel: is no field of a peer",
+        ),
+        (
+            "{metrics: [{}, {ipBlock: yes}]}",
+            "spec.networkPolicy.metrics[1]: is not a peer of a NetworkPolicy: invalid type",
+        ),
+    ] {
+        let told = policy(spec).expect_err(spec).to_string();
+        assert!(told.starts_with(expected), "{told}");
     }
 }

@@ -1,6 +1,7 @@
 //! [`Cluster`] → the objects it is made of. Pure, and complete without Kubernetes.
 
 mod disruption_budget;
+mod network_policy;
 mod pod_template;
 mod services;
 mod stateful_set;
@@ -10,11 +11,12 @@ use std::marker::PhantomData;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proposer::config::Role;
 
-use crate::cluster::{Cluster, Invalid};
+use crate::cluster::{Cluster, Group, Invalid};
 use crate::crd::PaxosCluster;
 use crate::{names, roll};
 
@@ -28,6 +30,8 @@ pub struct Objects<S> {
     pub services: Vec<Service>,
     /// One for each role.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// One for each role, if the spec asks for them.
+    pub network_policies: Vec<NetworkPolicy>,
     pub(crate) state: PhantomData<S>,
 }
 
@@ -58,6 +62,13 @@ pub fn desired(cluster: &Cluster) -> Objects<Desired> {
             .iter()
             .map(|group| disruption_budget::disruption_budget(cluster, group))
             .collect(),
+        network_policies: (cluster.access.iter())
+            .flat_map(|access| {
+                let policy =
+                    |group: &Group| network_policy::network_policy(cluster, access, group.role);
+                groups.iter().map(policy)
+            })
+            .collect(),
         state: PhantomData,
     }
 }
@@ -74,10 +85,12 @@ impl Objects<Desired> {
             stateful_sets,
             services,
             disruption_budgets,
+            network_policies,
             state: PhantomData,
         } = self;
         let documents = (services.iter().map(to_document))
             .chain(disruption_budgets.iter().map(to_document))
+            .chain(network_policies.iter().map(to_document))
             .chain(stateful_sets.iter().map(to_document));
         documents.collect::<Vec<_>>().join("---\n")
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::stateful_set;
 use crate::cluster::{Cluster, Group, Invalid};
-use crate::names;
+use crate::{names, strict};
 
 /// The template of a role's pods. Fails with the field that cannot be.
 pub(crate) fn pod_template(cluster: &Cluster, group: &Group) -> Result<PodTemplateSpec, Invalid> {
@@ -47,21 +47,12 @@ pub(crate) fn pod_template(cluster: &Cluster, group: &Group) -> Result<PodTempla
     let own = json(&stateful_set::own_template(cluster, group));
     let mut merged = json(&ours);
     merge(&mut merged, patch, "");
-    let refuse = |path: &str, problem: &str| {
-        let field = format!("spec.{}.podTemplate{path}", group.role);
-        Err(Invalid::new(field, problem))
-    };
+    let field = format!("spec.{}.podTemplate", group.role);
     if let Some(path) = broken(&own, &merged) {
-        return refuse(&path, "changes what the operator relies on: leave it out");
+        let problem = "changes what the operator relies on: leave it out";
+        return Err(Invalid::new(format!("{field}{path}"), problem));
     }
-    let template: PodTemplateSpec = match serde_json::from_value(merged.clone()) {
-        Ok(template) => template,
-        Err(error) => return refuse("", &format!("is no pod template: {error}")),
-    };
-    if let Some(path) = missing(&json(&template), &merged) {
-        return refuse(&path, "is no field of a pod template: correct its name");
-    }
-    Ok(template)
+    strict::parse(&field, &merged, "a pod template")
 }
 
 type Strings = BTreeMap<String, String>;
@@ -184,28 +175,6 @@ fn item<'a>(list: &'a Value, key: &str, value: &Value) -> Option<&'a Value> {
     list.as_array()?.iter().find(|item| item[key] == *value)
 }
 
-/// The first field that `all` has and `known` lacks.
-fn missing(known: &Value, all: &Value) -> Option<String> {
-    match (known, all) {
-        (Value::Object(known), Value::Object(all)) => all.iter().find_map(|(field, all)| {
-            let empty = all.as_object().is_some_and(Map::is_empty)
-                || all.as_array().is_some_and(Vec::is_empty);
-            match known.get(field) {
-                Some(known) => missing(known, all).map(|path| format!(".{field}{path}")),
-                None if empty => None,
-                None => Some(format!(".{field}")),
-            }
-        }),
-        (Value::Array(known), Value::Array(all)) => {
-            let mut pairs = known.iter().zip(all).enumerate();
-            pairs.find_map(|(at, (known, all))| {
-                missing(known, all).map(|path| format!("[{at}]{path}"))
-            })
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -238,15 +207,5 @@ mod tests {
             "dnsConfig": {},
         });
         assert_eq!(live, expected);
-    }
-
-    #[test]
-    fn a_field_that_is_lost_is_named() {
-        let known = json!({ "spec": { "containers": [{ "name": "a" }] } });
-        let all =
-            json!({ "spec": { "containers": [{ "name": "a", "imge": "b" }], "volumes": [] } });
-        let path = missing(&known, &all);
-        assert_eq!(path.as_deref(), Some(".spec.containers[0].imge"));
-        assert_eq!(missing(&all, &known), None);
     }
 }

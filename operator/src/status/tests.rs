@@ -88,6 +88,7 @@ impl World {
             stateful_sets: sets.collect(),
             services: wanted.services,
             disruption_budgets: wanted.disruption_budgets,
+            network_policies: wanted.network_policies,
             state: PhantomData,
         };
         let observed = Observed {

@@ -430,7 +430,11 @@ fn key_of(plural: &str, object: &Value) -> Key {
 }
 
 fn plural(kind: &str) -> String {
-    format!("{}s", kind.to_lowercase())
+    let kind = kind.to_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
 }
 
 fn not_found<T>((plural, _, name): &Key) -> Answer<T> {

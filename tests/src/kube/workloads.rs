@@ -10,7 +10,13 @@ use super::store::{Answer, Store, key, refuse};
 
 /// Whether the API server counts the changes of a kind's spec.
 pub(super) fn has_generation(plural: &str) -> bool {
-    ["paxosclusters", "statefulsets", "poddisruptionbudgets"].contains(&plural)
+    [
+        "paxosclusters",
+        "statefulsets",
+        "poddisruptionbudgets",
+        "networkpolicies",
+    ]
+    .contains(&plural)
 }
 
 /// Some of the values that the API server fills in or rewrites, so that whoever compares what it sent
