@@ -9,9 +9,13 @@ use std::process::Output;
 use clap::Parser;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use operator::config::{Cli, Command};
+use operator::crd::PaxosCluster;
+use operator::names::OPERATOR_LABELS;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -306,6 +310,13 @@ fn every_value_has_an_effect_and_a_place_in_the_schema() {
             *other, default,
             "ci/full-values.yaml has the default of {path}"
         );
+        // Has one only where its neighbour is on.
+        if path == "networkPolicy.from" {
+            let policy =
+                |from: &Value| json!({ "networkPolicy": { "enabled": true, "from": from } });
+            assert_ne!(render(policy(other)), render(policy(&default)));
+            continue;
+        }
         // Neither is refused for want of the other.
         if ["replicas", "leaderElection.enabled"].contains(&path.as_str()) {
             let both = json!({ "replicas": 1, "leaderElection": { "enabled": false } });
@@ -345,6 +356,18 @@ fn values_that_make_no_sense_are_refused_by_name() {
         (json!({"crds": {"enabled": true}}), "enabled"),
         (json!({"log": {"format": "xml"}}), "log.format"),
         (json!({"podLabels": {"shard": 1}}), "podLabels.shard"),
+        (
+            json!({"commonLabels": {"app.kubernetes.io/name": "mine"}}),
+            "app.kubernetes.io.name",
+        ),
+        (
+            json!({"networkPolicy": {"from": [{"podSelektor": {}}]}}),
+            "networkPolicy.from.0",
+        ),
+        (
+            json!({"extraVolumes": [{"emptyDir": {}}]}),
+            "extraVolumes.0",
+        ),
         (
             json!({"metrics": {"service": {"port": 0}}}),
             "metrics.service.port",
@@ -387,6 +410,9 @@ fn every_object_has_only_fields_that_kubernetes_knows() {
                 serde_json::from_value::<CustomResourceDefinition>(object.clone()).expect("a CRD");
             }
             "Deployment" => assert_known::<Deployment>(object),
+            "NetworkPolicy" => assert_known::<NetworkPolicy>(object),
+            "PaxosCluster" => assert_known::<PaxosCluster>(object),
+            "PodDisruptionBudget" => assert_known::<PodDisruptionBudget>(object),
             "Pod" => assert_known::<Pod>(object),
             "Service" => assert_known::<Service>(object),
             "ServiceAccount" => assert_known::<ServiceAccount>(object),
@@ -437,6 +463,15 @@ fn two_operators_agree_on_one_and_services_find_them_alone() {
         deployment["spec"]["selector"]["matchLabels"],
         service["spec"]["selector"]
     );
+    for (label, value) in OPERATOR_LABELS {
+        // By these, clusters' NetworkPolicies let it in.
+        assert_eq!(template["metadata"]["labels"][label], value);
+    }
+    let budget = named(&objects, "PodDisruptionBudget", "paxos-operator");
+    assert_eq!(
+        budget["spec"]["selector"]["matchLabels"],
+        service["spec"]["selector"]
+    );
     let test = named(&objects, "Pod", "paxos-operator-test");
     assert!(!selected(&test["metadata"]["labels"]), "{service}");
     let ports = &template["spec"]["containers"][0]["ports"];
@@ -467,6 +502,142 @@ fn a_digest_decides_and_a_tag_overrides_the_version() {
         image_with(json!({"repository": "r/i", "tag": "t", "digest": digest})),
         format!("r/i@{digest}")
     );
+}
+
+#[test]
+fn helm_test_writes_to_a_cluster_of_its_own() {
+    for values in [json!({}), json!({ "watchNamespaces": ["shop"] })] {
+        let release = "9".repeat(53);
+        let objects = template(&release, &values).expect("it renders");
+        let cluster = objects
+            .iter()
+            .find(|object| object["kind"] == "PaxosCluster");
+        let cluster: PaxosCluster = serde_json::from_value(cluster.expect("one").clone()).unwrap();
+        let made = operator::render(&cluster).expect("the operator takes it");
+        for set in &made.stateful_sets {
+            let spec = set.spec.as_ref().expect("a spec");
+            let retention = spec.persistent_volume_claim_retention_policy.as_ref();
+            let retention = retention.and_then(|policy| policy.when_deleted.as_deref());
+            assert_eq!(retention, Some("Delete"), "it leaves nothing behind");
+        }
+        let pod = objects
+            .iter()
+            .find(|object| object["kind"] == "Pod")
+            .expect("one");
+        let arguments = pod["spec"]["containers"][0]["args"]
+            .as_array()
+            .expect("arguments");
+        let arguments = arguments
+            .iter()
+            .map(|argument| argument.as_str().expect("a text"));
+        let cli = Cli::try_parse_from(["paxos-operator"].into_iter().chain(arguments));
+        let Command::Check(check) = cli.unwrap_or_else(|error| panic!("{error}")).command else {
+            panic!("it checks nothing");
+        };
+        let url = |service: &str| {
+            let namespace = cluster.metadata.namespace.as_deref().expect("a namespace");
+            let service = made
+                .services
+                .iter()
+                .find(|made| made.metadata.name.as_deref() == Some(service));
+            let service = service.and_then(|service| service.metadata.name.as_deref());
+            format!(
+                "http://{}.{namespace}.svc:8080",
+                service.expect("such a Service")
+            )
+        };
+        let name = cluster.metadata.name.as_deref().expect("a name");
+        assert_eq!(check.proposers, url(name));
+        assert_eq!(check.readers, url(&format!("{name}-reader")));
+    }
+}
+
+/// What Kubernetes lets nobody change.
+fn fixed(object: &Value) -> Value {
+    match object["kind"].as_str().expect("a kind") {
+        "Deployment" => object["spec"]["selector"].clone(),
+        "ClusterRoleBinding" | "RoleBinding" => object["roleRef"].clone(),
+        "CustomResourceDefinition" => {
+            json!([
+                object["spec"]["group"],
+                object["spec"]["scope"],
+                object["spec"]["names"]
+            ])
+        }
+        _ => Value::Null,
+    }
+}
+
+/// Every field that there was is there still, of the same type, and none is asked for that was not.
+fn assert_accepts(old: &Value, new: &Value, path: &str) {
+    assert_eq!(old["type"], new["type"], "{path}");
+    let required = |schema: &Value| schema["required"].as_array().cloned().unwrap_or_default();
+    for field in required(new) {
+        assert!(required(old).contains(&field), "{path} now needs {field}");
+    }
+    for (field, old) in old["properties"].as_object().into_iter().flatten() {
+        let new = &new["properties"][field];
+        assert!(!new.is_null(), "{path}.{field} is gone");
+        assert_accepts(old, new, &format!("{path}.{field}"));
+    }
+    if !old["items"].is_null() {
+        assert_accepts(&old["items"], &new["items"], path);
+    }
+}
+
+#[test]
+fn a_release_of_the_previous_version_is_upgraded() {
+    let previous: Vec<Value> = read("tests/golden/chart-0.1.0.yaml")
+        .split("\n---\n")
+        .map(yaml::<Value>)
+        .collect();
+    assert!(previous.len() >= 8);
+    let now = render(json!({}));
+    for old in &previous {
+        let (kind, name) = (&old["kind"], &old["metadata"]["name"]);
+        let new = named(&now, kind.as_str().unwrap(), name.as_str().unwrap());
+        assert_eq!(fixed(old), fixed(new), "{kind} {name}");
+        assert_eq!(old["metadata"]["namespace"], new["metadata"]["namespace"]);
+        if kind == "CustomResourceDefinition" {
+            let schema =
+                |crd: &Value| crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+            assert_eq!(
+                old["spec"]["versions"][0]["name"],
+                new["spec"]["versions"][0]["name"]
+            );
+            assert_accepts(&schema(old), &schema(new), "");
+        }
+    }
+    // Whatever values it was installed with.
+    render(yaml(&read("tests/golden/chart-0.1.0.values.yaml")));
+}
+
+#[test]
+fn artifact_hub_is_told_the_truth() {
+    let chart: Value = yaml(&read("charts/paxos-operator/Chart.yaml"));
+    let told = |annotation: &str| -> Value {
+        let text = &chart["annotations"][format!("artifacthub.io/{annotation}")];
+        yaml(text.as_str().expect(annotation))
+    };
+    assert_eq!(told("images")[0]["image"], operator::cluster::DEFAULT_IMAGE);
+    let example: PaxosCluster = serde_json::from_value(told("crdsExamples")[0].clone()).unwrap();
+    operator::render(&example).expect("the example is valid");
+    let crd: Value = yaml(&read("crds/paxosclusters.yaml"));
+    let listed = &told("crds")[0];
+    assert_eq!(listed["name"], crd["metadata"]["name"]);
+    assert_eq!(listed["kind"], crd["spec"]["names"]["kind"]);
+    assert_eq!(listed["version"], crd["spec"]["versions"][0]["name"]);
+    for change in told("changes").as_array().expect("a list") {
+        let kinds = [
+            "added",
+            "changed",
+            "deprecated",
+            "removed",
+            "fixed",
+            "security",
+        ];
+        assert!(kinds.iter().any(|kind| change["kind"] == *kind), "{change}");
+    }
 }
 
 #[test]

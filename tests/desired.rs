@@ -141,6 +141,66 @@ fn switching_stores_on_restarts_nobody_but_the_learners() {
 }
 
 #[test]
+fn another_template_of_a_role_restarts_that_role_alone() {
+    let plain = parse(&root().join("crds/samples/full.yaml"));
+    let before = render(&plain).unwrap().stateful_sets;
+    for (at, role) in ["proposer", "acceptor", "learner"].iter().enumerate() {
+        for (field, value) in [
+            ("podTemplate", json!({ "spec": { "hostNetwork": true } })),
+            ("podLabels", json!({ "team": "payments" })),
+            ("podAnnotations", json!({ "team": "payments" })),
+            (
+                "extraEnv",
+                json!([{ "name": "RUST_BACKTRACE", "value": "1" }]),
+            ),
+            ("serviceAccountName", json!("someone")),
+        ] {
+            let mut changed = serde_json::to_value(&plain).unwrap();
+            changed["spec"][role][field] = value;
+            let changed: PaxosCluster = serde_json::from_value(changed).unwrap();
+            let after = render(&changed).unwrap().stateful_sets;
+            for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+                assert_eq!(before != after, index == at, "{field} of {role}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_reaches_the_nodes_but_those_who_may() {
+    let policies = |spec: Value| {
+        let object = json!({ "metadata": { "name": "ledger" }, "spec": spec });
+        let objects = render(&serde_json::from_value(object).unwrap()).unwrap();
+        let policies = objects.network_policies.into_iter();
+        let policies = policies.map(|policy| serde_json::to_value(policy).unwrap());
+        policies.collect::<Vec<Value>>()
+    };
+    assert!(policies(json!({})).is_empty(), "nobody is cut off unasked");
+    let peer = |name: &str| json!({ "podSelector": { "matchLabels": { "app": name } } });
+    let spec = json!({ "networkPolicy": {
+        "enabled": true, "clients": [peer("shop")], "metrics": [peer("scraper")],
+    }, "store": { "enabled": true } });
+    let all = policies(spec);
+    assert_eq!(all.len(), 4, "one for each role");
+    for policy in all {
+        let (spec, from) = (&policy["spec"], &policy["spec"]["ingress"][0]["from"]);
+        assert_eq!(spec["policyTypes"], json!(["Ingress"]));
+        let role = &spec["podSelector"]["matchLabels"]["clustersync.io/role"];
+        let from = from.as_array().unwrap();
+        let own =
+            json!({ "podSelector": { "matchLabels": { "clustersync.io/cluster": "ledger" } } });
+        assert!(from.contains(&own) && from.contains(&peer("scraper")));
+        assert_eq!(from.contains(&peer("shop")), role != "acceptor", "{role}");
+    }
+    let alone = policies(json!({ "networkPolicy": { "enabled": true } }));
+    let operator = json!({ "namespaceSelector": {}, "podSelector": { "matchLabels": {
+        "app.kubernetes.io/component": "operator", "app.kubernetes.io/part-of": "cluster-sync",
+    } } });
+    let from = &alone[0]["spec"]["ingress"][0]["from"];
+    assert_eq!((from.as_array().unwrap().len(), &from[1]), (2, &operator));
+}
+
+#[test]
 fn evictions_leave_a_quorum_of_any_number_of_acceptors() {
     for acceptors in 1..=255_u8 {
         let spec = format!(
@@ -175,9 +235,10 @@ fn pods_satisfy_the_restricted_pod_security_standard() {
                 "RuntimeDefault"
             );
             assert_eq!(pod["automountServiceAccountToken"], false);
-            let volumes = pod["volumes"].as_array().unwrap();
-            assert_eq!(volumes.len(), 1, "beside the claimed volume");
-            assert!(volumes[0]["configMap"].is_object());
+            let mounted = pod["volumes"].as_array().into_iter().flatten();
+            let kept = ["configMap", "emptyDir", "projected"];
+            let host = |volume: &Value| kept.iter().all(|kind| volume[kind].is_null());
+            assert!(mounted.filter(|volume| host(volume)).count() == 0, "{pod}");
             for container in pod["containers"].as_array().unwrap() {
                 let context = &container["securityContext"];
                 assert_eq!(context["allowPrivilegeEscalation"], false);
@@ -314,7 +375,43 @@ fn the_crds_own_rules_refuse_what_parse_refuses() {
 
     let sized = |size: &str| json!({ "learner": { "storage": { "size": size } } });
     assert_eq!(rules("ledger", Some(sized("1Gi")), sized("1Gi")), Ok(()));
-    assert!(rules("ledger", Some(sized("1Gi")), sized("2Gi")).is_err());
+    assert_eq!(rules("ledger", Some(sized("1Gi")), sized("2Gi")), Ok(()));
+    let numbers = |size: u64| json!({ "learner": { "storage": { "size": size } } });
+    assert_eq!(rules("ledger", Some(sized("1Ki")), numbers(1024)), Ok(()));
+    assert_eq!(rules("ledger", Some(sized("much")), sized("1Gi")), Ok(()));
+    let stored = |storage: Value| json!({ "learner": { "storage": storage } });
+    let class = |name: &str| stored(json!({ "storageClassName": name }));
+    let modes = |modes: &[&str]| stored(json!({ "accessModes": modes }));
+    let retention = stored(json!({ "retention": { "whenScaled": "Delete" } }));
+    assert_eq!(rules("ledger", Some(retention), stored(json!({}))), Ok(()));
+    assert_eq!(
+        rules("ledger", Some(stored(json!({}))), modes(&["ReadWriteOnce"])),
+        Ok(())
+    );
+    for (old, new, problem) in [
+        (sized("2Gi"), sized("1Gi"), "cannot shrink"),
+        (numbers(1025), sized("1Ki"), "cannot shrink"),
+        (stored(json!({})), sized("1Gi"), "cannot shrink"),
+        (class("a"), class("b"), "storageClassName cannot change"),
+        (
+            stored(json!({})),
+            class("b"),
+            "storageClassName cannot change",
+        ),
+        (
+            class(""),
+            stored(json!({})),
+            "storageClassName cannot change",
+        ),
+        (
+            stored(json!({})),
+            modes(&["ReadWriteMany"]),
+            "accessModes cannot change",
+        ),
+    ] {
+        let refusal = rules("ledger", Some(old.clone()), new.clone()).expect_err(problem);
+        assert!(refusal.contains(problem), "{old} {new}: {refusal}");
+    }
 }
 
 #[test]

@@ -11,10 +11,13 @@ mod scaling;
 mod rest;
 #[path = "operator/roll.rs"]
 mod roll;
+#[path = "operator/volumes.rs"]
+mod volumes;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use tests::kube::RIGID;
 use tests::kube::scenarios::{NAMESPACE, World, every_permission};
 
 #[tokio::test]
@@ -436,10 +439,16 @@ async fn an_object_of_somebody_else_is_never_taken_over() {
 
 #[tokio::test]
 async fn a_change_that_kubernetes_refuses_is_reported_and_holds_up_nothing_else() {
-    let world = World::whole("ledger", json!({ "store": { "enabled": true } })).await;
-    let spec = json!({ "learner": { "storage": { "size": "9Gi" } }, "store": null });
+    let rigid = |size: &str| json!({ "storageClassName": RIGID, "size": size });
+    let spec = json!({ "store": { "enabled": true }, "learner": { "storage": rigid("5Gi") } });
+    let world = World::whole("ledger", spec).await;
+    let spec = json!({ "learner": { "storage": rigid("9Gi") }, "store": null });
     world.edit_spec("ledger", spec);
-    world.reconcile("ledger").await.unwrap_err();
+    let claims = world.server.objects("persistentvolumeclaims");
+    let error = world.reconcile("ledger").await.unwrap_err().to_string();
+    let expected = "PersistentVolumeClaim data-ledger-learner-1 cannot grow to 9Gi: ";
+    assert!(error.starts_with(expected), "{error}");
+    assert_eq!(world.server.objects("persistentvolumeclaims"), claims);
     assert_eq!(
         world.condition("ledger", "Ready"),
         ("False".into(), "ApplyFailed".into())
@@ -464,8 +473,10 @@ async fn a_change_that_kubernetes_refuses_is_reported_and_holds_up_nothing_else(
     world.reconcile("ledger").await.unwrap_err();
     let told = world.take_writes().into_iter();
     assert_eq!(
-        told.filter(|call| call.resource != "statefulsets").count(),
-        0
+        told.filter(|call| call.resource != "persistentvolumeclaims")
+            .count(),
+        0,
+        "but for what is tried on the claims"
     );
     world
         .server
@@ -546,6 +557,8 @@ async fn the_permissions_used_are_these_and_no_others() {
         ("", "configmaps", "list"),
         ("", "configmaps", "patch"),
         ("", "configmaps", "watch"),
+        ("", "persistentvolumeclaims", "list"),
+        ("", "persistentvolumeclaims", "patch"),
         ("", "pods", "list"),
         ("", "pods", "patch"),
         ("", "pods/eviction", "create"),
@@ -570,6 +583,12 @@ async fn the_permissions_used_are_these_and_no_others() {
         ("coordination.k8s.io", "leases", "update"),
         ("events.k8s.io", "events", "create"),
         ("events.k8s.io", "events", "patch"),
+        ("networking.k8s.io", "networkpolicies", "create"),
+        ("networking.k8s.io", "networkpolicies", "delete"),
+        ("networking.k8s.io", "networkpolicies", "get"),
+        ("networking.k8s.io", "networkpolicies", "list"),
+        ("networking.k8s.io", "networkpolicies", "patch"),
+        ("networking.k8s.io", "networkpolicies", "watch"),
         ("policy", "poddisruptionbudgets", "create"),
         ("policy", "poddisruptionbudgets", "delete"),
         ("policy", "poddisruptionbudgets", "get"),

@@ -280,3 +280,24 @@ fn two_processes_never_share_a_folder() {
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn the_operators_check_writes_and_reads_and_says_what_is_wrong() {
+    let cluster = Cluster::start(1, 1, 1);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let check = |proposers: &str, readers: &str, timeout_s| {
+        let options = operator::config::Check {
+            proposers: proposers.to_owned(),
+            readers: readers.to_owned(),
+            timeout_s,
+        };
+        let done = runtime.block_on(operator::check::check(&options));
+        done.map_err(|error| error.to_string())
+    };
+    let (proposers, readers) = (cluster.urls(Role::Proposer), cluster.urls(Role::Learner));
+    let done = check(&proposers[0], &readers[0], 60).expect("it comes up in time");
+    assert!(done.starts_with("wrote instance "), "{done}");
+    // A learner takes no proposals.
+    let problem = check(&readers[0], &readers[0], 0).expect_err("nothing is written");
+    assert!(problem.contains("/propose?wait=true: 404"), "{problem}");
+}

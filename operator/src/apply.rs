@@ -1,6 +1,8 @@
 //! Every write to a cluster's objects: server-side apply under one field manager, and only where
 //! something differs. `Objects<Desired>` → `Objects<Applied>`.
 
+mod volumes;
+
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -8,6 +10,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Resource, ResourceExt};
+use proposer::config::Role;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,6 +33,22 @@ pub enum Error {
         kind: String,
         /// The object's name.
         name: String,
+        /// What the API server said.
+        source: kube::Error,
+    },
+    /// A volume cannot grow. No volume of its role was touched.
+    #[error(
+        "PersistentVolumeClaim {claim} cannot grow to {size}: {}: set spec.{role}.storage.size back to \
+         what it was",
+        in_short(.source)
+    )]
+    NotGrown {
+        /// The claim's name.
+        claim: String,
+        /// The size that was asked for.
+        size: String,
+        /// The role of its node.
+        role: Role,
         /// What the API server said.
         source: kube::Error,
     },
@@ -69,6 +88,7 @@ pub async fn apply(
         services,
         config_maps,
         disruption_budgets,
+        network_policies,
         state: PhantomData,
     } = desired;
     let writer = Writer {
@@ -85,14 +105,16 @@ pub async fn apply(
     let disruption_budgets = writer
         .apply_all(disruption_budgets, &observed.disruption_budgets)
         .await;
-    let stateful_sets = writer
-        .apply_all(stateful_sets, &observed.stateful_sets)
+    let network_policies = writer
+        .apply_all(network_policies, &observed.network_policies)
         .await;
+    let stateful_sets = writer.apply_sets(stateful_sets, observed).await;
     Ok(Objects {
         stateful_sets: stateful_sets?,
         services: services?,
         config_maps: config_maps?,
         disruption_budgets: disruption_budgets?,
+        network_policies: network_policies?,
         state: PhantomData,
     })
 }
@@ -133,13 +155,25 @@ impl Writer<'_> {
                 .find(|live| live.name_any() == object.name_any());
             applied.push(self.apply_one(&api, object, found).await);
         }
+        self.prune(&api, &names, live).await?;
+        applied.into_iter().collect()
+    }
+
+    /// Deletes what this cluster owns and no longer wants.
+    async fn prune<K: Child>(
+        &self,
+        api: &Api<K>,
+        wanted: &[String],
+        live: &[K],
+    ) -> Result<(), Error> {
         for object in live {
-            let unwanted = !names.contains(&object.name_any());
+            let unwanted = !wanted.contains(&object.name_any());
             if unwanted && self.owns(object) && object.meta().deletion_timestamp.is_none() {
-                self.delete(&api, object).await?;
+                self.delete(api, object, &DeleteParams::background())
+                    .await?;
             }
         }
-        applied.into_iter().collect()
+        Ok(())
     }
 
     async fn apply_one<K: Child>(
@@ -249,7 +283,13 @@ impl Writer<'_> {
         }
     }
 
-    async fn delete<K: Child>(&self, api: &Api<K>, object: &K) -> Result<(), Error> {
+    /// Returns the object if it is there still, on its way out.
+    async fn delete<K: Child>(
+        &self,
+        api: &Api<K>,
+        object: &K,
+        how: &DeleteParams,
+    ) -> Result<Option<K>, Error> {
         let name = object.name_any();
         // Only the very object that was looked at, not one made since under the same name.
         let this_one = Preconditions {
@@ -257,15 +297,15 @@ impl Writer<'_> {
             resource_version: None,
         };
         match api
-            .delete(&name, &DeleteParams::background().preconditions(this_one))
+            .delete(&name, &how.clone().preconditions(this_one))
             .await
         {
-            Ok(_) => {
+            Ok(gone) => {
                 self.metrics.wrote(&K::plural(&()), "delete");
-                Ok(())
+                Ok(gone.left())
             }
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
-                Ok(())
+                Ok(None)
             }
             Err(source) => Err(Error::Api {
                 verb: "delete",

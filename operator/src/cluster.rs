@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
+    Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
+    TopologySpreadConstraint,
 };
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -14,9 +16,12 @@ use kube::{Resource, ResourceExt};
 use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
 use proposer::notify::Target;
 use proposer::paxos::ids::{Members, NodeId};
+use serde_json::Value;
 
-use crate::crd::{DEFAULT_ACCEPTORS, PaxosCluster, Resources, RoleSpec, Storage};
-use crate::{names, quantity};
+use crate::crd::{
+    DEFAULT_ACCEPTORS, Keep, NetworkPolicySpec, PaxosCluster, Resources, RoleSpec, Storage,
+};
+use crate::{desired, names, quantity, strict};
 
 /// The image of a spec that names none: the one released together with this operator.
 pub const DEFAULT_IMAGE: &str = concat!(
@@ -58,10 +63,23 @@ pub struct Cluster {
     pub paused: bool,
     /// There are to be no pods.
     pub stopped: bool,
+    /// Who may reach the nodes; `None`: everybody.
+    pub access: Option<Access>,
+    /// Where the operator runs; `None`: not known.
+    pub operator_namespace: Option<String>,
     /// The acceptors.
     pub members: Members,
     /// The roles it has, in the order of [`Role::ALL`].
     pub groups: Vec<Group>,
+}
+
+/// Who may reach the nodes beside each other and the operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    /// Proposers, learners and stores.
+    pub clients: Vec<NetworkPolicyPeer>,
+    /// All of them.
+    pub metrics: Vec<NetworkPolicyPeer>,
 }
 
 /// The nodes of one role.
@@ -79,6 +97,10 @@ pub struct Group {
     pub storage_class_name: Option<String>,
     /// The volume's access modes, not empty.
     pub access_modes: Vec<String>,
+    /// What becomes of volumes when the set of pods is deleted.
+    pub when_deleted: Keep,
+    /// What becomes of the volumes of pods that are no longer wanted.
+    pub when_scaled: Keep,
     /// As in a pod's spec.
     pub node_selector: BTreeMap<String, String>,
     /// As in a pod's spec.
@@ -89,6 +111,16 @@ pub struct Group {
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
     /// As in a pod's spec.
     pub priority_class_name: Option<String>,
+    /// As in a pod's spec; `None`: the namespace's default account.
+    pub service_account_name: Option<String>,
+    /// Labels beside the operator's.
+    pub pod_labels: BTreeMap<String, String>,
+    /// Annotations beside the operator's.
+    pub pod_annotations: BTreeMap<String, String>,
+    /// Variables beside the operator's.
+    pub extra_env: Vec<EnvVar>,
+    /// A patch over the pods' template.
+    pub pod_template: Option<Value>,
 }
 
 /// A field that no retry can make right.
@@ -184,7 +216,7 @@ impl Cluster {
             return Err(Invalid::acceptors(pinned, acceptors));
         }
 
-        Ok(Cluster {
+        let cluster = Cluster {
             name,
             namespace: object
                 .metadata
@@ -213,9 +245,15 @@ impl Cluster {
                 .map(String::as_str)
                 == Some("true"),
             stopped: spec.stopped,
+            access: Access::parse(&spec.network_policy)?,
+            operator_namespace: None,
             members,
             groups,
-        })
+        };
+        for group in &cluster.groups {
+            desired::pod_template(&cluster, group)?;
+        }
+        Ok(cluster)
     }
 
     /// A role's nodes; `None` when the cluster has none of that role.
@@ -229,6 +267,23 @@ impl Cluster {
         NodeId::first(replicas)
             .map(|node| names::address(&self.name, &self.namespace, role, node, port))
             .collect()
+    }
+}
+
+impl Access {
+    fn parse(spec: &NetworkPolicySpec) -> Result<Option<Access>, Invalid> {
+        let peers = |field: &str, given: &[Value]| {
+            let peers = given.iter().enumerate().map(|(at, peer)| {
+                let field = format!("spec.networkPolicy.{field}[{at}]");
+                strict::parse(&field, peer, "a peer of a NetworkPolicy")
+            });
+            peers.collect::<Result<Vec<_>, _>>()
+        };
+        let access = Access {
+            clients: peers("clients", &spec.clients)?,
+            metrics: peers("metrics", &spec.metrics)?,
+        };
+        Ok(spec.enabled.then_some(access))
     }
 }
 
@@ -255,7 +310,9 @@ impl Group {
             size,
             storage_class_name,
             access_modes,
+            retention,
         } = spec.storage.clone().unwrap_or_default();
+        let retention = retention.unwrap_or_default();
         let size = size.unwrap_or_else(|| IntOrString::String(DEFAULT_STORAGE.to_owned()));
         let access_modes = if access_modes.is_empty() {
             vec!["ReadWriteOnce".to_owned()]
@@ -273,11 +330,18 @@ impl Group {
             storage_size: positive(&field("storage.size"), &size)?,
             storage_class_name,
             access_modes,
+            when_deleted: retention.when_deleted.unwrap_or_default(),
+            when_scaled: retention.when_scaled.unwrap_or_default(),
             node_selector: spec.node_selector.clone(),
             tolerations: spec.tolerations.clone(),
             affinity: spec.affinity.clone(),
             topology_spread_constraints: spec.topology_spread_constraints.clone(),
             priority_class_name: spec.priority_class_name.clone(),
+            service_account_name: spec.service_account_name.clone(),
+            pod_labels: spec.pod_labels.clone(),
+            pod_annotations: spec.pod_annotations.clone(),
+            extra_env: spec.extra_env.clone(),
+            pod_template: spec.pod_template.clone(),
         })
     }
 }

@@ -29,6 +29,24 @@ pub enum Command {
     },
     /// Run a PaxosCluster on this machine, without Kubernetes, until Ctrl-C.
     Local(Local),
+    /// Write to a cluster and read it back, as any client would: `helm test` runs this.
+    Check(Check),
+}
+
+/// Which cluster to try.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// Where to propose, such as http://small.default.svc:8080.
+    #[arg(long)]
+    pub proposers: String,
+
+    /// Where to read, such as http://small-reader.default.svc:8080.
+    #[arg(long)]
+    pub readers: String,
+
+    /// How long the cluster may take to start, in seconds.
+    #[arg(long, default_value_t = 240)]
+    pub timeout_s: u64,
 }
 
 /// How to run a cluster on this machine.

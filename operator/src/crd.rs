@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, LocalObjectReference, Toleration, TopologySpreadConstraint,
+    Affinity, EnvVar, LocalObjectReference, Toleration, TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -16,6 +16,12 @@ use serde::{Deserialize, Serialize};
 
 /// The acceptor count of a spec that says nothing, here for the CEL rule as for [`crate::cluster`].
 pub const DEFAULT_ACCEPTORS: u8 = 5;
+
+/// A size is no smaller than before. One that is none is reported in the status, and can be corrected.
+const SIZE_GROWS: &str = "!isQuantity(has(self.size) ? string(self.size) : '5Gi') \
+    || !isQuantity(has(oldSelf.size) ? string(oldSelf.size) : '5Gi') \
+    || quantity(has(self.size) ? string(self.size) : '5Gi')\
+    .compareTo(quantity(has(oldSelf.size) ? string(oldSelf.size) : '5Gi')) >= 0";
 
 /// A Multi-Paxos cluster: a totally ordered log and key-value store, replicated over proposers
 /// (take requests, elect a leader), acceptors (vote, durably), learners (serve what was chosen) and,
@@ -157,6 +163,10 @@ pub struct PaxosClusterSpec {
     #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
     pub learner: RoleSpec,
 
+    /// Who may reach the nodes over the network.
+    #[serde(default, skip_serializing_if = "NetworkPolicySpec::is_default")]
+    pub network_policy: NetworkPolicySpec,
+
     /// Stores keep a copy of the data on disks of their own. Off unless enabled. Default: 3 when enabled.
     #[serde(default, skip_serializing_if = "StoreSpec::is_default")]
     pub store: StoreSpec,
@@ -176,9 +186,8 @@ pub struct RoleSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// The volume with each node's state. It cannot change after creation.
+    /// The volume with each node's state. After creation its size can grow; the rest cannot change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("storage cannot change after creation"))]
     pub storage: Option<Storage>,
 
     /// Labels that a Kubernetes node must have to run this role.
@@ -204,6 +213,52 @@ pub struct RoleSpec {
     /// The pods' priority class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
+
+    /// The pods' service account; its token is not mounted. Default: that of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+
+    /// Labels of the pods beside the operator's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_labels: BTreeMap<String, String>,
+
+    /// Annotations of the pods beside the operator's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_annotations: BTreeMap<String, String>,
+
+    /// Environment variables of the node's container beside the operator's, as in a pod's spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub extra_env: Vec<EnvVar>,
+
+    /// A JSON merge patch over the pods' template (metadata and spec), in which lists of named items,
+    /// such as containers and volumes, merge by name. The node's container is called node. What the
+    /// operator relies on cannot change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "object")]
+    pub pod_template: Option<serde_json::Value>,
+}
+
+/// Who may reach the nodes over the network. All is answered on one port, so that whoever may reach a
+/// node for one purpose may for any.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicySpec {
+    /// Whether only the cluster's own nodes, the operator and those named here may reach the nodes.
+    /// Default: false, since the operator cannot know the clients and would cut them off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enabled: bool,
+
+    /// Who may reach proposers, learners and stores, as from in a NetworkPolicy; everybody is
+    /// namespaceSelector: {}. Default: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub clients: Vec<serde_json::Value>,
+
+    /// Who may reach every node, as from in a NetworkPolicy: whoever reads metrics. Default: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub metrics: Vec<serde_json::Value>,
 }
 
 /// The stores: a role that may be absent.
@@ -233,10 +288,16 @@ pub struct Resources {
 }
 
 /// A node's volume.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new(SIZE_GROWS).message("storage.size cannot shrink (default 5Gi)"))]
+#[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+    .message("storage.storageClassName cannot change after creation"))]
+#[x_kube(validation = Rule::new("(has(self.accessModes) ? self.accessModes : ['ReadWriteOnce']) == (has(oldSelf.accessModes) ? oldSelf.accessModes : ['ReadWriteOnce'])")
+    .message("storage.accessModes cannot change after creation (default ReadWriteOnce)"))]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// The volume's size, such as 10Gi. Default: 5Gi.
+    /// The volume's size, such as 10Gi. It can grow at any time, where the class allows expansion, and
+    /// nodes go on meanwhile. Default: 5Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<IntOrString>,
 
@@ -246,7 +307,37 @@ pub struct Storage {
 
     /// How the volume may be mounted. Default: ReadWriteOnce.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
     pub access_modes: Vec<String>,
+
+    /// What becomes of volumes that are no longer used. Default: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// What becomes of volumes that are no longer used.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// When the PaxosCluster is deleted, or the stores switched off: Retain or Delete. Default: Retain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "keep")]
+    pub when_deleted: Option<Keep>,
+
+    /// When there are fewer replicas: Retain or Delete, of the volumes of those that are gone. Default: Retain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "keep")]
+    pub when_scaled: Option<Keep>,
+}
+
+/// Whether a volume stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keep {
+    /// It stays, for a node of the same name to find again.
+    #[default]
+    Retain,
+    /// It goes, and what it holds.
+    Delete,
 }
 
 /// What the operator last saw. Written only when it changes.
@@ -363,6 +454,12 @@ impl RoleSpec {
     }
 }
 
+impl NetworkPolicySpec {
+    fn is_default(&self) -> bool {
+        *self == NetworkPolicySpec::default()
+    }
+}
+
 impl StoreSpec {
     fn is_default(&self) -> bool {
         *self == StoreSpec::default()
@@ -371,6 +468,10 @@ impl StoreSpec {
 
 fn image_pull_policy(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "nullable": true, "enum": ["Always", "IfNotPresent", "Never"] })
+}
+
+fn keep(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "nullable": true, "enum": ["Retain", "Delete"] })
 }
 
 /// Kubernetes' own types, unchecked here: their full schemas would make up most of the CRD. What

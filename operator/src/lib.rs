@@ -13,9 +13,10 @@
 //!
 //! [`crd`] is what users write, [`names`] what everything is called, [`config`] the flags,
 //! [`telemetry`] logs, metrics and probes, [`lease`](mod@lease) which of several operators works. [`local`](mod@local) runs the desired objects on this
-//! machine instead of applying them.
+//! machine instead of applying them, and [`check`](mod@check) is a client that writes and reads.
 
 pub mod apply;
+pub mod check;
 pub mod cluster;
 pub mod config;
 pub mod crd;
@@ -29,6 +30,7 @@ pub mod reconcile;
 pub mod roll;
 pub mod scale;
 pub mod status;
+mod strict;
 pub mod telemetry;
 
 pub use desired::render;

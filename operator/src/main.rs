@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use futures::FutureExt;
 use kube::{Client, CustomResourceExt};
-use operator::config::{Cli, Command, Local, Run};
+use operator::config::{Check, Cli, Command, Local, Run};
 use operator::crd::PaxosCluster;
 use operator::desired::{Desired, Objects, to_document};
 use operator::lease::Election;
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         }
         Command::Render { file } => render(&file).map(|objects| print!("{}", objects.to_yaml())),
         Command::Local(options) => local(&options),
+        Command::Check(options) => check(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,6 +46,13 @@ fn render(file: &Path) -> Result<Objects<Desired>, Failure> {
     let cluster: PaxosCluster =
         serde_saphyr::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
     Ok(operator::render(&cluster).map_err(|invalid| format!("{name}: {invalid}"))?)
+}
+
+#[tokio::main]
+async fn check(options: &Check) -> Result<(), Failure> {
+    let done = operator::check::check(options);
+    println!("{}", done.await.map_err(|error| -> Failure { error })?);
+    Ok(())
 }
 
 #[tokio::main]
@@ -81,11 +89,13 @@ async fn run(options: &Run) -> Result<(), Failure> {
     let config = kube::Config::infer().await?;
     let election = options.leader_elect.then(|| election(options, &config));
     let election = election.transpose()?;
+    let own_namespace = Some(config.default_namespace.clone());
     let context = Arc::new(Context::new(
         client(config, None)?,
         Box::new(OverHttp),
         metrics,
         Options {
+            own_namespace,
             namespaces: options.watch_namespaces.clone(),
             default_image: Some(options.default_image.clone()),
         },

@@ -15,6 +15,11 @@ pub const CLUSTER_LABEL: &str = "clustersync.io/cluster";
 pub const ROLE_LABEL: &str = "clustersync.io/role";
 /// Who made an object; the operator watches only what carries its own value.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// What tells the operator's own pods, as its chart labels them.
+pub const OPERATOR_LABELS: [(&str, &str); 2] = [
+    ("app.kubernetes.io/component", "operator"),
+    ("app.kubernetes.io/part-of", "cluster-sync"),
+];
 /// Kubernetes writes a pod's ordinal here; ordinals start at 1, so this is the `NODE_ID`.
 pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// A digest of what was applied last: a field that is no longer wanted shows as a difference.
@@ -46,7 +51,7 @@ pub const MEMBERS_ANNOTATION: &str = "clustersync.io/members";
 /// it, a dash and a ten-digit revision in a label of 63), of which `-proposer` takes 9.
 pub const CLUSTER_NAME_MAX: usize = 43;
 
-/// The StatefulSet, the headless Service and the PodDisruptionBudget of a role.
+/// The StatefulSet, the headless Service, the PodDisruptionBudget and the NetworkPolicy of a role.
 pub fn role(cluster: &str, role: Role) -> String {
     format!("{cluster}-{role}")
 }
@@ -65,6 +70,11 @@ pub fn reader_service(cluster: &str) -> String {
 pub fn address(cluster: &str, namespace: &str, of: Role, node: NodeId, port: u16) -> String {
     let service = role(cluster, of);
     format!("{service}-{node}.{service}.{namespace}.svc:{port}")
+}
+
+/// The PersistentVolumeClaim of a pod, as the StatefulSet's controller names it.
+pub fn claim(cluster: &str, of: Role, node: NodeId) -> String {
+    format!("{DATA_VOLUME}-{}-{node}", role(cluster, of))
 }
 
 /// What tells a role's pods from all others.
@@ -99,6 +109,12 @@ pub fn labels(cluster: &str, role: Option<Role>) -> BTreeMap<String, String> {
 /// The label selector for everything the operator made for a cluster.
 pub fn made_for(cluster: &str) -> String {
     format!("{MANAGED_BY_LABEL}={MANAGER},{CLUSTER_LABEL}={cluster}")
+}
+
+/// The label selector for everything that is a cluster's, whoever made it: volume claims have the labels
+/// of [`selector`] from the StatefulSet's controller.
+pub fn of_cluster(cluster: &str) -> String {
+    format!("{CLUSTER_LABEL}={cluster}")
 }
 
 fn labels_of<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {

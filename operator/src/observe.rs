@@ -10,16 +10,20 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodCondition, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolumeClaim, Pod, PodCondition, Service,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
 use proposer::config::{DEFAULT_PORT, Role};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{Cluster, Invalid};
-use crate::{names};
+use crate::cluster::{Cluster, Group, Invalid};
+use crate::{names, quantity};
 
 /// A node that takes longer than this is taken for one that does not answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,7 +42,11 @@ pub struct Observed {
     /// Likewise.
     pub config_maps: Vec<ConfigMap>,
     /// Likewise.
+    pub network_policies: Vec<NetworkPolicy>,
+    /// Likewise.
     pub pods: Vec<Pod>,
+    /// The claims of the nodes' volumes, those of nodes that are gone included.
+    pub claims: Vec<PersistentVolumeClaim>,
     /// Those proposers that answered.
     pub proposers: Vec<Answer>,
     /// Those acceptors that answered.
@@ -152,11 +160,14 @@ pub async fn observe(
     cluster: &Cluster,
 ) -> kube::Result<Observed> {
     let made_for = names::made_for(&cluster.name);
-    let (stateful_sets, services, config_maps, disruption_budgets, pods) = try_join!(
+    let of_cluster = names::of_cluster(&cluster.name);
+    let (stateful_sets, services, config_maps, disruption_budgets, network_policies, claims, pods) = try_join!(
         list::<StatefulSet>(client, cluster, &made_for),
         list::<Service>(client, cluster, &made_for),
         list::<ConfigMap>(client, cluster, &made_for),
         list::<PodDisruptionBudget>(client, cluster, &made_for),
+        list::<NetworkPolicy>(client, cluster, &made_for),
+        list::<PersistentVolumeClaim>(client, cluster, &of_cluster),
         list::<Pod>(client, cluster, &made_for),
     )?;
     // Learners last: what the acceptors forget after they were asked is not asked of a learner.
@@ -183,6 +194,8 @@ pub async fn observe(
         services,
         config_maps,
         disruption_budgets,
+        network_policies,
+        claims,
         proposers: of(Role::Proposer),
         acceptors: of(Role::Acceptor),
         learners: of(Role::Learner),
@@ -193,26 +206,79 @@ pub async fn observe(
 }
 
 impl Observed {
-    /// Checks the acceptor count against the one with which the acceptors were made: the PaxosCluster's
-    /// status may have been lost, as after a restore from a backup.
+    /// Checks what cannot change against what the cluster was made with: the PaxosCluster's status may
+    /// have been lost, as after a restore from a backup, and its own rules see no defaults.
     pub fn check(&self, cluster: &Cluster) -> Result<(), Invalid> {
-        let acceptors = names::role(&cluster.name, Role::Acceptor);
-        let made_with = self
-            .stateful_sets
-            .iter()
-            .find(|set| set.metadata.name.as_ref() == Some(&acceptors))
-            .and_then(|set| {
-                set.metadata
-                    .annotations
-                    .as_ref()?
-                    .get(names::ACCEPTORS_ANNOTATION)
-            });
-        match made_with {
-            Some(count) if *count != cluster.members.count().to_string() => {
-                Err(Invalid::acceptors(count, cluster.members.count()))
+        for group in &cluster.groups {
+            let name = names::role(&cluster.name, group.role);
+            let set = self
+                .stateful_sets
+                .iter()
+                .find(|set| set.metadata.name.as_ref() == Some(&name));
+            let Some(set) = set else {
+                continue;
+            };
+            let annotations = set.metadata.annotations.as_ref();
+            let made_with = annotations.and_then(|all| all.get(names::ACCEPTORS_ANNOTATION));
+            if let Some(count) = made_with
+                && *count != cluster.members.count().to_string()
+            {
+                return Err(Invalid::acceptors(count, cluster.members.count()));
             }
-            _ => Ok(()),
+            if let Some(claim) = claim_template(set) {
+                check_storage(group, claim)?;
+            }
         }
+        Ok(())
+    }
+}
+
+/// The template of the claims that a set makes.
+pub(crate) fn claim_template(set: &StatefulSet) -> Option<&PersistentVolumeClaim> {
+    let templates = set.spec.as_ref()?.volume_claim_templates.as_ref()?;
+    templates
+        .iter()
+        .find(|claim| claim.metadata.name.as_deref() == Some(names::DATA_VOLUME))
+}
+
+/// The size that a claim asks for.
+pub(crate) fn requested(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
+    let resources = claim.spec.as_ref()?.resources.as_ref()?;
+    resources.requests.as_ref()?.get("storage")
+}
+
+fn check_storage(group: &Group, made_with: &PersistentVolumeClaim) -> Result<(), Invalid> {
+    let refuse = |field: &str, problem: String| {
+        let field = format!("spec.{}.storage.{field}", group.role);
+        Err(Invalid::new(field, problem))
+    };
+    let Some(spec) = &made_with.spec else {
+        return Ok(());
+    };
+    let named = |class: &Option<String>| match class {
+        Some(class) => format!("{class:?}"),
+        None => "the default class".to_owned(),
+    };
+    if spec.storage_class_name != group.storage_class_name {
+        let (is, was) = (&group.storage_class_name, &spec.storage_class_name);
+        let (is, was) = (named(is), named(was));
+        let problem = format!("is {is}, but the volumes were made with {was}: set it back");
+        return refuse("storageClassName", problem);
+    }
+    let was = spec.access_modes.as_deref().unwrap_or_default();
+    if was != group.access_modes {
+        let (is, was) = (group.access_modes.join(", "), was.join(", "));
+        let problem = format!("is {is}, but the volumes were made with {was}: set it back");
+        return refuse("accessModes", problem);
+    }
+    let size = &group.storage_size.0;
+    match requested(made_with) {
+        Some(was) if quantity::nanos(size) < quantity::nanos(&was.0) => {
+            let was = &was.0;
+            let problem = format!("is {size}, but volumes cannot shrink: set it to {was} or more");
+            refuse("size", problem)
+        }
+        _ => Ok(()),
     }
 }
 

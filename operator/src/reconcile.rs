@@ -9,6 +9,7 @@ use futures::stream::select_all;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     DeleteOptions, ObjectMeta, Preconditions, Status, Time,
@@ -62,6 +63,8 @@ const WATCH_TIMEOUT_S: u32 = 200;
 pub struct Options {
     /// The namespaces to look after; none: all.
     pub namespaces: Vec<String>,
+    /// Where the operator runs, for the clusters' NetworkPolicies; `None`: not known.
+    pub own_namespace: Option<String>,
     /// The image of a spec that names none; `None`: the one released together with the operator.
     pub default_image: Option<String>,
 }
@@ -123,6 +126,7 @@ impl Error {
         match self {
             Error::Observe(_) => "observe",
             Error::Apply(apply::Error::NotOurs { .. }) => "not_ours",
+            Error::Apply(apply::Error::NotGrown { .. }) => "not_grown",
             Error::Apply(apply::Error::Api { .. }) => "apply",
             Error::Evict { .. } => "evict",
             Error::Status(_) => "status",
@@ -134,7 +138,7 @@ impl Error {
     /// passes by itself.
     fn needs_help(&self) -> bool {
         match self {
-            Error::Apply(apply::Error::NotOurs { .. }) => true,
+            Error::Apply(apply::Error::NotOurs { .. } | apply::Error::NotGrown { .. }) => true,
             Error::Apply(apply::Error::Api { source, .. }) | Error::Observe(source) => {
                 matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_invalid())
             }
@@ -254,13 +258,15 @@ pub async fn run(
         .zip(context.everywhere::<Service>())
         .zip(context.everywhere::<ConfigMap>())
         .zip(context.everywhere::<PodDisruptionBudget>())
-        .map(|((((clusters, sets), services), config_maps), budgets)| {
+        .zip(context.everywhere::<NetworkPolicy>())
+        .map(|(((((clusters, sets), services), config_maps), budgets), policies)| {
             // Of what it owns, a controller reads the metadata only and keeps nothing.
             Controller::new(clusters, config.clone())
                 .owns(sets, ours.clone())
                 .owns(services, ours.clone())
                 .owns(config_maps, ours.clone())
                 .owns(budgets, ours.clone())
+                .owns(policies, ours.clone())
                 .with_config(controller::Config::default().concurrency(concurrency))
                 .graceful_shutdown_on(shutdown.clone())
         })
@@ -350,7 +356,10 @@ async fn pipeline(object: &Guarded, context: &Context) -> Result<PaxosClusterSta
         Err(garbage) => Err(Invalid::new("spec", garbage.error.clone())),
     };
     let cluster = match parsed {
-        Ok(cluster) => cluster,
+        Ok(cluster) => Cluster {
+            operator_namespace: context.options.own_namespace.clone(),
+            ..cluster
+        },
         Err(invalid) => return report(object, context, &current, refuse(invalid)).await,
     };
     let observed = observe(&context.client, &*context.nodes, &cluster)

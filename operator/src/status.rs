@@ -119,8 +119,13 @@ impl Situation {
                 true => 0,
                 false => i32::from(group.replicas),
             };
-            let set = set_of(cluster, group.role, sets);
-            let ready = set.and_then(ready_replicas).unwrap_or(0).min(replicas);
+            let ready = match set_of(cluster, group.role, sets) {
+                // Made anew around pods that run: its controller has not counted them yet.
+                Some(set) if is_unseen(set) => before.status.ready(group.role),
+                Some(set) => ready_replicas(set),
+                None => None,
+            };
+            let ready = ready.unwrap_or(0).min(replicas);
             let summary = format!("{ready}/{replicas}");
             (
                 group.role,
@@ -400,6 +405,16 @@ impl PaxosClusterStatus {
         progressing.is_some_and(|it| it.reason == STOPPED)
     }
 
+    fn ready(&self, role: Role) -> Option<i32> {
+        let count = match role {
+            Role::Proposer => &self.proposer,
+            Role::Acceptor => &self.acceptor,
+            Role::Learner => &self.learner,
+            Role::Store => &self.store,
+        };
+        count.as_ref().map(|count| count.ready)
+    }
+
     /// Whether that condition is `True`.
     pub fn is(&self, type_: &str) -> bool {
         self.condition(type_)
@@ -519,6 +534,12 @@ fn set_of<'a>(cluster: &Cluster, role: Role, sets: &'a [StatefulSet]) -> Option<
         .find(|set| set.metadata.name.as_ref() == Some(&name))
 }
 
+/// Whether the set's controller has not looked at it yet.
+fn is_unseen(set: &StatefulSet) -> bool {
+    let status = set.status.as_ref();
+    status.is_none_or(|status| status.observed_generation.is_none())
+}
+
 fn ready_replicas(set: &StatefulSet) -> Option<i32> {
     set.status.as_ref()?.ready_replicas
 }
@@ -530,7 +551,8 @@ fn replicas(set: &StatefulSet) -> Option<i32> {
 /// Whether there are as many pods as its spec says.
 fn has_all_pods(set: &StatefulSet) -> bool {
     let has = set.status.as_ref().map(|status| status.replicas);
-    roll::is_seen(set) && has == Some(replicas(set).unwrap_or(1))
+    let stays = set.metadata.deletion_timestamp.is_none();
+    stays && roll::is_seen(set) && has == Some(replicas(set).unwrap_or(1))
 }
 
 struct Conditions<'a> {

@@ -16,7 +16,7 @@ const FAULTS: [Fault; 5] = [
     Fault::Reset,
 ];
 
-/// Lives through creation and a change of scale, until all is as it should be.
+/// Lives through creation, a change of scale and the growth of volumes, until all is as it should be.
 async fn live(world: &mut World) {
     world.start();
     world.create("ledger", json!({ "store": { "enabled": true } }));
@@ -29,6 +29,12 @@ async fn live(world: &mut World) {
         json!({ "learner": { "replicas": 3 }, "store": null }),
     );
     world.pass(40).await;
+    world.server.run_pods(|_| false);
+    world.edit_spec(
+        "ledger",
+        json!({ "learner": { "storage": { "size": "9Gi", "retention": { "whenDeleted": "Delete" } } } }),
+    );
+    world.pass(80).await;
     world.server.run_pods(|_| false);
     world.pass(40).await;
 }
@@ -75,16 +81,20 @@ async fn smallest() -> World {
 
 /// The state to end in: what is owned, how it is specified, what is said of it.
 fn end(server: &ApiServer, world: &World) -> Vec<Value> {
-    let mut end: Vec<Value> = [
+    let kinds = [
         "statefulsets",
         "services",
         "configmaps",
         "poddisruptionbudgets",
-    ]
-    .into_iter()
-    .flat_map(|plural| server.objects(plural))
-    .map(|object| json!([object["metadata"]["name"], object["spec"], object["data"]]))
-    .collect();
+        "persistentvolumeclaims",
+    ];
+    let mut end: Vec<Value> = kinds
+        .into_iter()
+        .flat_map(|plural| server.objects(plural))
+        // Whether there ever were stores is a matter of when the operator came.
+        .filter(|object| object["metadata"]["labels"]["clustersync.io/role"] != "store")
+        .map(|object| json!([object["metadata"]["name"], object["spec"], object["data"]]))
+        .collect();
     let pods = server.objects("pods").into_iter();
     // Pods keep the addresses of when they were made.
     end.extend(pods.map(|mut pod| {

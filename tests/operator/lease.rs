@@ -190,6 +190,7 @@ async fn an_operator_of_some_namespaces_looks_nowhere_else() {
     let namespaces = vec![NAMESPACE.to_owned(), "bank".to_owned()];
     let options = Options {
         namespaces: namespaces.clone(),
+        own_namespace: None,
         default_image: Some("mirror.example.com/sync:1".to_owned()),
     };
     let mut world = World::told(ApiServer::new(), Nodes::default(), options);

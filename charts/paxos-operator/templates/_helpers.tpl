@@ -28,6 +28,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/component: operator
 app.kubernetes.io/part-of: cluster-sync
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "paxos-operator.serviceAccountName" -}}
@@ -44,4 +47,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- else }}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
 {{- end }}
+{{- end }}
+
+{{/* The PaxosCluster of `helm test`; its name is short and begins with a letter, as a cluster's must. */}}
+{{- define "paxos-operator.testCluster" -}}
+{{- printf "test-%s" (include "paxos-operator.fullname" .) | trunc 43 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Where it is made: where the operator looks. */}}
+{{- define "paxos-operator.testNamespace" -}}
+{{- if .Values.watchNamespaces }}{{ first .Values.watchNamespaces }}{{ else }}{{ .Release.Namespace }}{{ end }}
 {{- end }}

@@ -156,3 +156,108 @@ fn the_acceptor_count_is_fixed_once_it_is_in_the_status() {
         "{refusal}"
     );
 }
+
+#[test]
+fn pods_change_but_for_what_the_operator_relies_on() {
+    for (learner, expected) in [
+        (
+            "{podLabels: {clustersync.io/role: acceptor}}",
+            "spec.learner.podLabels: sets clustersync.io/role",
+        ),
+        (
+            "{podLabels: {clustersync.io/mine: x}}",
+            "spec.learner.podLabels: sets clustersync.io/mine",
+        ),
+        (
+            "{extraEnv: [{name: NODE_ID, value: '7'}]}",
+            "spec.learner.extraEnv: sets NODE_ID once more",
+        ),
+        (
+            "{extraEnv: [{name: A}, {name: A}]}",
+            "spec.learner.extraEnv: sets A once more",
+        ),
+        (
+            "{podTemplate: {metadata: {labels: {clustersync.io/cluster: other}}}}",
+            "spec.learner.podTemplate.metadata.labels[clustersync.io/cluster]: changes what",
+        ),
+        (
+            "{podTemplate: {metadata: null}}",
+            "spec.learner.podTemplate.metadata.labels[app.kubernetes.io/component]: changes what",
+        ),
+        (
+            "{podTemplate: {spec: {containers: [{name: node, env: [{name: DATA_DIR, value: /x}]}]}}}",
+            "spec.learner.podTemplate.spec.containers[node].env[DATA_DIR]: changes what",
+        ),
+        (
+            "{podTemplate: {spec: {containers: [{name: node, env: null}]}}}",
+            "spec.learner.podTemplate.spec.containers[node].env[NODE_ID]: changes what",
+        ),
+        (
+            "{podTemplate: {spec: {containers: [{name: node, ports: [{containerPort: 8080, hostPort: 1}]}]}}}",
+            "spec.learner.podTemplate.spec.containers[node].ports[8080]: changes what",
+        ),
+        (
+            "{podTemplate: {spec: {containers: [{name: node, volumeMounts: [{name: x, mountPath: /data}]}]}}}",
+            "spec.learner.podTemplate.spec.containers[node].volumeMounts[/data]: changes what",
+        ),
+        ("{podTemplate: {spec: {containers: []}}}", ""),
+        (
+            "{podTemplate: {spec: {containers: null}}}",
+            "spec.learner.podTemplate.spec.containers[node]: changes what",
+        ),
+        (
+            "{podTemplate: {spec: {volumes: [{name: data, emptyDir: {}}]}}}",
+            "spec.learner.podTemplate.spec.volumes[data]: changes what",
+        ),
+        ("{podTemplate: {spec: {tolerationz: []}}}", ""),
+        (
+            "{podTemplate: {spec: {tolerationz: [{key: a}]}}}",
+            "spec.learner.podTemplate.spec.tolerationz: is no field of a pod template",
+        ),
+        (
+            "{podTemplate: {spec: {containers: [{name: sidecar, imge: x}]}}}",
+            "spec.learner.podTemplate.spec.containers[1].imge: is no field",
+        ),
+        (
+            "{podTemplate: {spec: {terminationGracePeriodSeconds: soon}}}",
+            "spec.learner.podTemplate: is not a pod template: invalid type",
+        ),
+        (
+            "{podTemplate: {spec: {containers: [{name: sidecar, image: x}], hostAliases: [{ip: ::1}]}}}",
+            "",
+        ),
+    ] {
+        let told = match with_spec(&format!("{{learner: {learner}}}")) {
+            Ok(_) => String::new(),
+            Err(invalid) => invalid.to_string(),
+        };
+        assert_eq!(told.is_empty(), expected.is_empty(), "{learner}: {told}");
+        assert!(told.starts_with(expected), "{learner}: {told}");
+    }
+}
+
+#[test]
+fn peers_of_a_network_policy_are_read_to_the_letter() {
+    let policy = |policy: &str| with_spec(&format!("{{networkPolicy: {policy}}}"));
+    assert_eq!(
+        policy("{clients: [{podSelector: {}}]}").unwrap().access,
+        None
+    );
+    let access = policy("{enabled: true, clients: [{podSelector: {matchLabels: {a: b}}}]}");
+    let access = access.unwrap().access.unwrap();
+    assert_eq!((access.clients.len(), access.metrics.len()), (1, 0));
+    for (spec, expected) in [
+        (
+            // Taken for a selector of all pods, it would let everybody in.
+            "{clients: [{podSelector: {matchLabel: {a: b}}}]}",
+            "spec.networkPolicy.clients[0].podSelector.matchLabel: is no field of a peer",
+        ),
+        (
+            "{metrics: [{}, {ipBlock: yes}]}",
+            "spec.networkPolicy.metrics[1]: is not a peer of a NetworkPolicy: invalid type",
+        ),
+    ] {
+        let told = policy(spec).expect_err(spec).to_string();
+        assert!(told.starts_with(expected), "{told}");
+    }
+}

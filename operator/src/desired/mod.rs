@@ -2,6 +2,8 @@
 
 mod config_map;
 mod disruption_budget;
+mod network_policy;
+mod pod_template;
 mod services;
 mod stateful_set;
 
@@ -10,11 +12,12 @@ use std::marker::PhantomData;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proposer::config::Role;
 
-use crate::cluster::{Cluster, Invalid};
+use crate::cluster::{Cluster, Group, Invalid};
 use crate::crd::PaxosCluster;
 use crate::scale::Plan;
 use crate::{names, roll};
@@ -31,6 +34,8 @@ pub struct Objects<S> {
     pub config_maps: Vec<ConfigMap>,
     /// One for each role.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// One for each role, if the spec asks for them.
+    pub network_policies: Vec<NetworkPolicy>,
     pub(crate) state: PhantomData<S>,
 }
 
@@ -41,6 +46,8 @@ pub enum Desired {}
 /// What is, as the API server answered.
 #[derive(Clone, Copy, Debug)]
 pub enum Applied {}
+
+pub(crate) use pod_template::pod_template;
 
 /// The objects of a cluster, in a fixed order.
 pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
@@ -60,6 +67,13 @@ pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
         disruption_budgets: groups
             .iter()
             .map(|group| disruption_budget::disruption_budget(cluster, group))
+            .collect(),
+        network_policies: (cluster.access.iter())
+            .flat_map(|access| {
+                let policy =
+                    |group: &Group| network_policy::network_policy(cluster, access, group.role);
+                groups.iter().map(policy)
+            })
             .collect(),
         state: PhantomData,
     }
@@ -89,11 +103,13 @@ impl Objects<Desired> {
             services,
             config_maps,
             disruption_budgets,
+            network_policies,
             state: PhantomData,
         } = self;
         let documents = (services.iter().map(to_document))
             .chain(config_maps.iter().map(to_document))
             .chain(disruption_budgets.iter().map(to_document))
+            .chain(network_policies.iter().map(to_document))
             .chain(stateful_sets.iter().map(to_document));
         documents.collect::<Vec<_>>().join("---\n")
     }

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proposer::config::{Config, DEFAULT_DATA_DIR, DEFAULT_PORT, Role};
 use proposer::paxos::ids::NodeId;
 
-use super::{label_selector, metadata};
+use super::{label_selector, metadata, pod_template};
 use crate::cluster::{Cluster, Group};
 use crate::names;
 use crate::scale::Plan;
@@ -53,22 +53,27 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
             }),
             persistent_volume_claim_retention_policy: Some(
                 StatefulSetPersistentVolumeClaimRetentionPolicy {
-                    when_deleted: Some("Retain".to_owned()),
-                    when_scaled: Some("Retain".to_owned()),
+                    when_deleted: Some(format!("{:?}", group.when_deleted)),
+                    when_scaled: Some(format!("{:?}", group.when_scaled)),
                 },
             ),
             revision_history_limit: Some(3),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(names::labels(&cluster.name, Some(role))),
-                    ..Default::default()
-                }),
-                spec: Some(pod(cluster, group)),
-            },
+            template: pod_template(cluster, group).expect("checked when the spec was parsed"),
             volume_claim_templates: Some(vec![claim(group)]),
             ..Default::default()
         }),
         ..Default::default()
+    }
+}
+
+/// The pods as they are before the spec changes them.
+pub(super) fn own_template(cluster: &Cluster, group: &Group) -> PodTemplateSpec {
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(names::labels(&cluster.name, Some(group.role))),
+            ..Default::default()
+        }),
+        spec: Some(pod(cluster, group)),
     }
 }
 
@@ -87,6 +92,7 @@ fn pod(cluster: &Cluster, group: &Group) -> PodSpec {
             ..Default::default()
         }]),
         image_pull_secrets: some_unless_empty(cluster.image_pull_secrets.clone()),
+        service_account_name: group.service_account_name.clone(),
         automount_service_account_token: Some(false),
         // The variables of unrelated Services must not reach a node's environment.
         enable_service_links: Some(false),

@@ -89,6 +89,7 @@ impl World {
             services: wanted.services,
             config_maps: wanted.config_maps,
             disruption_budgets: wanted.disruption_budgets,
+            network_policies: wanted.network_policies,
             state: PhantomData,
         };
         let observed = Observed {

@@ -14,7 +14,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::route::Route;
-use super::store::{Answer, Apply, Refusal, key, refuse};
+use super::store::{Answer, Apply, Refusal, Store, key, refuse};
 use super::{ApiServer, Call, Fault, Line, State};
 
 #[derive(Clone)]
@@ -64,6 +64,7 @@ impl ApiServer {
         if state.writes_left == Some(0) {
             return Err("connection refused: cut off".into());
         }
+        state.store.collect_garbage();
         let fault = state.next_fault(verb, &route.resource());
         let exists = |state: &State| {
             let (namespace, name) = (route.namespace.as_deref(), route.name.as_deref());
@@ -148,20 +149,28 @@ impl State {
                 self.store.replace(key, parsed()?).map(Content::One)
             }
             "delete" => {
-                let uid = parsed()?["preconditions"]["uid"]
-                    .as_str()
-                    .map(str::to_owned);
-                self.store
-                    .delete(&route.plural, namespace, name, uid.as_deref())?;
+                let how = parsed()?;
+                let uid = how["preconditions"]["uid"].as_str();
+                let key = key(&route.plural, namespace, name);
+                if how["propagationPolicy"] == "Orphan" {
+                    return self.store.orphan(key, uid).map(Content::One);
+                }
+                self.store.delete(key, uid)?;
                 Ok(Content::One(
                     json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" }),
                 ))
             }
             "patch" => match content_type(head) {
-                "application/merge-patch+json" => self
-                    .store
-                    .merge(&route.plural, namespace, name, &parsed()?, status)
-                    .map(Content::One),
+                "application/merge-patch+json" => {
+                    let key = key(&route.plural, namespace, name);
+                    let on_trial = route.parameter("dryRun") == Some("All");
+                    let merge = if on_trial {
+                        Store::try_merge
+                    } else {
+                        Store::merge
+                    };
+                    merge(&mut self.store, key, &parsed()?, status).map(Content::One)
+                }
                 "application/apply-patch+yaml" => {
                     let Some(manager) = route.parameter("fieldManager") else {
                         return refuse(400, "BadRequest", "fieldManager is required");

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 pub use nodes::Nodes;
 use store::Store;
+pub use workloads::RIGID;
 
 /// What lies between a client and the server. Clones are the same line.
 #[derive(Clone, Default)]
@@ -194,7 +195,7 @@ impl ApiServer {
     pub fn edit(&self, kind: &str, namespace: &str, name: &str, patch: Value) {
         self.state()
             .store
-            .merge(kind, namespace, name, &patch, false)
+            .merge(store::key(kind, namespace, name), &patch, false)
             .expect("the object can be edited");
     }
 
@@ -203,7 +204,7 @@ impl ApiServer {
         let patch = serde_json::json!({ "status": status });
         self.state()
             .store
-            .merge(kind, namespace, name, &patch, true)
+            .merge(store::key(kind, namespace, name), &patch, true)
             .expect("the status can be edited");
     }
 
@@ -211,7 +212,7 @@ impl ApiServer {
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         self.state()
             .store
-            .delete(kind, namespace, name, None)
+            .delete(store::key(kind, namespace, name), None)
             .expect("the object can be deleted");
     }
 

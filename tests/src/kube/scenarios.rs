@@ -16,6 +16,14 @@ use super::{ApiServer, Call, Line, Nodes, Permission};
 
 /// Where all fixtures live.
 pub const NAMESPACE: &str = "shop";
+/// What the operator makes of a PaxosCluster.
+pub const CHILDREN: [&str; 5] = [
+    "statefulsets",
+    "services",
+    "configmaps",
+    "poddisruptionbudgets",
+    "networkpolicies",
+];
 /// Where the operators are.
 pub const SYSTEM: &str = "paxos-system";
 
@@ -228,28 +236,23 @@ impl World {
 
     /// Everything that a PaxosCluster owns, as `plural/name`.
     pub fn children(&self, name: &str) -> BTreeSet<String> {
-        [
-            "statefulsets",
-            "services",
-            "configmaps",
-            "poddisruptionbudgets",
-        ]
-        .into_iter()
-        .flat_map(|plural| {
-            let owned = self
-                .server
-                .objects(plural)
-                .into_iter()
-                .filter(|object| object["metadata"]["ownerReferences"][0]["name"] == name);
-            let path = move |object: Value| {
-                format!(
-                    "{plural}/{}",
-                    object["metadata"]["name"].as_str().unwrap_or("?")
-                )
-            };
-            owned.map(path).collect::<Vec<_>>()
-        })
-        .collect()
+        CHILDREN
+            .into_iter()
+            .flat_map(|plural| {
+                let owned = self
+                    .server
+                    .objects(plural)
+                    .into_iter()
+                    .filter(|object| object["metadata"]["ownerReferences"][0]["name"] == name);
+                let path = move |object: Value| {
+                    format!(
+                        "{plural}/{}",
+                        object["metadata"]["name"].as_str().unwrap_or("?")
+                    )
+                };
+                owned.map(path).collect::<Vec<_>>()
+            })
+            .collect()
     }
 }
 
@@ -296,6 +299,13 @@ pub async fn every_permission() -> BTreeSet<Permission> {
             .object("statefulsets", NAMESPACE, "ledger-store")
             .is_none()
     );
+    // The learners' volumes grow, behind NetworkPolicies that come and go.
+    let larger = json!({ "learner": { "storage": { "size": "9Gi" } } });
+    world.edit_spec("ledger", larger);
+    for enabled in [true, false] {
+        world.edit_spec("ledger", json!({ "networkPolicy": { "enabled": enabled } }));
+        world.pass(60).await;
+    }
     // Specs that make no sense, and one that is none.
     world.edit_spec("ledger", json!({ "learner": { "replicas": 0 } }));
     world.pass(60).await;

@@ -176,22 +176,29 @@ impl Store {
         self.put(key, object)
     }
 
-    pub(super) fn merge(
-        &mut self,
-        plural: &str,
-        namespace: &str,
-        name: &str,
-        patch: &Value,
-        status: bool,
-    ) -> Answer<Value> {
-        let key = key(plural, namespace, name);
-        let Some(live) = self.objects.get(&key) else {
-            return not_found(&key);
+    pub(super) fn merge(&mut self, key: Key, patch: &Value, status: bool) -> Answer<Value> {
+        let object = self.merged(&key, patch, status)?;
+        self.put(key, object)
+    }
+
+    /// What [`Self::merge`] would answer.
+    pub(super) fn try_merge(&mut self, key: Key, patch: &Value, status: bool) -> Answer<Value> {
+        let object = self.merged(&key, patch, status)?;
+        workloads::validate(self.objects.get(&key), &object)?;
+        Ok(object)
+    }
+
+    fn merged(&self, key: &Key, patch: &Value, status: bool) -> Answer<Value> {
+        let Some(live) = self.objects.get(key) else {
+            return not_found(key);
         };
+        let uid = &patch["metadata"]["uid"];
+        if !uid.is_null() && *uid != live["metadata"]["uid"] {
+            return refuse(409, "Conflict", "precondition failed: uid");
+        }
         let mut object = live.clone();
         fields::merge(&mut object, patch);
-        let object = isolate(live, object, status);
-        self.put(key, object)
+        Ok(isolate(live, object, status))
     }
 
     /// Returns the object and whether this made it.
@@ -236,20 +243,8 @@ impl Store {
     }
 
     /// Deletes an object and, with it, all that it owns. One with finalizers is only marked.
-    pub(super) fn delete(
-        &mut self,
-        plural: &str,
-        namespace: &str,
-        name: &str,
-        uid: Option<&str>,
-    ) -> Answer<()> {
-        let key = key(plural, namespace, name);
-        let Some(live) = self.objects.get(&key).cloned() else {
-            return not_found(&key);
-        };
-        if uid.is_some_and(|uid| live["metadata"]["uid"] != uid) {
-            return refuse(409, "Conflict", "precondition failed: uid");
-        }
+    pub(super) fn delete(&mut self, key: Key, uid: Option<&str>) -> Answer<()> {
+        let live = self.deletable(&key, uid)?;
         let finalizers = live["metadata"]["finalizers"]
             .as_array()
             .is_some_and(|f| !f.is_empty());
@@ -262,6 +257,51 @@ impl Store {
         Ok(())
     }
 
+    /// Marks an object for the garbage collector, which then spares what it owns.
+    pub(super) fn orphan(&mut self, key: Key, uid: Option<&str>) -> Answer<Value> {
+        let mut marked = self.deletable(&key, uid)?;
+        marked["metadata"]["deletionTimestamp"] = json!("2020-01-01T00:00:00Z");
+        marked["metadata"]["finalizers"] = json!(["orphan"]);
+        self.put(key, marked)
+    }
+
+    /// What the garbage collector does with what [`Self::orphan`] marked.
+    pub(super) fn collect_garbage(&mut self) {
+        let orphaning = |object: &Value| object["metadata"]["finalizers"] == json!(["orphan"]);
+        let marked = self.objects.iter().filter(|(_, object)| orphaning(object));
+        let marked: Vec<Key> = marked.map(|(key, _)| key.clone()).collect();
+        for key in marked {
+            let uid = self.objects[&key]["metadata"]["uid"].clone();
+            for child in self.owned_by(&uid) {
+                let mut object = self.objects[&child].clone();
+                let owners = object["metadata"]["ownerReferences"].as_array_mut();
+                owners
+                    .expect("it has an owner")
+                    .retain(|owner| owner["uid"] != uid);
+                self.put(child, object).expect("an owner may go");
+            }
+            self.remove(&key);
+        }
+    }
+
+    fn deletable(&self, key: &Key, uid: Option<&str>) -> Answer<Value> {
+        let Some(live) = self.objects.get(key) else {
+            return not_found(key);
+        };
+        if uid.is_some_and(|uid| live["metadata"]["uid"] != uid) {
+            return refuse(409, "Conflict", "precondition failed: uid");
+        }
+        Ok(live.clone())
+    }
+
+    fn owned_by(&self, uid: &Value) -> Vec<Key> {
+        let owned = self.objects.iter().filter(|(_, child)| {
+            let owners = child["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|o| o.iter().any(|o| o["uid"] == *uid))
+        });
+        owned.map(|(key, _)| key.clone()).collect()
+    }
+
     fn remove(&mut self, key: &Key) {
         let Some(object) = self.objects.remove(key) else {
             return;
@@ -271,16 +311,7 @@ impl Store {
         let mut last = object.clone();
         last["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.tell(key, Some(object.clone()), None, last);
-        let owned: Vec<Key> = self
-            .objects
-            .iter()
-            .filter(|(_, child)| {
-                let owners = child["metadata"]["ownerReferences"].as_array();
-                owners.is_some_and(|o| o.iter().any(|o| o["uid"] == object["metadata"]["uid"]))
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        for child in owned {
+        for child in self.owned_by(&object["metadata"]["uid"]) {
             self.remove(&child);
         }
     }
@@ -399,7 +430,11 @@ fn key_of(plural: &str, object: &Value) -> Key {
 }
 
 fn plural(kind: &str) -> String {
-    format!("{}s", kind.to_lowercase())
+    let kind = kind.to_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
 }
 
 fn not_found<T>((plural, _, name): &Key) -> Answer<T> {

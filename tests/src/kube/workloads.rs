@@ -6,11 +6,17 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
-use super::store::{Answer, Store, refuse};
+use super::store::{Answer, Store, key, refuse};
 
 /// Whether the API server counts the changes of a kind's spec.
 pub(super) fn has_generation(plural: &str) -> bool {
-    ["paxosclusters", "statefulsets", "poddisruptionbudgets"].contains(&plural)
+    [
+        "paxosclusters",
+        "statefulsets",
+        "poddisruptionbudgets",
+        "networkpolicies",
+    ]
+    .contains(&plural)
 }
 
 /// Some of the values that the API server fills in or rewrites, so that whoever compares what it sent
@@ -98,6 +104,9 @@ pub(super) fn validate(live: Option<&Value>, object: &Value) -> Answer<()> {
             "Invalid",
             "Only one reference can have Controller set to true",
         );
+    }
+    if let Some(live) = live.filter(|_| object["kind"] == "PersistentVolumeClaim") {
+        return validate_claim(live, object);
     }
     if object["kind"] != "StatefulSet" {
         return Ok(());
@@ -192,9 +201,36 @@ impl Store {
             "deletionTimestamp": now(),
             "deletionGracePeriodSeconds": 30,
         }});
-        self.merge("pods", namespace, name, &leaving, false)?;
+        self.merge(key("pods", namespace, name), &leaving, false)?;
         Ok(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201 }))
     }
+}
+
+/// A class that does not let its volumes grow.
+pub const RIGID: &str = "rigid";
+
+/// Sizes of the fixtures are all in `Gi`.
+fn validate_claim(live: &Value, object: &Value) -> Answer<()> {
+    let size = |claim: &Value| {
+        let size = claim["spec"]["resources"]["requests"]["storage"].as_str();
+        let size = size.and_then(|size| size.strip_suffix("Gi"));
+        size.expect("a size in Gi")
+            .parse::<u32>()
+            .expect("a size in Gi")
+    };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    if size(object) < size(live) {
+        let message = format!("{name}: field can not be less than previous value");
+        return refuse(422, "Invalid", message);
+    }
+    if size(object) > size(live) && object["spec"]["storageClassName"] == RIGID {
+        let message = format!(
+            "persistentvolumeclaims \"{name}\" is forbidden: only dynamically provisioned pvc can be \
+             resized and the storageclass that provisions the pvc must support resize"
+        );
+        return refuse(403, "Forbidden", message);
+    }
+    Ok(())
 }
 
 impl ApiServer {
@@ -227,15 +263,27 @@ impl ApiServer {
             for pod in self.pods_of(&set) {
                 let pod_name = pod["metadata"]["name"].as_str().expect("a pod has a name");
                 let leaves = !pod["metadata"]["deletionTimestamp"].is_null();
-                if leaves || wanted.iter().all(|wanted| wanted != pod_name) {
+                let surplus = wanted.iter().all(|wanted| wanted != pod_name);
+                if leaves || surplus {
                     self.delete("pods", namespace, pod_name);
+                    if surplus && retention(&set, "whenScaled") == "Delete" {
+                        let claim = format!("data-{pod_name}");
+                        self.delete("persistentvolumeclaims", namespace, &claim);
+                    }
                 } else if is_ready(&pod) == fails(pod_name) {
                     self.set_ready(namespace, pod_name, !fails(pod_name));
                 }
             }
             for (index, pod) in (first..).zip(&wanted) {
-                if self.object("pods", namespace, pod).is_none() {
-                    self.start_pod(&set, namespace, pod, index);
+                self.claim(&set, namespace, pod);
+                match self.object("pods", namespace, pod) {
+                    None => self.start_pod(&set, namespace, pod, index),
+                    // As do those that another set left, which this one adopts.
+                    Some(orphan) if is_empty(&orphan["metadata"]["ownerReferences"]) => {
+                        let adopted = json!({ "ownerReferences": owner_references(&set, true) });
+                        self.edit("pods", namespace, pod, json!({ "metadata": adopted }));
+                    }
+                    Some(_) => {}
                 }
             }
             let pods = self.pods_of(&set);
@@ -262,6 +310,28 @@ impl ApiServer {
         }
     }
 
+    fn claim(&self, set: &Value, namespace: &str, pod: &str) {
+        let (plural, name) = ("persistentvolumeclaims", format!("data-{pod}"));
+        if self.object(plural, namespace, &name).is_none() {
+            self.create(json!({
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {
+                    "name": name,
+                    "namespace": namespace,
+                    "labels": set["spec"]["selector"]["matchLabels"],
+                },
+                "spec": set["spec"]["volumeClaimTemplates"][0]["spec"],
+            }));
+        }
+        let owners = match retention(set, "whenDeleted") == "Delete" {
+            true => owner_references(set, false),
+            false => Value::Null,
+        };
+        let owned = json!({ "metadata": { "ownerReferences": owners } });
+        self.edit(plural, namespace, &name, owned);
+    }
+
     fn pods_of(&self, set: &Value) -> Vec<Value> {
         let mut pods = self.objects("pods");
         pods.retain(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == set["metadata"]["uid"]);
@@ -286,13 +356,7 @@ impl ApiServer {
                 "namespace": namespace,
                 "labels": labels,
                 "annotations": template["metadata"]["annotations"],
-                "ownerReferences": [{
-                    "apiVersion": "apps/v1",
-                    "kind": "StatefulSet",
-                    "name": set["metadata"]["name"],
-                    "uid": set["metadata"]["uid"],
-                    "controller": true,
-                }],
+                "ownerReferences": owner_references(set, true),
             },
             "spec": spec,
         }));
@@ -337,6 +401,24 @@ fn revision(set: &Value) -> String {
     let mut hasher = DefaultHasher::new();
     set["spec"]["template"].to_string().hash(&mut hasher);
     format!("{:x}", hasher.finish())
+}
+
+fn is_empty(list: &Value) -> bool {
+    list.as_array().is_none_or(Vec::is_empty)
+}
+
+fn owner_references(set: &Value, controller: bool) -> Value {
+    json!([{
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "name": set["metadata"]["name"],
+        "uid": set["metadata"]["uid"],
+        "controller": controller,
+    }])
+}
+
+fn retention<'a>(set: &'a Value, when: &str) -> &'a Value {
+    &set["spec"]["persistentVolumeClaimRetentionPolicy"][when]
 }
 
 fn fill(object: &mut Value, defaults: Value) {

@@ -1,0 +1,157 @@
+//! Volumes grow while their pods run. A StatefulSet's claim template cannot change, so each claim is
+//! grown, and then the set is made anew around its running pods. Each step is decided by what there
+//! is, so that whoever comes after a crash goes on where it happened.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use proposer::paxos::ids::NodeId;
+use serde_json::json;
+
+use super::{Error, Writer};
+use crate::cluster::Group;
+use crate::observe::{Observed, claim_template, requested};
+use crate::{names, quantity};
+
+/// What stands where a set is to be applied.
+enum Place {
+    /// Nothing, or a set that can be changed into the one that is wanted.
+    Ready,
+    /// Nothing any more: what stood there could not be changed.
+    Cleared,
+    /// A set on its way out.
+    Leaving(Box<StatefulSet>),
+}
+
+impl Writer<'_> {
+    pub(super) async fn apply_sets(
+        &self,
+        wanted: Vec<StatefulSet>,
+        observed: &Observed,
+    ) -> Result<Vec<StatefulSet>, Error> {
+        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let names: Vec<String> = wanted.iter().map(StatefulSet::name_any).collect();
+        let mut applied = Vec::with_capacity(wanted.len());
+        // One for each role, in the same order.
+        for (set, group) in wanted.into_iter().zip(&self.cluster.groups) {
+            let live = observed.stateful_sets.iter();
+            let live = { live }.find(|live| live.name_any() == set.name_any());
+            applied.push(match self.make_room(&api, group, live, observed).await {
+                Ok(Place::Ready) => self.apply_one(&api, set, live).await,
+                Ok(Place::Cleared) => self.apply_one(&api, set, None).await,
+                Ok(Place::Leaving(set)) => Ok(*set),
+                Err(error) => Err(error),
+            });
+        }
+        self.prune(&api, &names, &observed.stateful_sets).await?;
+        applied.into_iter().collect()
+    }
+
+    /// Grows the volumes of a role, and takes away a set that would make smaller ones.
+    async fn make_room(
+        &self,
+        api: &Api<StatefulSet>,
+        group: &Group,
+        live: Option<&StatefulSet>,
+        observed: &Observed,
+    ) -> Result<Place, Error> {
+        let theirs = live.is_some_and(|live| !self.owns(live));
+        if theirs {
+            return Ok(Place::Ready);
+        }
+        self.grow(group, &observed.claims).await?;
+        let Some(live) = live else {
+            return Ok(Place::Ready);
+        };
+        if live.metadata.deletion_timestamp.is_some() {
+            return Ok(Place::Leaving(Box::new(live.clone())));
+        }
+        if !claim_template(live).is_some_and(|claim| is_smaller(claim, group)) {
+            return Ok(Place::Ready);
+        }
+        tracing::info!(
+            namespace = self.cluster.namespace,
+            cluster = self.cluster.name,
+            name = live.name_any(),
+            "the volumes have grown: the set is made anew, its pods stay"
+        );
+        let leaving = self.delete(api, live, &DeleteParams::orphan()).await?;
+        Ok(leaving.map_or(Place::Cleared, |set| Place::Leaving(Box::new(set))))
+    }
+
+    /// Asks for the wanted size in every claim of the role's nodes that asks for less: first only on
+    /// trial, so that a class that cannot grow leaves all as they were.
+    async fn grow(&self, group: &Group, claims: &[PersistentVolumeClaim]) -> Result<(), Error> {
+        let names = NodeId::first(group.replicas)
+            .map(|node| names::claim(&self.cluster.name, group.role, node));
+        let names: Vec<String> = names.collect();
+        let small = |claim: &&PersistentVolumeClaim| {
+            is_smaller(claim, group)
+                && claim.metadata.deletion_timestamp.is_none()
+                && names.contains(&claim.name_any())
+        };
+        let claims: Vec<_> = claims.iter().filter(small).collect();
+        for on_trial in [true, false] {
+            for claim in &claims {
+                self.ask_for_more(group, claim, on_trial).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_for_more(
+        &self,
+        group: &Group,
+        claim: &PersistentVolumeClaim,
+        on_trial: bool,
+    ) -> Result<(), Error> {
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let (name, size) = (claim.name_any(), &group.storage_size.0);
+        let params = PatchParams {
+            dry_run: on_trial,
+            field_manager: Some(names::MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let more = json!({
+            // Only this very claim, not one made since under the same name.
+            "metadata": { "uid": claim.uid() },
+            "spec": { "resources": { "requests": { "storage": size } } },
+        });
+        match api.patch(&name, &params, &Patch::Merge(&more)).await {
+            Ok(_) if on_trial => Ok(()),
+            Ok(_) => {
+                self.metrics.wrote("persistentvolumeclaims", "patch");
+                let namespace = &self.cluster.namespace;
+                tracing::info!(namespace, name, size, "asked for a larger volume");
+                Ok(())
+            }
+            // Whoever deleted it wants none, and a pod that wants one gets one of the right size.
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(source) => {
+                let refused = matches!(&source, kube::Error::Api(status)
+                    if status.is_forbidden() || status.is_invalid());
+                Err(match refused && on_trial {
+                    true => Error::NotGrown {
+                        claim: name,
+                        size: size.clone(),
+                        role: group.role,
+                        source,
+                    },
+                    false => Error::Api {
+                        verb: "patch",
+                        kind: super::kind::<PersistentVolumeClaim>(),
+                        name,
+                        source,
+                    },
+                })
+            }
+        }
+    }
+}
+
+fn is_smaller(claim: &PersistentVolumeClaim, group: &Group) -> bool {
+    requested(claim)
+        .is_some_and(|size| quantity::nanos(&size.0) < quantity::nanos(&group.storage_size.0))
+}
