@@ -11,8 +11,6 @@ use ureq::Agent;
 
 use super::http;
 
-/// How long a server may take to know an outcome.
-const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 /// How long one try may take: longer than the server's own limit, so that the server speaks first.
 const TRY_WITHIN: Duration = Duration::from_secs(7);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -63,6 +61,8 @@ enum Tried {
 pub struct Client {
     /// Its `clientId`.
     pub id: String,
+    /// How long a proposer may take to know an outcome, at most 5 s.
+    pub try_within: Duration,
     /// Answers by status; 0 stands for none at all, although the request may have been taken.
     pub answers: BTreeMap<u16, u64>,
     /// Tries at a place where nothing listened.
@@ -80,6 +80,7 @@ impl Client {
     pub fn new(id: impl Into<String>, targets: Vec<String>) -> Client {
         Client {
             id: id.into(),
+            try_within: Duration::from_secs(5),
             answers: BTreeMap::new(),
             refused: 0,
             unexpected: Vec::new(),
@@ -138,7 +139,7 @@ impl Client {
             if left.is_zero() {
                 return None;
             }
-            match self.try_once(&body, left.min(KNOWN_WITHIN)) {
+            match self.try_once(&body, left.min(self.try_within)) {
                 Tried::Answered(answer) => return Some(answer),
                 Tried::Refused => return None,
                 Tried::Again => {}

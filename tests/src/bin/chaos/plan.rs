@@ -351,10 +351,7 @@ mod tests {
             );
         }
         let some = Class::parse("mute,kill,wipe").unwrap();
-        assert_eq!(
-            classes(steps(1, &some)),
-            BTreeSet::from([Kill, Mute])
-        );
+        assert_eq!(classes(steps(1, &some)), BTreeSet::from([Kill, Mute]));
         assert_eq!(steps(1, &[Wipe]), []);
         assert!(Class::parse("kill,bang").unwrap_err().contains("\"bang\""));
     }

@@ -123,7 +123,11 @@ impl Display for Report {
             )?;
         }
         let (seen, audit, check) = (&self.seen, &self.audit, &self.check);
-        writeln!(f, "{} processes ended on a full disk", self.ended_on_full_disk)?;
+        writeln!(
+            f,
+            "{} processes ended on a full disk",
+            self.ended_on_full_disk
+        )?;
         writeln!(f, "operations: {}", Counts(&seen.counts))?;
         writeln!(
             f,

@@ -18,15 +18,17 @@ use crate::sim::Rng;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// And of one that it gives up, at most, in milliseconds: many are answered in that time.
 const GIVEN_UP_MS: u64 = 30;
-/// How long a read may take: longer than the server's own limit.
-const READ_WITHIN: Duration = Duration::from_secs(7);
+/// How long one node may take for an answer: mostly so short that a client soon goes to another one,
+/// and now and then as long as the server's own limit.
+const ANSWER_WITHIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 
 pub(super) struct User<'a> {
     shared: &'a Shared,
     id: u32,
     rng: Rng,
     client: Client,
-    agent: Agent,
+    /// One for each of [`ANSWER_WITHIN`].
+    agents: [Agent; 2],
     learners: Vec<String>,
     stores: Vec<String>,
     /// What was there when it last looked: so that conditions hold now and then.
@@ -52,7 +54,7 @@ impl<'a> User<'a> {
             id,
             rng: Rng::new(seed.wrapping_add(u64::from(id) << 32)),
             client: Client::new(format!("client-{seed}-{id}"), proposers),
-            agent: http::agent(READ_WITHIN),
+            agents: ANSWER_WITHIN.map(http::agent),
             learners,
             stores,
             versions: BTreeMap::new(),
@@ -95,7 +97,14 @@ impl<'a> User<'a> {
         }
     }
 
+    /// An index into [`ANSWER_WITHIN`].
+    fn haste(&mut self) -> usize {
+        usize::from(self.rng.chance(200))
+    }
+
+    /// How long the client is interested in its next request.
     fn patience(&mut self) -> Duration {
+        self.client.try_within = ANSWER_WITHIN[self.haste()];
         match self.rng.chance(self.shared.load.given_up) {
             true => Duration::from_millis(self.rng.between(1, GIVEN_UP_MS)),
             false => PATIENCE,
@@ -157,6 +166,7 @@ impl<'a> User<'a> {
     }
 
     fn read(&mut self, kind: Kind, key: &str) {
+        let haste = self.haste();
         let urls = match kind {
             Kind::ReadAtStore => &self.stores,
             _ => &self.learners,
@@ -168,8 +178,9 @@ impl<'a> User<'a> {
         };
         let request = ::http::Request::get(format!("{url}/resource/{key}{query}"));
         let request = request.body(Vec::new()).expect("a good URL");
+        let agent = &self.agents[haste];
         let called = self.shared.now();
-        let answer = http::send(&self.agent, request).ok();
+        let answer = http::send(agent, request).ok();
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         *self.seen.reads.entry(status).or_default() += 1;
         let answer = answer.and_then(|answer| match status {
@@ -199,14 +210,7 @@ impl<'a> User<'a> {
         state.map(Some)
     }
 
-    fn remember(
-        &mut self,
-        kind: Kind,
-        key: &str,
-        called: u64,
-        call: Call,
-        answer: Option<Return>,
-    ) {
+    fn remember(&mut self, kind: Kind, key: &str, called: u64, call: Call, answer: Option<Return>) {
         let returned = answer.map(|answer| (self.shared.now(), answer));
         self.seen.counts.entry(kind).or_default().add(answer);
         let operation = Operation {
