@@ -18,11 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BREAKER_OPEN: Duration = Duration::from_secs(25);
 
 const LIGHT: Load = Load {
-    writers: 8,
-    readers: 0,
-    keys: 16,
     pause_ms: 2,
-    seed: 1,
+    ..Load::of_writes(8)
 };
 
 fn client(name: &str, cluster: &Cluster) -> Client {
@@ -46,7 +43,7 @@ fn compare(cluster: &Cluster, workload: Option<Workload>) -> Audit {
     }
     assert_eq!(audit.violations, [""; 0]);
     assert_eq!(seen.unexpected, [""; 0]);
-    assert_eq!(seen.unknown, 0);
+    assert_eq!(seen.unknown(), 0);
     let instances = audit.chosen.len() as u64;
     assert!(
         instances >= last,
@@ -335,7 +332,7 @@ fn a_leader_told_to_end_hands_over_without_a_failed_request() {
         cluster.restart(&[leader]);
         cluster.wait_until_ready();
         let seen = workload.stop();
-        assert_eq!(seen.unknown, 0);
+        assert_eq!(seen.unknown(), 0);
         let statuses: Vec<u16> = seen.answers.keys().copied().collect();
         assert_eq!(statuses, [200], "{:?}", seen.answers);
     }

@@ -17,14 +17,11 @@ use proposer::config::Role;
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value as Json, json};
 use tests::cluster::client::{Client, Outcome, Proposal};
-use tests::cluster::{Cluster, Name, binary, http};
+use tests::cluster::{Cluster, LEVEL_WITHIN, Name, binary, http};
 use tests::sim::Rng;
 
 use batches::write_batches;
 use streams::{Events, Lines};
-
-/// A store that was away must be level again within this time.
-const LEVEL_WITHIN: Duration = Duration::from_secs(30);
 
 fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -45,42 +42,9 @@ fn get(cluster: &Cluster, name: Name, path: &str) -> http::Answer {
     })
 }
 
-/// Every resource of a node, as it has them, page by page.
-fn everything(cluster: &Cluster, name: Name) -> Vec<Json> {
-    let mut all = Vec::new();
-    let mut after = String::new();
-    loop {
-        let path = format!("/resources?limit=1000&consistency=local{after}");
-        let answer = get(cluster, name, &path);
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let mut page = answer.json();
-        all.extend(page["resources"].as_array().unwrap().iter().cloned());
-        match page["next"].take() {
-            Json::String(next) => after = format!("&after={next}"),
-            other => {
-                assert_eq!(other, Json::Null);
-                return all;
-            }
-        }
-    }
-}
-
 /// Waits until all learners and stores have applied the same, and compares what they hold.
 fn assert_equal(cluster: &Cluster) -> Vec<Json> {
-    let applied = cluster.wait_until_learners_agree(1);
-    let stores = cluster.of_role(Role::Store);
-    cluster.wait_for("the stores are level", LEVEL_WITHIN, || {
-        let level = |name: &Name| cluster.node(*name).number("applied_instance_id");
-        stores
-            .iter()
-            .all(|name| level(name) == Some(applied))
-            .then_some(())
-    });
-    let at_learner = everything(cluster, (Role::Learner, 1));
-    for name in stores.into_iter().chain([(Role::Learner, 2)]) {
-        assert!(everything(cluster, name) == at_learner, "{name:?} differs");
-    }
-    at_learner
+    cluster.everything_everywhere().unwrap()
 }
 
 #[test]
@@ -147,14 +111,14 @@ fn stores_switched_on_late_get_everything_from_a_snapshot_and_the_log_that_is_le
     assert_eq!(assert_equal(&cluster).len(), 700);
     // What was installed and followed is there after a restart, without a learner.
     let learners = cluster.of_role(Role::Learner);
-    let before = everything(&cluster, stores[0]);
+    let before = cluster.everything(stores[0]);
     cluster.kill(&learners);
     cluster.kill(&stores[..1]);
     cluster.restart(&stores[..1]);
     cluster.wait_for("the store answers", LEVEL_WITHIN, || {
         cluster.node(stores[0]).status()
     });
-    assert!(everything(&cluster, stores[0]) == before);
+    assert!(cluster.everything(stores[0]) == before);
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub enum Outcome {
 /// What a client asks for.
 #[derive(Clone, Debug)]
 pub struct Proposal<'a> {
-    /// `WRITE` or `DELETE`.
+    /// `WRITE`, `DELETE` or `READ`.
     pub operation: &'a str,
     /// On what.
     pub resource: &'a str,
@@ -49,10 +49,20 @@ pub struct Proposal<'a> {
     pub if_version: Option<u64>,
 }
 
+/// What one try came to.
+enum Tried {
+    Answered(Json),
+    Again,
+    /// There is no point in trying again.
+    Refused,
+}
+
 /// A client.
 pub struct Client {
     /// Its `clientId`.
     pub id: String,
+    /// How long a proposer may take to know an outcome, at most 5 s.
+    pub try_within: Duration,
     /// Answers by status; 0 stands for none at all, although the request may have been taken.
     pub answers: BTreeMap<u16, u64>,
     /// Tries at a place where nothing listened.
@@ -70,6 +80,7 @@ impl Client {
     pub fn new(id: impl Into<String>, targets: Vec<String>) -> Client {
         Client {
             id: id.into(),
+            try_within: Duration::from_secs(5),
             answers: BTreeMap::new(),
             refused: 0,
             unexpected: Vec::new(),
@@ -87,6 +98,27 @@ impl Client {
 
     /// Proposes, again and again until the outcome is known or the time is over.
     pub fn propose(&mut self, proposal: &Proposal<'_>, within: Duration) -> Outcome {
+        let answer = self.ask(proposal, within);
+        let outcome = answer.and_then(|answer| outcome(&answer));
+        outcome.unwrap_or(Outcome::Unknown)
+    }
+
+    /// Reads in the log, as persistently: the version, 0 for no such resource, and the data. `None`
+    /// when the time is over.
+    pub fn read(&mut self, resource: &str, within: Duration) -> Option<(u64, Json)> {
+        let proposal = Proposal {
+            operation: "READ",
+            resource,
+            data: Json::Null,
+            if_version: None,
+        };
+        let mut answer = self.ask(&proposal, within)?;
+        let version = answer["version"].as_u64()?;
+        Some((version, answer["data"].take()))
+    }
+
+    /// The answer that says what became of it.
+    fn ask(&mut self, proposal: &Proposal<'_>, within: Duration) -> Option<Json> {
         self.requests += 1;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let mut body = json!({
@@ -102,14 +134,19 @@ impl Client {
         }
         let body = body.to_string().into_bytes();
         let deadline = Instant::now() + within;
-        while Instant::now() < deadline {
-            if let Some(outcome) = self.try_once(&body) {
-                return outcome;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            match self.try_once(&body, left.min(self.try_within)) {
+                Tried::Answered(answer) => return Some(answer),
+                Tried::Refused => return None,
+                Tried::Again => {}
             }
             self.target = (self.target + 1) % self.targets.len();
             thread::sleep(PAUSE);
         }
-        Outcome::Unknown
     }
 
     /// Writes a value and waits until that is certain.
@@ -132,31 +169,29 @@ impl Client {
         }
     }
 
-    fn try_once(&mut self, body: &[u8]) -> Option<Outcome> {
-        let url = format!("{}/propose?wait=true", self.targets[self.target]);
+    fn try_once(&mut self, body: &[u8], within: Duration) -> Tried {
+        let url = &self.targets[self.target];
+        let millis = within.as_millis().max(1);
+        let url = format!("{url}/propose?wait=true&timeoutMs={millis}");
         let answer = http::post(&self.agent, &url, body.to_vec());
         if let Err(ureq::Error::Io(error)) = &answer
             && error.kind() == ErrorKind::ConnectionRefused
         {
             self.refused += 1;
-            return None;
+            return Tried::Again;
         }
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         *self.answers.entry(status).or_default() += 1;
-        let answer = answer.ok()?;
+        let Ok(answer) = answer else {
+            return Tried::Again;
+        };
         match status {
-            200 => {
-                let outcome = outcome(&answer.json());
-                if outcome.is_none() {
-                    self.note(&answer);
-                }
-                outcome
-            }
+            200 if outcome(&answer.json()).is_some() => Tried::Answered(answer.json()),
             // Not now; and: unknown, ask again.
-            503 | 504 => None,
+            503 | 504 => Tried::Again,
             _ => {
                 self.note(&answer);
-                Some(Outcome::Unknown)
+                Tried::Refused
             }
         }
     }

@@ -5,6 +5,7 @@ mod audit;
 pub mod binary;
 pub mod client;
 mod clock;
+mod contents;
 pub mod http;
 mod network;
 mod node;
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 
 pub use audit::{Audit, LogLine};
 pub use clock::Clock;
+pub use contents::LEVEL_WITHIN;
 pub use network::Network;
 pub use node::Node;
 pub use place::{Place, enter_namespaces};
@@ -62,24 +64,19 @@ impl Cluster {
 
     /// The same, with no process started yet.
     pub fn prepare(proposers: u8, acceptors: u8, learners: u8) -> Cluster {
-        Cluster::prepare_in(&Place::default(), proposers, acceptors, learners)
+        Cluster::prepare_in(&Place::default(), [proposers, acceptors, learners, 0])
     }
 
-    /// The same, each node with what the place gives it.
+    /// The same with so many nodes of each role, in the order of [`Role::ALL`], and each node with
+    /// what the place gives it.
     ///
     /// # Panics
     /// When the machine does not have that after all.
-    pub fn prepare_in(place: &Place, proposers: u8, acceptors: u8, learners: u8) -> Cluster {
+    pub fn prepare_in(place: &Place, counts: [u8; Role::ALL.len()]) -> Cluster {
         let prefix = format!("{FOLDER}{}-", process::id());
         let folder = TempDir::with_prefix(prefix).expect("a temporary folder");
-        let roles = [
-            (Role::Proposer, proposers),
-            (Role::Acceptor, acceptors),
-            (Role::Learner, learners),
-        ];
-        let names = roles
-            .iter()
-            .flat_map(|(role, count)| (1..=*count).map(|id| (*role, id)));
+        let names = Role::ALL.into_iter().zip(counts);
+        let names = names.flat_map(|(role, count)| (1..=count).map(move |id| (role, id)));
         let names: Vec<Name> = names.collect();
         let network = place.network.then(|| Network::start(&names));
         let network = network.transpose().expect("networks for the nodes");
@@ -94,7 +91,7 @@ impl Cluster {
                 names.iter().copied().zip(hosts).collect()
             }
         };
-        let addresses = |role| {
+        let addresses = |role| -> Vec<String> {
             let of_role = hosts.iter().filter(|((r, _), _)| *r == role);
             of_role
                 .map(|(_, (host, port))| format!("{host}:{port}"))
@@ -114,11 +111,16 @@ impl Cluster {
                 let volume = Volume::mount(&data_dir, bytes).expect("a volume for the node");
                 cluster.volumes.insert(*name, volume);
             }
+            let stores = addresses(Role::Store);
             let config = Config {
                 port: *port,
                 proposers: addresses(Role::Proposer),
                 acceptors: addresses(Role::Acceptor),
                 learners: addresses(Role::Learner),
+                // As the operator has it: nobody else acts on it.
+                use_cluster_store: matches!(role, Role::Learner | Role::Store)
+                    && !stores.is_empty(),
+                stores,
                 log_dir: data_dir.join("logs"),
                 data_dir,
                 ..Config::new(role, NodeId::new(id).expect("ids start at 1"))
@@ -185,7 +187,7 @@ impl Cluster {
         self.clocks.get(&name)
     }
 
-    /// Adds one more store, which learns from this cluster's learners, and starts it.
+    /// Adds one more store, which learns from this cluster's learners, on loopback, and starts it.
     pub fn add_store(&mut self) -> Name {
         let store = self.add(Role::Store);
         self.node_mut(store).start();

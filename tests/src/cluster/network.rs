@@ -134,8 +134,10 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // What is not there need not be removed.
+        // What is not there need not be removed. The cables are removed here, since the kernel takes
+        // its time with those of a namespace that has ended.
         for name in self.faults.keys() {
+            let _ = run("ip", ["link", "delete", &interface(*name)], "");
             let _ = run("ip", ["netns", "delete", &namespace(*name)], "");
         }
         let _ = run("ip", ["link", "delete", BRIDGE], "");

@@ -25,8 +25,11 @@ pub enum Call {
         /// 0 stands for no resource.
         if_version: Option<u64>,
     },
-    /// Remove it.
-    Delete,
+    /// Remove it, if it has this version.
+    Delete {
+        /// 0 stands for no resource.
+        if_version: Option<u64>,
+    },
     /// What is there?
     Read,
 }
@@ -65,9 +68,12 @@ impl Call {
             Call::Write {
                 if_version: Some(expected),
                 ..
+            }
+            | Call::Delete {
+                if_version: Some(expected),
             } if expected != version => (state, Return::NotCommitted(version)),
             Call::Write { data, .. } => (Some((version + 1, data)), Return::Committed(version + 1)),
-            Call::Delete => (
+            Call::Delete { .. } => (
                 None,
                 Return::Committed(state.map_or(0, |(version, _)| version + 1)),
             ),

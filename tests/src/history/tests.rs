@@ -21,6 +21,8 @@ fn write(data: u64) -> Call {
     }
 }
 
+const DELETE: Call = Call::Delete { if_version: None };
+
 fn found(version: u64, data: u64) -> Return {
     Return::Found(Some((version, data)))
 }
@@ -39,8 +41,8 @@ fn one_after_the_other_is_good() {
         op(1, 0, Call::Read, Some((1, Return::Found(None)))),
         op(1, 2, write(7), Some((3, Return::Committed(1)))),
         op(2, 4, Call::Read, Some((5, found(1, 7)))),
-        op(2, 6, Call::Delete, Some((7, Return::Committed(2)))),
-        op(1, 8, Call::Delete, Some((9, Return::Committed(0)))),
+        op(2, 6, DELETE, Some((7, Return::Committed(2)))),
+        op(1, 8, DELETE, Some((9, Return::Committed(0)))),
         op(1, 10, Call::Read, Some((11, Return::Found(None)))),
     ]));
 }
@@ -140,6 +142,96 @@ fn compare_and_set_has_one_winner() {
     ]));
 }
 
+#[test]
+fn a_conditional_delete_removes_that_version_and_no_other() {
+    let delete = |expected| Call::Delete {
+        if_version: Some(expected),
+    };
+    let history = |expected, answer, left| {
+        [
+            op(1, 0, write(7), Some((1, Return::Committed(1)))),
+            op(2, 2, delete(expected), Some((3, answer))),
+            op(3, 4, Call::Read, Some((5, left))),
+        ]
+    };
+    let absent = Return::Found(None);
+    assert!(is_good(&history(1, Return::Committed(2), absent)));
+    assert!(is_good(&history(2, Return::NotCommitted(1), found(1, 7))));
+    assert!(!is_good(&history(2, Return::Committed(2), absent)));
+    assert!(!is_good(&history(1, Return::NotCommitted(1), found(1, 7))));
+    assert!(!is_good(&history(1, Return::Committed(2), found(1, 7))));
+    let nothing = |answer| is_good(&[op(1, 0, delete(0), Some((1, answer)))]);
+    assert!(nothing(Return::Committed(0)));
+    assert!(!nothing(Return::Committed(1)));
+}
+
+#[test]
+fn a_resource_that_comes_back_begins_at_version_1_and_must_not_have_been_there() {
+    let create = |data, answer| {
+        let call = Call::Write {
+            data,
+            if_version: Some(0),
+        };
+        op(3, 6, call, Some((7, answer)))
+    };
+    let deleted = [
+        op(1, 0, write(7), Some((1, Return::Committed(1)))),
+        op(1, 2, write(8), Some((3, Return::Committed(2)))),
+        op(2, 4, DELETE, Some((5, Return::Committed(3)))),
+    ];
+    let then = |next: &[Operation]| is_good(&[&deleted[..], next].concat());
+    let created = create(9, Return::Committed(1));
+    let read = |state| op(4, 8, Call::Read, Some((9, Return::Found(state))));
+    assert!(then(&[created, read(Some((1, 9)))]));
+    // As if the delete had left a version behind, or had not been.
+    assert!(!then(&[create(9, Return::Committed(4))]));
+    assert!(!then(&[create(9, Return::NotCommitted(2))]));
+    // What was deleted, or overwritten before, is read again; what was created is not there.
+    assert!(!then(&[read(Some((2, 8)))]));
+    assert!(!then(&[created, read(Some((1, 7)))]));
+    assert!(!then(&[created, read(None)]));
+}
+
+#[test]
+fn a_store_that_has_not_applied_a_write_yet_must_not_answer() {
+    // The writer was answered by a learner, and then reads at a store: what it gets there is the
+    // state before its own write, after a delete, or in the middle of two writes.
+    let history = |answer| {
+        [
+            op(1, 0, write(1), Some((10, Return::Committed(1)))),
+            op(1, 11, DELETE, Some((20, Return::Committed(2)))),
+            op(1, 21, write(2), Some((30, Return::Committed(1)))),
+            op(2, 25, write(3), Some((40, Return::Committed(2)))),
+            op(1, 31, Call::Read, Some((35, answer))),
+        ]
+    };
+    assert!(is_good(&history(found(1, 2))));
+    assert!(is_good(&history(found(2, 3))));
+    assert!(!is_good(&history(Return::Found(None))));
+    assert!(!is_good(&history(found(1, 1))));
+    assert!(!is_good(&history(found(1, 3))));
+}
+
+#[test]
+fn many_requests_that_nobody_heard_of_again_do_not_hide_an_error() {
+    // None of these can have had an effect: the version is never theirs.
+    let lost = (0..64).map(|i| {
+        let call = Call::Write {
+            data: 1000 + i,
+            if_version: Some(1000 + i),
+        };
+        op(9, i, call, None)
+    });
+    let mut history: Vec<Operation> = lost.collect();
+    for i in 0..100 {
+        let answer = Return::Committed(i + 1);
+        history.push(op(1, 100 + 2 * i, write(i), Some((101 + 2 * i, answer))));
+    }
+    assert!(is_good(&history));
+    history.push(op(2, 400, Call::Read, Some((401, found(99, 98)))));
+    assert!(!is_good(&history));
+}
+
 /// Every order that the times allow, one after the other.
 fn by_trying_everything(operations: &[Operation], state: State) -> bool {
     if operations.iter().all(|op| op.returned.is_none()) {
@@ -166,10 +258,13 @@ fn random_history(rng: &mut Rng) -> Vec<Operation> {
     let mut state: State = None;
     let mut operations = Vec::new();
     for i in 0..rng.between(2, 7) {
-        let call = match rng.below(5) {
-            0 => Call::Delete,
+        let call = match rng.below(6) {
+            0 => DELETE,
             1 | 2 => Call::Read,
-            3 => Call::Write {
+            3 => Call::Delete {
+                if_version: Some(rng.below(3)),
+            },
+            4 => Call::Write {
                 data: i,
                 if_version: Some(rng.below(3)),
             },

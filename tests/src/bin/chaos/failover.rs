@@ -13,17 +13,16 @@ use tests::sim::Rng;
 
 /// The pause between two leaders' ends: the cluster is whole again and at rest.
 const REST_MS: (u64, u64) = (300, 900);
+const KEYS: u64 = 1000;
 
 /// Kills the leader so many times, then terminates it as often, and prints the gaps.
-pub(crate) fn run(times: u64, writers: u32) {
+pub(crate) fn run(times: u64, clients: u32) {
     let mut cluster = Cluster::start(5, 5, 2);
     let mut rng = Rng::new(times);
     let load = Load {
-        writers,
-        readers: 0,
-        keys: 1000,
+        keys: KEYS,
         pause_ms: 5,
-        seed: 1,
+        ..Load::of_writes(clients)
     };
     let workload = Workload::start(&cluster, load);
     let mut gaps = Vec::new();
@@ -49,16 +48,13 @@ pub(crate) fn run(times: u64, writers: u32) {
         "  answers by status, 0 for a broken connection: {:?}; {} connections refused",
         seen.answers, seen.refused
     );
-    terminate(&mut cluster, times, writers, &mut rng);
+    terminate(&mut cluster, times, clients, &mut rng);
 }
 
-fn terminate(cluster: &mut Cluster, times: u64, writers: u32, rng: &mut Rng) {
+fn terminate(cluster: &mut Cluster, times: u64, clients: u32, rng: &mut Rng) {
     let load = Load {
-        writers,
-        readers: 0,
-        keys: 1000,
-        pause_ms: 0,
-        seed: 0,
+        keys: KEYS,
+        ..Load::of_writes(clients)
     };
     let mut gaps = Vec::new();
     let mut answers: BTreeMap<u16, u64> = BTreeMap::new();

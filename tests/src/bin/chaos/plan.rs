@@ -1,6 +1,7 @@
 //! What happens when: a schedule that follows from its seed alone.
 
 use std::fmt;
+use std::iter;
 use std::time::Duration;
 
 use ::tests::cluster::{Name, Place};
@@ -174,12 +175,19 @@ pub(crate) struct Step {
     pub(crate) rest: Duration,
 }
 
-/// The schedule of so many cycles, without [`Class::Wipe`]. Every class comes about as often as it should in any 30 of them.
-pub(crate) fn plan(seed: u64, cycles: u64, classes: &[Class], names: &[Name]) -> Vec<Step> {
+/// The schedule, without end and without [`Class::Wipe`]. Every class comes about as often as it
+/// should in any 30 steps.
+pub(crate) fn plan(
+    seed: u64,
+    classes: &[Class],
+    names: &[Name],
+) -> impl Iterator<Item = Step> + use<> {
     let mut rng = Rng::new(seed);
     let classes: Vec<Class> = classes.iter().copied().filter(|c| *c != Wipe).collect();
+    let names = names.to_vec();
     let mut deck = Vec::new();
-    let step = |_| {
+    let count = if classes.is_empty() { 0 } else { usize::MAX };
+    let step = move || {
         if deck.is_empty() {
             let all = Class::ALL
                 .iter()
@@ -187,7 +195,7 @@ pub(crate) fn plan(seed: u64, cycles: u64, classes: &[Class], names: &[Name]) ->
             deck.extend(all.flat_map(|(class, _, times)| vec![*class; *times]));
         }
         let first = deck.swap_remove(rng.below(deck.len() as u64) as usize);
-        let mut faults = vec![fault(first, names, &mut rng)];
+        let mut faults = vec![fault(first, &names, &mut rng)];
         if first == FullDisk && classes.contains(&Kill) && rng.chance(400) {
             // Else proposers hardly ever write.
             let victims = vec![Victim::Leader];
@@ -201,7 +209,7 @@ pub(crate) fn plan(seed: u64, cycles: u64, classes: &[Class], names: &[Name]) ->
             && rng.chance(350)
             && first.goes_with(second)
         {
-            faults.push(fault(second, names, &mut rng));
+            faults.push(fault(second, &names, &mut rng));
         }
         Step {
             faults,
@@ -213,10 +221,7 @@ pub(crate) fn plan(seed: u64, cycles: u64, classes: &[Class], names: &[Name]) ->
             rest: Duration::from_millis(rng.between(0, 300)),
         }
     };
-    match classes.is_empty() {
-        true => Vec::new(),
-        false => (0..cycles).map(step).collect(),
-    }
+    iter::repeat_with(step).take(count)
 }
 
 fn fault(class: Class, names: &[Name], rng: &mut Rng) -> Fault<Victim> {
@@ -314,11 +319,16 @@ mod tests {
     fn names() -> Vec<Name> {
         let of = |role, count| (1..=count).map(move |id| (role, id));
         let names = of(Role::Proposer, 5).chain(of(Role::Acceptor, 5));
-        names.chain(of(Role::Learner, 2)).collect()
+        let readers = of(Role::Learner, 2).chain(of(Role::Store, 3));
+        names.chain(readers).collect()
     }
 
     fn all(seed: u64) -> Vec<Step> {
-        plan(seed, 60, &Class::parse("all").unwrap(), &names())
+        steps(seed, &Class::parse("all").unwrap())
+    }
+
+    fn steps(seed: u64, classes: &[Class]) -> Vec<Step> {
+        plan(seed, classes, &names()).take(60).collect()
     }
 
     #[test]
@@ -341,11 +351,27 @@ mod tests {
             );
         }
         let some = Class::parse("mute,kill,wipe").unwrap();
-        assert_eq!(
-            classes(plan(1, 60, &some, &names())),
-            BTreeSet::from([Kill, Mute])
-        );
+        assert_eq!(classes(steps(1, &some)), BTreeSet::from([Kill, Mute]));
+        assert_eq!(steps(1, &[Wipe]), []);
         assert!(Class::parse("kill,bang").unwrap_err().contains("\"bang\""));
+    }
+
+    #[test]
+    fn every_node_is_hit_by_kills_and_by_partitions() {
+        let steps = steps(1, &Class::parse("kill,split,partial,mute,deaf").unwrap());
+        let faults: Vec<_> = steps.into_iter().flat_map(|step| step.faults).collect();
+        for name in names() {
+            let victim = Victim::Node(name);
+            let hit = |kill| {
+                let of_kind = |fault: &&Fault<Victim>| (fault.class == Kill) == kill;
+                faults.iter().filter(of_kind).any(|fault| {
+                    let pairs = fault.pairs.iter();
+                    let paired = pairs.flat_map(|(a, b)| [a, b]);
+                    fault.victims.iter().chain(paired).any(|v| *v == victim)
+                })
+            };
+            assert!(hit(true) && hit(false), "{name:?}");
+        }
     }
 
     #[test]

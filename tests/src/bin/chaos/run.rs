@@ -1,81 +1,117 @@
-//! One run: cycle after cycle of faults under load, then the comparison of everything with
+//! One run: step after step of faults under load, then the comparison of everything with
 //! everything.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use proposer::config::Role;
 use tests::cluster::workload::{Load, Seen, Workload, write_through_each};
 use tests::cluster::{Audit, Cluster, Name, Place};
-use tests::history::Report;
 
 use crate::plan::{Class, Fault, Step, Victim, plan};
+use crate::report::{Report, Tallies, list};
 use crate::scene::Scene;
 
-/// The size of the sample that ships with the operator.
-const SIZE: (u8, u8, u8) = (5, 5, 2);
+/// The size of the sample with stores that ships with the operator.
+const SIZE: [u8; Role::ALL.len()] = [5, 5, 2, 3];
 /// How long one resource's history may be looked at.
 const CHECK_BUDGET: Duration = Duration::from_secs(60);
-/// Cycles after which clients go on to fresh resources.
+/// Steps after which clients go on to fresh resources.
 const ROUND: usize = 4;
-/// With fewer commits than these per cycle nothing was tested.
+/// With fewer commits than these per step nothing was tested.
 const MIN_COMMITS: u64 = 20;
 /// How long after its end a fault may be felt.
 const RECOVER_WITHIN: Duration = Duration::from_secs(10);
-/// Contradictions shown.
-const SHOWN: usize = 10;
 
-/// What a class of faults came to.
-#[derive(Default)]
-struct Tally {
-    cycles: u64,
-    victims: usize,
-    slowest: Duration,
-    /// The longest time without a commit while it lasted and until all were back.
-    gap: Duration,
+/// When a run is over.
+#[derive(Clone, Copy)]
+pub(crate) enum Until {
+    /// After so many steps.
+    Cycles(u64),
+    /// After the step in which so many seconds are over.
+    Seconds(u64),
 }
 
-/// When a cycle was, in the clients' nanoseconds, and what happened in it.
-struct Window {
-    classes: Vec<Class>,
-    from: u64,
-    to: u64,
-}
-
-/// Whether everything was as it must be.
-pub(crate) fn run(
-    cycles: u64,
-    classes: &[Class],
-    skipped: &[Class],
-    missing: &[String],
-    place: &Place,
-    load: Load,
-) -> bool {
-    println!(
-        "again: cargo run --release -p tests --bin chaos -- --cycles {cycles} --faults {} \
-         --writers {} --readers {} --pause-ms {} --seed {}",
-        list(classes, ","),
-        load.writers,
-        load.readers,
-        load.pause_ms,
-        load.seed
-    );
-    say_skipped(skipped, missing);
-    let started = Instant::now();
-    let mut cluster = Cluster::prepare_in(place, SIZE.0, SIZE.1, SIZE.2);
-    cluster.start_all();
-    let mut steps = plan(load.seed, cycles, classes, &cluster.names());
-    if classes.contains(&Class::Wipe) {
-        steps.extend(last_steps(load.seed, &cluster));
+impl Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Until::Cycles(cycles) => write!(f, "--cycles {cycles}"),
+            Until::Seconds(seconds) => write!(f, "--seconds {seconds}"),
+        }
     }
+}
+
+/// What all runs have in common.
+pub(crate) struct Setup {
+    pub(crate) until: Until,
+    pub(crate) classes: Vec<Class>,
+    /// Asked for, and not possible here.
+    pub(crate) skipped: Vec<Class>,
+    /// Why not.
+    pub(crate) missing: Vec<String>,
+    pub(crate) place: Place,
+    pub(crate) load: Load,
+}
+
+impl Setup {
+    /// Says how to have a run again.
+    fn announce(&self, load: Load) {
+        println!(
+            "again: cargo run --release -p tests --bin chaos -- {} --faults {} --clients {} \
+             --keys {} --pause-ms {} --seed {}{}",
+            self.until,
+            list(&self.classes, ","),
+            load.clients,
+            load.keys,
+            load.pause_ms,
+            load.seed,
+            if load.local { " --local-reads" } else { "" }
+        );
+        self.say_skipped();
+    }
+
+    fn say_skipped(&self) {
+        if !self.skipped.is_empty() {
+            println!("SKIPPED {}", list(&self.skipped, ", "));
+            let missing = self.missing.iter();
+            missing.for_each(|why| println!("SKIPPED {why}"));
+        }
+    }
+
+    /// The schedule of a run.
+    fn steps(&self, seed: u64, cluster: &Cluster) -> impl Iterator<Item = Step> + use<> {
+        let steps = plan(seed, &self.classes, &cluster.names());
+        let (count, until) = match self.until {
+            Until::Cycles(cycles) => (cycles as usize, None),
+            Until::Seconds(seconds) => {
+                let time = Duration::from_secs(seconds);
+                (usize::MAX, Some(Instant::now() + time))
+            }
+        };
+        let wipe = self.classes.contains(&Class::Wipe);
+        let last = wipe.then(|| last_steps(seed, cluster));
+        let steps = steps.take(count);
+        let steps = steps.take_while(move |_| until.is_none_or(|until| Instant::now() < until));
+        steps.chain(last.into_iter().flatten())
+    }
+}
+
+/// A run with that seed on a cluster of its own.
+pub(crate) fn run(setup: &Setup, seed: u64) -> Report {
+    let load = Load { seed, ..setup.load };
+    setup.announce(load);
+    let started = Instant::now();
+    let mut cluster = Cluster::prepare_in(&setup.place, SIZE);
+    cluster.start_all();
+    let steps = setup.steps(seed, &cluster);
     let mut scene = Scene::new(cluster);
     let mut audit = Audit::default();
-    let mut tallies: BTreeMap<Class, Tally> = BTreeMap::new();
-    let mut windows = Vec::new();
+    let mut tallies = Tallies::default();
     let workload = Workload::start(&scene.cluster, load);
-    for (cycle, step) in steps.into_iter().enumerate() {
+    let mut cycles = 0;
+    for (cycle, step) in steps.enumerate() {
+        cycles += 1;
         let leader = scene.cluster.wait_for_leader();
         let faults: Vec<Fault<Name>> = step.faults.iter().map(|f| f.resolve(leader)).collect();
         let (from, before) = (workload.now(), workload.committed());
@@ -83,23 +119,14 @@ pub(crate) fn run(
         let what = "a commit after the faults";
         let committed = || (workload.committed() > before).then_some(());
         scene.cluster.wait_for(what, RECOVER_WITHIN, committed);
-        windows.push(Window {
-            classes: faults.iter().map(|fault| fault.class).collect(),
-            from,
-            to: workload.now(),
-        });
-        for fault in &faults {
-            let tally = tallies.entry(fault.class).or_default();
-            tally.cycles += 1;
-            tally.victims += fault.victims.len() + fault.pairs.len();
-            tally.slowest = tally.slowest.max(back.clone().unwrap_or_default());
-        }
+        let took = back.clone().unwrap_or_default();
+        tallies.add(&faults, took, from, workload.now());
         audit.look(&scene.cluster);
         println!(
             "{cycle:4} {}; for {} ms, back after {} ms, {} commits",
             list(&faults, ", "),
             step.lasts.as_millis(),
-            back.clone().unwrap_or_default().as_millis(),
+            took.as_millis(),
             workload.committed()
         );
         match back {
@@ -120,42 +147,29 @@ pub(crate) fn run(
     }
     let mut seen = workload.stop();
     if audit.violations.is_empty() {
-        let level = settle(&scene.cluster, &mut audit);
+        settle(&scene.cluster, &mut audit);
         scene.judge_lost();
         audit.violations.append(&mut scene.violations);
-        println!(
-            "everything is decided, and the learners are equal, {level:.1?} after the last write"
-        );
     }
     compare(&mut audit, &mut seen, cycles);
-    longest_gaps(&mut tallies, &windows, &seen.commits);
-    let report = seen.history.check(CHECK_BUDGET);
-    for (class, tally) in &tallies {
-        println!(
-            "{class:10} {:3} cycles, {:3} victims; all back within {:.1?}, at most {:.1?} without a commit",
-            tally.cycles, tally.victims, tally.slowest, tally.gap
-        );
+    tallies.find_gaps(&seen.commits);
+    let report = Report {
+        seed,
+        local: load.local,
+        ended_on_full_disk: scene.ended_on_full_disk,
+        check: seen.history.check(CHECK_BUDGET),
+        seen,
+        audit,
+        tallies,
+    };
+    println!("{report}");
+    setup.say_skipped();
+    println!("seed {seed}, {:.0?}", started.elapsed());
+    if !report.is_good() {
+        let folder = scene.cluster.keep();
+        println!("the nodes' folders, or images of their disks, are kept in {folder:?}");
     }
-    println!(
-        "{} processes ended on a full disk",
-        scene.ended_on_full_disk
-    );
-    say_skipped(skipped, missing);
-    print(&seen, &audit, &report);
-    println!("seed {}, {:.0?}", load.seed, started.elapsed());
-    verdict(&mut scene.cluster, &audit, &report)
-}
-
-fn list(items: &[impl Display], separator: &str) -> String {
-    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-    items.join(separator)
-}
-
-fn say_skipped(skipped: &[Class], missing: &[String]) {
-    if !skipped.is_empty() {
-        println!("SKIPPED {}", list(skipped, ", "));
-        missing.iter().for_each(|why| println!("SKIPPED {why}"));
-    }
+    report
 }
 
 /// An acceptor comes back with an empty disk; then the leader and another acceptor are killed, so
@@ -179,9 +193,9 @@ fn last_steps(seed: u64, cluster: &Cluster) -> [Step; 2] {
     ]
 }
 
-/// One write through each proposer, and the time from the last one until nothing is open and both
-/// learners have it.
-fn settle(cluster: &Cluster, audit: &mut Audit) -> Duration {
+/// One write through each proposer, and the time from the last one until nothing is open and all
+/// learners have it. Then learners and stores must hold the same.
+fn settle(cluster: &Cluster, audit: &mut Audit) {
     let last = write_through_each(cluster, "afterwards");
     let started = Instant::now();
     cluster.wait_until_learners_agree(last);
@@ -196,8 +210,16 @@ fn settle(cluster: &Cluster, audit: &mut Audit) -> Duration {
         let text = format!("the learners were equal only after {level:?}");
         audit.violations.push(text);
     }
+    match cluster.everything_everywhere() {
+        Ok(resources) => println!(
+            "everything is decided, and the learners are equal, {level:.1?} after the last write; \
+             {} stores hold the same {} resources",
+            cluster.of_role(Role::Store).len(),
+            resources.len()
+        ),
+        Err(different) => audit.violations.push(different),
+    }
     audit.look(cluster);
-    level
 }
 
 fn compare(audit: &mut Audit, seen: &mut Seen, cycles: u64) {
@@ -215,56 +237,4 @@ fn compare(audit: &mut Audit, seen: &mut Seen, cycles: u64) {
         audit.violations.push(few);
     }
     audit.violations.append(&mut seen.unexpected);
-}
-
-/// The longest time without a commit in the cycles of each class.
-fn longest_gaps(tallies: &mut BTreeMap<Class, Tally>, windows: &[Window], commits: &[u64]) {
-    for Window { classes, from, to } in windows {
-        let first = commits.partition_point(|at| at < from);
-        let during = commits[first..].iter().copied().take_while(|at| at < to);
-        let times: Vec<u64> = [*from].into_iter().chain(during).chain([*to]).collect();
-        let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max();
-        let gap = Duration::from_nanos(longest.unwrap_or(0));
-        for class in classes {
-            let tally = tallies.entry(*class).or_default();
-            tally.gap = tally.gap.max(gap);
-        }
-    }
-}
-
-fn print(seen: &Seen, audit: &Audit, report: &Report) {
-    println!(
-        "writes: {} committed, {} unknown; answers by status: {:?}, {} refused; reads: {:?}",
-        seen.commits.len(),
-        seen.unknown,
-        seen.answers,
-        seen.refused,
-        seen.reads
-    );
-    println!(
-        "logs: {} instances, {} shown alike by a second learner, {} compared with the votes",
-        audit.chosen.len(),
-        audit.lines_compared,
-        audit.votes_compared
-    );
-    println!("linearizability: {report}");
-}
-
-/// Says what is wrong, and keeps the nodes' folders if anything is.
-fn verdict(cluster: &mut Cluster, audit: &Audit, report: &Report) -> bool {
-    let bad: Vec<&String> = audit.violations.iter().chain(&report.illegal).collect();
-    for violation in bad.iter().take(SHOWN) {
-        println!("VIOLATION {violation}");
-    }
-    println!(
-        "{} violations, {} undecided",
-        bad.len(),
-        report.undecided.len()
-    );
-    let good = bad.is_empty() && report.undecided.is_empty();
-    if !good {
-        let folder = cluster.keep();
-        println!("the nodes' folders, or images of their disks, are kept in {folder:?}");
-    }
-    good
 }

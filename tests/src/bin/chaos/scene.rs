@@ -296,8 +296,8 @@ fn committed_anywhere(cluster: &Cluster) -> Option<u64> {
 fn has_passed(cluster: &Cluster, name: Name, committed: u64) -> bool {
     let field = match name.0 {
         Role::Acceptor => "last_instance_id",
-        Role::Learner => "applied_instance_id",
-        _ => "committed_instance_id",
+        Role::Learner | Role::Store => "applied_instance_id",
+        Role::Proposer => "committed_instance_id",
     };
     let node = cluster.node(name);
     node.is_ready() && node.number(field) > Some(committed)
