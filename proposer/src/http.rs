@@ -258,7 +258,9 @@ async fn measure<S: RoleState>(State(state): State<S>, request: Request, next: N
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    let route = route.as_ref().map_or("unknown", |route| template(route.as_str()));
+    let route = route
+        .as_ref()
+        .map_or("unknown", |route| template(route.as_str()));
     let method = match method.as_str() {
         known @ ("GET" | "HEAD" | "POST") => known,
         _ => "other",

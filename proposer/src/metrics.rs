@@ -96,6 +96,12 @@ pub struct Metrics {
     pub resources: IntGauge,
     /// 1 when applying has stopped for good.
     pub halted: IntGauge,
+    /// Comparisons with other learners by what they showed.
+    pub audits: IntCounterVec,
+    /// The last slot at which another learner had applied the same.
+    pub audited_slot: IntGauge,
+    /// 1 while another learner has applied something else.
+    pub agreement_violated: IntGauge,
     /// Bytes of the log's files.
     pub wal_size: IntGauge,
     /// How long writing a snapshot takes.
@@ -230,6 +236,22 @@ impl Metrics {
             )?,
             resources: m.gauge(LEARNER, "resources", "Resources that there are.")?,
             halted: m.gauge(APPLY, "halted", "1 when this node has stopped applying for good.")?,
+            audits: m.counters(
+                LEARNER,
+                "audits_total",
+                "Comparisons with other learners of what was applied up to an instance, by result; unknown: the other could not be asked.",
+                ("result", &["equal", "different", "unknown"]),
+            )?,
+            audited_slot: m.gauge(
+                LEARNER,
+                "audited_instance",
+                "Last instance up to which another learner has applied the same.",
+            )?,
+            agreement_violated: m.gauge(
+                LEARNER,
+                "agreement_violated",
+                "1 while another learner has applied something else than this one.",
+            )?,
             wal_size: m.gauge(LOG, "wal_size_bytes", "Size of the log's files.")?,
             snapshot_write_duration: m.histogram(
                 LEARNER,
@@ -323,8 +345,10 @@ impl Metrics {
     pub fn text(&self) -> Vec<u8> {
         if let Ok(volume) = rustix::fs::statvfs(&self.data_dir) {
             let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(volume.f_frsize));
-            self.volume_size.set(bytes(volume.f_blocks).unwrap_or(i64::MAX));
-            self.volume_free.set(bytes(volume.f_bavail).unwrap_or(i64::MAX));
+            self.volume_size
+                .set(bytes(volume.f_blocks).unwrap_or(i64::MAX));
+            self.volume_free
+                .set(bytes(volume.f_bavail).unwrap_or(i64::MAX));
         }
         let mut families = self.registry.gather();
         families.extend(self.process.gather());

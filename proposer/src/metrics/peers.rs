@@ -39,9 +39,7 @@ pub(super) static PEERS: LazyLock<Peers> = LazyLock::new(|| {
     }
 });
 
-const REASONS: [&str; 6] = [
-    "connect", "timeout", "broken", "backoff", "breaker", "busy",
-];
+const REASONS: [&str; 6] = ["connect", "timeout", "broken", "backoff", "breaker", "busy"];
 
 /// The metrics of one peer.
 pub(crate) struct PeerMetrics {
