@@ -4,6 +4,8 @@ pub mod cluster;
 pub mod fuzz;
 pub mod history;
 pub mod kube;
+pub mod local;
 pub mod model;
+pub mod prometheus;
 pub mod sim;
 pub mod tools;
