@@ -2,18 +2,13 @@
 //! as it has compared itself with the others, and is well again with an empty disk.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use proposer::config::Role;
-use proposer::media::FileMedia;
-use proposer::paxos::codec::{decode_entries, encode_entries};
-use proposer::paxos::command::Command;
 use proposer::paxos::ids::Slot;
-use proposer::wal::{Options, Wal};
 use serde_json::json;
 use tests::cluster::{Cluster, Name, http};
+use tests::forge::forge;
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,45 +32,6 @@ fn fill(cluster: &Cluster, name: &str) {
         let answer = http::post(&agent, &format!("{url}/propose/batch?wait=true"), body).unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-}
-
-fn open(log: &Path, mut each: impl FnMut(&[u8])) -> Wal<FileMedia> {
-    fs::create_dir_all(log).unwrap();
-    let replay = |_, bytes: &Bytes| {
-        each(bytes);
-        Ok(())
-    };
-    Wal::open(FileMedia::open(log).unwrap(), Options::default(), replay).unwrap()
-}
-
-/// Writes a learner's log anew with another value in one slot. The outcome stays what it was, so that
-/// nothing in the log itself is wrong.
-fn alter(log: &Path) {
-    let mut records = Vec::new();
-    drop(open(log, |bytes| {
-        records.push(Bytes::copy_from_slice(bytes))
-    }));
-    let anew = log.with_extension("anew");
-    let mut wal = open(&anew, |_| panic!("it is new"));
-    let mut altered = 0;
-    for record in records {
-        let mut entries = decode_entries(record).unwrap();
-        for entry in entries.iter_mut().filter(|entry| entry.slot == ALTERED) {
-            let command = Command::decode(&entry.value).unwrap().expect("a write");
-            entry.value = Command {
-                data: b"\"forged\"",
-                ..command
-            }
-            .encode();
-            altered += 1;
-        }
-        wal.append(&encode_entries(&entries));
-    }
-    wal.sync().unwrap();
-    drop(wal);
-    assert_eq!(altered, 1);
-    fs::remove_dir_all(log).unwrap();
-    fs::rename(anew, log).unwrap();
 }
 
 fn metric(cluster: &Cluster, node: Name, name: &str) -> Option<i64> {
@@ -107,7 +63,7 @@ fn a_learner_that_has_something_else_stops_and_is_well_again_with_an_empty_disk(
 
     let wrong = learners[1];
     cluster.kill(&[wrong]);
-    alter(&cluster.node(wrong).config.data_dir.join("log"));
+    forge(&cluster.node(wrong).config.data_dir.join("log"), ALTERED);
     cluster.restart(&[wrong]);
     cluster.wait_for("the altered learner stops", PATIENCE, || {
         let status = cluster.node(wrong).status()?;

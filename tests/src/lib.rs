@@ -1,6 +1,7 @@
 //! Test support shared by the suites of this package.
 pub mod check;
 pub mod cluster;
+pub mod forge;
 pub mod fuzz;
 pub mod history;
 pub mod kube;

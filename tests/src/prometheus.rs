@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::cluster::http;
 use crate::tools::{root, tool};
@@ -99,6 +99,28 @@ impl Drop for Prometheus {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Writes a configuration that scrapes these every second: addresses, each with the name of its pod. All
+/// are of one cluster.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn config(folder: &Path, cluster: &str, targets: &[(String, String)]) -> PathBuf {
+    let target = |(address, pod): &(String, String)| {
+        let labels = json!({"namespace": "local", "paxos_cluster": cluster, "pod": pod});
+        json!({"targets": [address], "labels": labels})
+    };
+    let targets: Vec<Json> = targets.iter().map(target).collect();
+    // JSON is YAML.
+    let config = json!({
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules/*.yaml"],
+        "scrape_configs": [{"job_name": "paxos", "static_configs": targets}],
+    });
+    let path = folder.join("prometheus.yml");
+    fs::write(&path, config.to_string()).expect("the configuration is written");
+    path
 }
 
 /// Copies the chart's rules into `folder`. With `patience` every alert fires so soon after its
