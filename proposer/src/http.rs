@@ -215,12 +215,15 @@ pub(crate) async fn important_logs<S: RoleState>(
 #[utoipa::path(
     get,
     path = "/metrics",
-    responses((
-        status = 200,
-        description = "The text exposition format",
-        body = String,
-        content_type = "text/plain"
-    ))
+    responses(
+        (
+            status = 200,
+            description = "The text exposition format",
+            body = String,
+            content_type = "text/plain"
+        ),
+        (status = 503, description = "They cannot be read now")
+    )
 )]
 pub(crate) async fn metrics<S: RoleState>(State(state): State<S>) -> Response {
     let content_type = [(

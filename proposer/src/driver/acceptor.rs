@@ -72,12 +72,11 @@ impl Handle {
     /// Asks the acceptor; the answer is durable.
     pub async fn ask(&self, request: Request) -> Result<Reply, Busy> {
         let (answer, answered) = oneshot::channel();
+        self.metrics.queue.inc();
         match self.queue.try_send(Ask::Request { request, answer }) {
-            Ok(()) => {
-                self.metrics.queue.inc();
-                answered.await.map_err(|_| Busy)
-            }
+            Ok(()) => answered.await.map_err(|_| Busy),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.metrics.queue.dec();
                 self.metrics.rejected.inc();
                 Err(Busy)
             }

@@ -16,7 +16,8 @@ use super::ids::Slot;
 use super::message::Value;
 
 /// How many requests the session table remembers: a retry counts as the same request while fewer
-/// than this many others were applied since the first try.
+/// than this many others were applied since the first try. Another number is another
+/// [`FORMAT`](super::audit::FORMAT) of the audit.
 pub const SESSIONS: usize = 1 << 17;
 
 /// A resource as it stands.

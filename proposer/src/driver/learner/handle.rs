@@ -259,12 +259,11 @@ impl Handle {
     }
 
     pub(super) fn send(&self, ask: Ask) -> Result<(), Busy> {
+        self.metrics.queue.inc();
         match self.queue.try_send(ask) {
-            Ok(()) => {
-                self.metrics.queue.inc();
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.metrics.queue.dec();
                 self.metrics.rejected.inc();
                 Err(Busy)
             }
