@@ -534,7 +534,7 @@ fn selects(selector: &Value, labels: &Value) -> bool {
 
 #[test]
 fn monitors_find_every_node_and_the_operator_once_and_only_if_asked() {
-    assert_eq!(monitoring(json!({})), [json!(0); 0]);
+    assert!(monitoring(json!({})).is_empty());
     let asked = json!({ "enabled": true, "labels": { "release": "prometheus" } });
     let objects = monitoring(json!({ "podMonitor": asked }));
     let of_nodes = named(&objects, "PodMonitor", "paxos-operator-nodes");

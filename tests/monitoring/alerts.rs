@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proposer::config::Role;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::local::Local;
 use tests::prometheus::{self, Prometheus};
 use tests::tools::{run, said, tool};
@@ -120,7 +120,7 @@ fn a_real_prometheus_tells_that_three_of_five_acceptors_are_gone() {
     };
     let everything_is_up = || prometheus.query("up == 1").len() == 12;
     wait_for("Prometheus scrapes every node", &everything_is_up);
-    assert_eq!(prometheus.firing("PaxosQuorumLost"), [json!(0); 0]);
+    assert!(prometheus.firing("PaxosQuorumLost").is_empty());
 
     let cluster = prometheus.query("paxos_is_leader == 1")[0]["metric"]["paxos_cluster"].clone();
     let cluster = cluster.as_str().expect("a cluster's name").to_owned();

@@ -100,6 +100,12 @@ impl InMemory {
     pub fn new() -> InMemory {
         InMemory::default()
     }
+
+    /// All, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Resource)> {
+        let resources = self.by_name.iter();
+        resources.map(|(name, resource)| (&**name, resource))
+    }
 }
 
 impl Resource {
@@ -378,8 +384,7 @@ impl Machine {
 
     /// All resources in the order of their names.
     pub fn resources(&self) -> impl Iterator<Item = (&str, &Resource)> {
-        let resources = self.resources.by_name.iter();
-        resources.map(|(name, resource)| (&**name, resource))
+        self.resources.iter()
     }
 
     /// A page of resources, from the first one with this prefix after `after` on.

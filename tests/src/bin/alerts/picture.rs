@@ -11,7 +11,7 @@ use tests::tools::root;
 const COLUMN: f64 = 50.0;
 const ROW: f64 = 30.0;
 /// Points in time in a panel.
-const POINTS: f64 = 200.0;
+const POINTS: f64 = 150.0;
 /// Names in a legend.
 const NAMES: usize = 8;
 const COLOURS: [&str; 8] = [
@@ -68,7 +68,10 @@ pub(crate) fn draw(prometheus: &Prometheus, from: SystemTime, to: SystemTime) ->
             .unwrap_or("none");
         let series = series(prometheus, panel, from, to);
         match panel["type"] == "stat" {
-            true => stat(&mut svg, &series, unit, w, h),
+            true => {
+                let named = panel["options"]["textMode"] == "name";
+                stat(&mut svg, &series, unit, named, w, h);
+            }
             false => graph(&mut svg, &series, unit, (from, to), w, h),
         }
         put(&mut svg, "</g>");
@@ -141,7 +144,7 @@ fn points(values: &Value) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn stat(svg: &mut String, series: &[Series], unit: &str, w: f64, h: f64) {
+fn stat(svg: &mut String, series: &[Series], unit: &str, named: bool, w: f64, h: f64) {
     // Now, so not what has ended.
     let newest = series.iter().filter_map(|s| s.points.last()).map(|p| p.0);
     let newest = newest.fold(0.0, f64::max);
@@ -160,7 +163,11 @@ fn stat(svg: &mut String, series: &[Series], unit: &str, w: f64, h: f64) {
                  {}</text>",
                 w / 2.0,
                 escaped(name),
-                amount(*value, unit)
+                if named {
+                    String::new()
+                } else {
+                    amount(*value, unit)
+                }
             ),
         );
     }
@@ -245,11 +252,18 @@ fn amount(value: f64, unit: &str) -> String {
     let scaled = |steps: &[(f64, &str)]| {
         let step = steps.iter().find(|(least, _)| value.abs() >= *least);
         let (by, name) = step.or(steps.last()).copied().unwrap_or((1.0, ""));
-        format!("{:.3}", value / by)
-            .trim_end_matches('0')
-            .trim_end_matches('.')
-            .to_owned()
-            + name
+        let value = value / by;
+        let decimals = match value.abs() {
+            100.0.. => 0,
+            10.0.. => 1,
+            _ => 2,
+        };
+        let text = format!("{value:.decimals$}");
+        let text = match decimals {
+            0 => &text,
+            _ => text.trim_end_matches('0').trim_end_matches('.'),
+        };
+        text.to_owned() + name
     };
     match unit {
         "s" => scaled(&[(1.0, " s"), (1e-3, " ms"), (1e-6, " µs")]),
