@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::http::Request;
 use serde_json::{Value as Json, json};
 
 use crate::cluster::http;
@@ -14,6 +15,8 @@ use crate::tools::{root, tool};
 
 /// How long it may take to start.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a query may take, on a machine with much else to do.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// The running program. It ends with this value.
 pub struct Prometheus {
@@ -69,7 +72,9 @@ impl Prometheus {
         let query = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(parameters)
             .finish();
-        let answer = http::get(&format!("{}/api/v1/{path}?{query}", self.url));
+        let agent = http::agent(ANSWERS_WITHIN);
+        let request = Request::get(format!("{}/api/v1/{path}?{query}", self.url));
+        let answer = http::send(&agent, request.body(Vec::new()).expect("a request"));
         let answer = answer.expect("prometheus answers").json();
         assert_eq!(
             answer["status"], "success",
