@@ -2,12 +2,17 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test lint fix crds setup sim model fuzz chaos e2e image
+.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos e2e image
 
 ## demo: run the full sample on this machine and show a failover
 demo: setup
 	$(CARGO) build --locked -p proposer -p paxos-operator
 	tests/demo/demo.sh
+
+## demo-monitoring: run a sample on this machine with Prometheus beside it, on port 9090
+demo-monitoring: setup
+	$(CARGO) build --locked -p proposer -p paxos-operator
+	tests/demo/monitoring.sh
 
 ## test: every test that needs no Kubernetes
 test: setup
@@ -32,6 +37,7 @@ crds:
 ## setup: tools that the tests need and a fresh machine may lack, into .tools/
 setup:
 	tests/tools/install-helm.sh
+	tests/tools/install-promtool.sh
 
 ## sim: many seeds of the simulator (SEEDS=0..20000)
 SEEDS ?= 0..20000

@@ -8,7 +8,7 @@ use std::process::Output;
 
 use clap::Parser;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -324,11 +324,24 @@ fn every_value_has_an_effect_and_a_place_in_the_schema() {
             assert_ne!(render(json!({ "replicas": 1 })), defaults);
             continue;
         }
-        let only_it = steps
-            .iter()
-            .rev()
-            .fold(other.clone(), |value, key| json!({ *key: value }));
-        assert_ne!(render(only_it), defaults, "{path} has no effect");
+        let only = |steps: &[&str], value: Value| {
+            let steps = steps.iter().rev();
+            steps.fold(value, |value, key| json!({ *key: value }))
+        };
+        match steps[..] {
+            // Without effect unless its object is asked for.
+            ["monitoring", object, field] if field != "enabled" => {
+                let asked = json!({ "enabled": true });
+                let asked_so = json!({ "enabled": true, field: other });
+                let at = ["monitoring", object];
+                let (without, with) = (only(&at, asked), only(&at, asked_so));
+                assert_ne!(render(with), render(without), "{path} has no effect");
+            }
+            _ => {
+                let only_it = only(&steps, other.clone());
+                assert_ne!(render(only_it), defaults, "{path} has no effect");
+            }
+        }
         let pointer = format!("/properties/{}", steps.join("/properties/"));
         assert!(
             schema.pointer(&pointer).is_some(),
@@ -402,6 +415,11 @@ fn every_object_has_only_fields_that_kubernetes_knows() {
     for object in render(json!({})).iter().chain(&render(full)) {
         match object["kind"].as_str().expect("a kind") {
             "ClusterRole" => assert_known::<ClusterRole>(object),
+            "ConfigMap" => assert_known::<ConfigMap>(object),
+            // Those of the Prometheus operator, looked at on their own.
+            "PodMonitor" | "ServiceMonitor" | "PrometheusRule" => {
+                assert_eq!(object["apiVersion"], "monitoring.coreos.com/v1");
+            }
             "ClusterRoleBinding" => assert_known::<ClusterRoleBinding>(object),
             "Role" => assert_known::<Role>(object),
             "RoleBinding" => assert_known::<RoleBinding>(object),
@@ -658,6 +676,102 @@ fn names_fit_whatever_the_release_is_called() {
                 assert!(value.len() <= 63, "{label}: {value}");
             }
         }
+    }
+}
+
+fn monitoring(values: Value) -> Vec<Value> {
+    let of_it = [
+        "PodMonitor",
+        "ServiceMonitor",
+        "PrometheusRule",
+        "ConfigMap",
+    ];
+    let mut objects = render(json!({ "monitoring": values }));
+    objects.retain(|object| of_it.contains(&object["kind"].as_str().expect("a kind")));
+    objects
+}
+
+/// Whether a selector takes these labels.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let wanted = selector["matchLabels"].as_object().expect("labels");
+    let mut there = selector["matchExpressions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    wanted.iter().all(|(key, value)| labels[key] == *value)
+        && there
+            .all(|e| e["operator"] == "Exists" && labels[e["key"].as_str().unwrap()].is_string())
+}
+
+#[test]
+fn monitors_find_every_node_and_the_operator_once_and_only_if_asked() {
+    assert!(monitoring(json!({})).is_empty());
+    let asked = json!({ "enabled": true, "labels": { "release": "prometheus" } });
+    let objects = monitoring(json!({ "podMonitor": asked }));
+    let of_nodes = named(&objects, "PodMonitor", "paxos-operator-nodes");
+    let of_operator = named(&objects, "PodMonitor", "paxos-operator");
+    assert_eq!(of_nodes["metadata"]["labels"]["release"], "prometheus");
+    let sample = yaml(&read("crds/samples/store.yaml"));
+    for set in operator::render(&sample)
+        .expect("it is valid")
+        .stateful_sets
+    {
+        let pod = set.spec.expect("a spec").template;
+        let labels = json!(pod.metadata.expect("labels").labels);
+        assert!(selects(&of_nodes["spec"]["selector"], &labels), "{labels}");
+        assert!(
+            !selects(&of_operator["spec"]["selector"], &labels),
+            "{labels}"
+        );
+        let container = &pod.spec.expect("a pod").containers[0];
+        let port = container.ports.as_ref().expect("ports")[0].name.as_deref();
+        let scraped = &of_nodes["spec"]["podMetricsEndpoints"][0]["port"];
+        assert_eq!(scraped.as_str(), port);
+    }
+    let all = render(json!({}));
+    let labels = &deployment(&all)["spec"]["template"]["metadata"]["labels"];
+    assert!(selects(&of_operator["spec"]["selector"], labels));
+    assert!(!selects(&of_nodes["spec"]["selector"], labels));
+
+    // By its Service instead, not both.
+    let objects = monitoring(json!({ "podMonitor": asked, "serviceMonitor": asked }));
+    let names: Vec<&Value> = objects.iter().map(|o| &o["metadata"]["name"]).collect();
+    assert_eq!(names, ["paxos-operator-nodes", "paxos-operator"]);
+    let of_service = named(&objects, "ServiceMonitor", "paxos-operator");
+    let service = named(&all, "Service", "paxos-operator");
+    assert!(selects(
+        &of_service["spec"]["selector"],
+        &service["metadata"]["labels"]
+    ));
+    let scraped = &of_service["spec"]["endpoints"][0]["port"];
+    assert_eq!(*scraped, service["spec"]["ports"][0]["name"]);
+}
+
+#[test]
+fn rules_and_dashboards_arrive_as_they_are_in_their_files() {
+    let url = "https://runbooks.example/paxos";
+    let objects = monitoring(json!({
+        "prometheusRule": { "enabled": true, "runbookUrl": url },
+        "grafanaDashboards": { "enabled": true, "namespace": "grafana" },
+    }));
+    let rules = named(&objects, "PrometheusRule", "paxos-operator");
+    let mut groups = Vec::new();
+    for file in ["cluster", "operator"] {
+        let text = read(&format!("charts/paxos-operator/rules/{file}.yaml"));
+        let default = "https://github.com/clustersync/cluster-sync/blob/main/docs/runbooks.md";
+        let file: Value = yaml(&text.replace(default, url));
+        groups.extend(file["groups"].as_array().expect("groups").clone());
+    }
+    assert_eq!(rules["spec"]["groups"], json!(groups));
+    let boards = named(&objects, "ConfigMap", "paxos-operator-boards");
+    assert_eq!(boards["metadata"]["namespace"], "grafana");
+    assert_eq!(boards["metadata"]["labels"]["grafana_dashboard"], "1");
+    for file in ["cluster", "operator"] {
+        let file = format!("{file}.json");
+        let arrived: Value = serde_json::from_str(boards["data"][&file].as_str().expect("JSON"))
+            .expect("the ConfigMap holds JSON");
+        let text = read(&format!("charts/paxos-operator/dashboards/{file}"));
+        assert_eq!(arrived, serde_json::from_str::<Value>(&text).expect("JSON"));
     }
 }
 

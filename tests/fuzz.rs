@@ -162,7 +162,7 @@ fn snapshots_come_back_and_damaged_parts_do_no_harm() {
     fuzz.check(CASES, &machine(), |machine| {
         let (ledger, resources) = read(&parts(&machine)).unwrap();
         prop_assert_eq!(&ledger, machine.ledger());
-        let names = resources.iter().map(|(name, resource)| (&**name, resource));
+        let names = resources.iter();
         prop_assert!(names.eq(machine.resources()));
         Ok(())
     });

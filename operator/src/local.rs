@@ -170,6 +170,7 @@ pub async fn run(nodes: Vec<Node>, shutdown: impl Future<Output = ()>) -> Result
         std::fs::create_dir_all(dir)
             .map_err(|error| Error::Io(format!("make the folder {}", dir.display()), error))?;
     }
+    scrape_config(&nodes)?;
     let (stop, stopping) = watch::channel(false);
     let (restarted, mut restarts) = watch::channel(());
     let keepers = nodes.iter().map(|node| {
@@ -196,6 +197,35 @@ pub async fn run(nodes: Vec<Node>, shutdown: impl Future<Output = ()>) -> Result
         let _ = keeper.await;
     }
     println!("stopped");
+    Ok(())
+}
+
+/// Writes a configuration with which Prometheus scrapes the nodes, beside their folders, and says so.
+/// Its targets have the labels that they would have in Kubernetes.
+fn scrape_config(nodes: &[Node]) -> Result<(), Error> {
+    let folder = nodes.first().and_then(|node| node.config.data_dir.parent());
+    let Some(folder) = folder else { return Ok(()) };
+    let mut text = String::from(
+        "# Written by `paxos-operator local`. Rules go to rules/, such as those of the chart.\n\
+         global:\n  scrape_interval: 2s\n  evaluation_interval: 2s\n\
+         rule_files: [rules/*.yaml]\n\
+         scrape_configs:\n  - job_name: paxos\n    static_configs:\n",
+    );
+    for Node { pod, config } in nodes {
+        let suffix = format!("-{}-{}", config.role, config.node_id);
+        let cluster = pod.strip_suffix(&suffix).unwrap_or(pod);
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "      - targets: [\"127.0.0.1:{}\"]\n        \
+             labels: {{ namespace: local, paxos_cluster: {cluster}, pod: {pod} }}",
+            config.port
+        );
+    }
+    let path = folder.join("prometheus.yml");
+    std::fs::write(&path, text)
+        .map_err(|error| Error::Io(format!("write {}", path.display()), error))?;
+    println!("prometheus --config.file={} scrapes it", path.display());
     Ok(())
 }
 

@@ -134,6 +134,17 @@ impl Error {
         }
     }
 
+    /// The call to the API server that failed, if that is it.
+    fn call(&self) -> Option<&kube::Error> {
+        match self {
+            Error::Observe(source)
+            | Error::Apply(apply::Error::Api { source, .. })
+            | Error::Evict { source, .. }
+            | Error::Status(source) => Some(source),
+            Error::Apply(apply::Error::NotOurs { .. }) | Error::TooSlow => None,
+        }
+    }
+
     /// Whether somebody must do something about it, so that it belongs in the status. Everything else
     /// passes by itself.
     fn needs_help(&self) -> bool {
@@ -272,6 +283,7 @@ pub async fn run(
         })
         .collect();
     let stores: Vec<_> = controllers.iter().map(Controller::store).collect();
+    context.metrics.show_clusters(stores.clone());
     let sync = async {
         for store in stores {
             if store.wait_until_ready().await.is_err() {
@@ -565,6 +577,9 @@ async fn tell(object: &Guarded, context: &Context, error: &Error) {
     let (namespace, cluster) = (object.namespace().unwrap_or_default(), object.name_any());
     tracing::warn!(namespace, cluster, %error, "reconcile failed and is tried again");
     context.metrics.failed(error.reason());
+    if let Some(call) = error.call() {
+        context.metrics.call_failed(call);
+    }
     let telling = async {
         let current = current_status(object, context).await?;
         if !error.needs_help() && !current.conditions.is_empty() {

@@ -215,19 +215,29 @@ pub(crate) async fn important_logs<S: RoleState>(
 #[utoipa::path(
     get,
     path = "/metrics",
-    responses((
-        status = 200,
-        description = "The text exposition format",
-        body = String,
-        content_type = "text/plain"
-    ))
+    responses(
+        (
+            status = 200,
+            description = "The text exposition format",
+            body = String,
+            content_type = "text/plain"
+        ),
+        (status = 503, description = "They cannot be read now")
+    )
 )]
 pub(crate) async fn metrics<S: RoleState>(State(state): State<S>) -> Response {
     let content_type = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    (content_type, state.node().metrics.text()).into_response()
+    let metrics = state.node().metrics.clone();
+    match tokio::task::spawn_blocking(move || metrics.text()).await {
+        Ok(text) => (content_type, text).into_response(),
+        Err(error) => {
+            let why = format!("the metrics cannot be read: {error}");
+            Problem::unavailable(why, Duration::from_secs(1)).into_response()
+        }
+    }
 }
 
 /// This document
@@ -251,7 +261,9 @@ async fn measure<S: RoleState>(State(state): State<S>, request: Request, next: N
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }
-    let route = route.as_ref().map_or("unknown", |route| route.as_str());
+    let route = route
+        .as_ref()
+        .map_or("unknown", |route| template(route.as_str()));
     let method = match method.as_str() {
         known @ ("GET" | "HEAD" | "POST") => known,
         _ => "other",
@@ -263,6 +275,19 @@ async fn measure<S: RoleState>(State(state): State<S>, request: Request, next: N
         .with_label_values(&[method, route, response.status().as_str()])
         .observe(started.elapsed().as_secs_f64());
     response
+}
+
+/// The route's pattern, the same at every node: the cluster's own paths name the node.
+fn template(route: &str) -> &str {
+    let own = route.strip_prefix("/paxos/");
+    match own.map(|own| own.splitn(3, '/').nth(2)) {
+        None => route,
+        Some(None) => "/paxos/{role}/{id}",
+        Some(Some("entries")) => "/paxos/{role}/{id}/entries",
+        Some(Some("snapshot")) => "/paxos/{role}/{id}/snapshot",
+        Some(Some("digests")) => "/paxos/{role}/{id}/digests",
+        Some(Some(_)) => "/paxos/{role}/{id}/other",
+    }
 }
 
 /// Bounds of the cluster's own messages.

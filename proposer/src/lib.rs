@@ -63,7 +63,7 @@ pub async fn run(
     logs: Logs,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
-    let metrics = Metrics::new(config.role.name()).map_err(std::io::Error::other)?;
+    let metrics = Metrics::new(&config).map_err(std::io::Error::other)?;
     let metrics = Arc::new(metrics);
     let identity = Identity::open(&config).map_err(StartError::from)?;
     let start = identity.start();

@@ -1,19 +1,57 @@
 //! What `/metrics` shows. Names follow Prometheus' conventions: base units, `_total` on counters,
-//! labels with few values.
+//! labels with few values. A role has the metrics that mean something for it, each from the start.
 
+mod make;
+mod peers;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
+use crate::config::{Config, Role};
 use crate::paxos::message::{Reply, Request};
 use crate::paxos::standing::Refusal;
+use make::Maker;
+
+pub use make::Described;
+pub(crate) use peers::PeerMetrics;
+
+/// What all names begin with, but for those of the process.
+const PREFIX: &str = "paxos";
+/// The bounds of durations, in seconds.
+const SECONDS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// The bounds of a batch's size.
+const VALUES: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
+const REQUESTS: [&str; 6] = ["probe", "prepare", "accept", "renew", "fetch", "enlist"];
+const REPLIES: [&str; 10] = [
+    "probed",
+    "promise",
+    "accepted",
+    "renewed",
+    "nack",
+    "fetched",
+    "truncated",
+    "not_voting",
+    "witnessed",
+    "refused",
+];
 
 /// The node's metrics. One value per process.
 pub struct Metrics {
     registry: Registry,
+    /// Those of the process, under the names that users know.
+    process: Registry,
+    described: Vec<Described>,
+    data_dir: PathBuf,
     /// 1 while this proposer leads.
     pub is_leader: IntGauge,
     /// 1 while a leader is known.
@@ -22,10 +60,18 @@ pub struct Metrics {
     pub term: IntGauge,
     /// Leaders seen since the start.
     pub leader_changes: IntCounter,
+    /// The acceptors that this proposer knows.
+    pub acceptors: IntGauge,
     /// Proposals by what became of them.
     pub proposals: IntCounterVec,
     /// Requests that wait or are under way.
     pub pending: IntGauge,
+    /// Requests refused because too many wait.
+    pub rejected: IntCounter,
+    /// Messages that wait for the role's loop.
+    pub queue: IntGauge,
+    /// From the arrival of a request at the leader to its choice.
+    pub choose_duration: Histogram,
     /// From the arrival of a request to its outcome.
     pub commit_duration: Histogram,
     /// Values in one Accept.
@@ -36,139 +82,276 @@ pub struct Metrics {
     pub committed_slot: IntGauge,
     /// Every slot up to here is applied.
     pub applied_slot: IntGauge,
+    /// The first slot that the log still has.
+    pub first_slot: IntGauge,
     /// How many instances each learner is behind; on the leader.
     pub learner_lag: IntGaugeVec,
+    /// For how long each learner has been behind; on the leader.
+    pub learner_lag_seconds: IntGaugeVec,
+    /// How many instances each store is behind, as this learner sees it.
+    pub store_lag: IntGaugeVec,
+    /// Requests whose outcome is remembered.
+    pub sessions: IntGauge,
+    /// Resources that there are.
+    pub resources: IntGauge,
+    /// 1 when applying has stopped for good.
+    pub halted: IntGauge,
+    /// Comparisons with other learners by what they showed.
+    pub audits: IntCounterVec,
+    /// The last slot at which another learner had applied the same.
+    pub audited_slot: IntGauge,
+    /// 1 while another learner has applied something else.
+    pub agreement_violated: IntGauge,
     /// Bytes of the log's files.
     pub wal_size: IntGauge,
+    /// How long writing a snapshot takes.
+    pub snapshot_write_duration: Histogram,
+    /// Bytes of the newest snapshot.
+    pub snapshot_size: IntGauge,
+    /// Snapshots taken over from a learner.
+    pub snapshots_installed: IntCounter,
     /// Notifications to clients by what became of them.
     pub notifications: IntCounterVec,
     /// HTTP requests.
     pub http: HistogramVec,
-    /// How many instances each store is behind, as this learner sees it.
-    pub store_lag: IntGaugeVec,
     wal_sync_duration: Histogram,
     wal_written: IntCounter,
     store_commit_duration: Histogram,
+    proposer_requests: IntCounterVec,
+    proposer_replies: IntCounterVec,
     acceptor_requests: IntCounterVec,
     acceptor_replies: IntCounterVec,
     /// See [`Metrics::acceptor_stands`].
     acceptor_voting: IntGaugeVec,
+    volume_size: IntGauge,
+    volume_free: IntGauge,
 }
 
-const SECONDS: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-
 impl Metrics {
-    /// Registers them all.
+    /// Registers those of a role.
     ///
     /// # Errors
     /// When two have one name, which is a mistake in this file.
-    pub fn new(role: &str) -> prometheus::Result<Metrics> {
-        let labels = [("role".to_owned(), role.to_owned())].into();
-        let registry = Registry::new_custom(Some("paxos".into()), Some(labels))?;
-        let r = &registry;
+    pub fn new(config: &Config) -> prometheus::Result<Metrics> {
+        const ALL: &[Role] = &Role::ALL;
+        const PROPOSER: &[Role] = &[Role::Proposer];
+        const ACCEPTOR: &[Role] = &[Role::Acceptor];
+        const LEARNER: &[Role] = &[Role::Learner];
+        const STORE: &[Role] = &[Role::Store];
+        const APPLY: &[Role] = &[Role::Learner, Role::Store];
+        const LOG: &[Role] = &[Role::Acceptor, Role::Learner];
+        const BUSY: &[Role] = &[Role::Proposer, Role::Acceptor, Role::Learner];
+        let mut m = Maker::new(config.role)?;
+        let peers = &*peers::PEERS;
+        m.add(ALL, "histogram", peers.round_trip.clone())?;
+        m.add(ALL, "counter", peers.failures.clone())?;
+        m.add(ALL, "gauge", peers.breaker_open.clone())?;
+        let build = Opts::new("build_info", "1, labelled with this program's version.");
+        let build = IntGaugeVec::new(build, &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        m.add(ALL, "gauge", build)?;
+        let outcomes = [
+            "accepted",
+            "committed",
+            "not_committed",
+            "reused",
+            "unknown",
+            "no_leader",
+        ];
+        let standing = Opts::new(
+            "acceptor_voting",
+            "1 for how an acceptor stands: voting, joining (until the others have seen its disk), or why it must not vote.",
+        );
+        let standing = IntGaugeVec::new(standing, &["standing"])?;
         let metrics = Metrics {
-            is_leader: gauge(r, "is_leader", "1 while this proposer leads.")?,
-            has_leader: gauge(r, "has_leader", "1 while this node knows a leader.")?,
-            term: gauge(r, "term", "Term of the leader that this node knows.")?,
-            leader_changes: counter(r, "leader_changes_total", "Leaders seen.")?,
-            proposals: counters(r, "proposals_total", "Proposals, by outcome.", "outcome")?,
-            pending: gauge(r, "proposals_pending", "Requests waiting or under way.")?,
-            commit_duration: histogram(
-                r,
-                "commit_duration_seconds",
-                "From a request's arrival to its applied outcome.",
+            is_leader: m.gauge(PROPOSER, "is_leader", "1 while this proposer leads.")?,
+            has_leader: m.gauge(PROPOSER, "has_leader", "1 while this proposer knows a leader.")?,
+            term: m.gauge(PROPOSER, "term", "Term of the leader that this proposer knows.")?,
+            leader_changes: m.counter(PROPOSER, "leader_changes_total", "Leaders seen.")?,
+            acceptors: m.gauge(PROPOSER, "acceptors", "Acceptors that the cluster has.")?,
+            proposals: m.counters(
+                PROPOSER,
+                "proposals_total",
+                "Clients' requests, by outcome; counted where they arrived.",
+                ("outcome", &outcomes),
+            )?,
+            pending: m.gauge(
+                PROPOSER,
+                "proposals_pending",
+                "Clients' requests waiting or under way.",
+            )?,
+            rejected: m.counter(
+                BUSY,
+                "rejected_requests_total",
+                "Requests refused because too many wait.",
+            )?,
+            queue: m.gauge(LOG, "queue_messages", "Messages that wait for the role's loop.")?,
+            choose_duration: m.histogram(
+                PROPOSER,
+                "choose_duration_seconds",
+                "From a request's arrival at the leader until it is chosen.",
                 &SECONDS,
             )?,
-            batch_size: histogram(
-                r,
-                "batch_values",
-                "Values proposed at once.",
-                &[
-                    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
-                ],
+            commit_duration: m.histogram(
+                PROPOSER,
+                "commit_duration_seconds",
+                "From a request's arrival to its outcome: chosen and applied.",
+                &SECONDS,
             )?,
-            last_slot: gauge(r, "last_instance", "Last instance given out or voted in.")?,
-            committed_slot: gauge(r, "committed_instance", "Last instance known chosen.")?,
-            applied_slot: gauge(r, "applied_instance", "Last instance applied.")?,
-            learner_lag: gauges(
-                r,
+            batch_size: m.histogram(PROPOSER, "batch_values", "Values proposed at once.", &VALUES)?,
+            last_slot: m.gauge(
+                &[Role::Proposer, Role::Acceptor],
+                "last_instance",
+                "Last instance given out or voted in.",
+            )?,
+            committed_slot: m.gauge(ALL, "committed_instance", "Last instance known chosen.")?,
+            applied_slot: m.gauge(APPLY, "applied_instance", "Last instance applied.")?,
+            first_slot: m.gauge(
+                LOG,
+                "log_first_instance",
+                "First instance that the log still has, or will have next.",
+            )?,
+            learner_lag: m.gauges(
+                PROPOSER,
                 "learner_lag_instances",
-                "Instances that a learner is behind, as the leader sees it.",
+                "Instances that a learner is behind, as the leader sees it; 0 elsewhere.",
                 "learner",
             )?,
-            store_lag: gauges(
-                r,
+            learner_lag_seconds: m.gauges(
+                PROPOSER,
+                "learner_lag_seconds",
+                "How long ago the first instance was chosen that a learner has not applied, as the leader sees it; 0 elsewhere.",
+                "learner",
+            )?,
+            store_lag: m.gauges(
+                LEARNER,
                 "store_lag_instances",
                 "Instances that a store is behind, as this learner sees it.",
                 "store",
             )?,
-            notifications: counters(
-                r,
+            sessions: m.gauge(
+                APPLY,
+                "sessions",
+                "Requests whose outcome is remembered, so that a retry has no second effect.",
+            )?,
+            resources: m.gauge(LEARNER, "resources", "Resources that there are.")?,
+            halted: m.gauge(APPLY, "halted", "1 when this node has stopped applying for good.")?,
+            audits: m.counters(
+                LEARNER,
+                "audits_total",
+                "Comparisons with other learners of what was applied up to an instance, by result; unknown: the other could not be asked.",
+                ("result", &["equal", "different", "unknown"]),
+            )?,
+            audited_slot: m.gauge(
+                LEARNER,
+                "audited_instance",
+                "Last instance up to which another learner has applied the same.",
+            )?,
+            agreement_violated: m.gauge(
+                LEARNER,
+                "agreement_violated",
+                "1 while another learner has applied something else than this one.",
+            )?,
+            wal_size: m.gauge(LOG, "wal_size_bytes", "Size of the log's files.")?,
+            snapshot_write_duration: m.histogram(
+                LEARNER,
+                "snapshot_write_duration_seconds",
+                "Time in which a snapshot is written and synced.",
+                &SECONDS,
+            )?,
+            snapshot_size: m.gauge(LEARNER, "snapshot_size_bytes", "Size of the newest snapshot.")?,
+            snapshots_installed: m.counter(
+                APPLY,
+                "snapshots_installed_total",
+                "Snapshots taken over from a learner.",
+            )?,
+            notifications: m.counters(
+                LEARNER,
                 "notifications_total",
                 "Notifications to clients, by outcome.",
-                "outcome",
+                ("outcome", &["sent", "failed", "dropped"]),
             )?,
-            wal_size: gauge(r, "wal_size_bytes", "Size of the log's files.")?,
-            http: {
-                let opts = HistogramOpts::new(
-                    "http_request_duration_seconds",
-                    "HTTP requests, by method, route and status code.",
-                )
-                .buckets(SECONDS.to_vec());
-                let http = HistogramVec::new(opts, &["method", "route", "code"])?;
-                registry.register(Box::new(http.clone()))?;
-                http
-            },
-            wal_sync_duration: histogram(
-                r,
+            http: m.histograms(
+                ALL,
+                "http_request_duration_seconds",
+                "HTTP requests, by method, route and status code.",
+                &["method", "route", "code"],
+            )?,
+            wal_sync_duration: m.histogram(
+                LOG,
                 "wal_fsync_duration_seconds",
                 "Time of one write and fdatasync of the log.",
                 &SECONDS,
             )?,
-            wal_written: counter(r, "wal_written_bytes_total", "Bytes written to the log.")?,
-            store_commit_duration: histogram(
-                r,
+            wal_written: m.counter(LOG, "wal_written_bytes_total", "Bytes written to the log.")?,
+            store_commit_duration: m.histogram(
+                STORE,
                 "store_commit_duration_seconds",
                 "Time in which a store applies and durably commits a batch.",
                 &SECONDS,
             )?,
-            acceptor_requests: counters(
-                r,
+            proposer_requests: m.counters(
+                PROPOSER,
+                "proposer_requests_total",
+                "Messages to acceptors, by kind.",
+                ("kind", &REQUESTS),
+            )?,
+            proposer_replies: m.counters(
+                PROPOSER,
+                "proposer_replies_total",
+                "Acceptors' answers, by kind; a nack rejects a prepare or an accept.",
+                ("kind", &REPLIES),
+            )?,
+            acceptor_requests: m.counters(
+                ACCEPTOR,
                 "acceptor_requests_total",
                 "Requests to this acceptor, by kind.",
-                "kind",
+                ("kind", &REQUESTS),
             )?,
-            acceptor_voting: {
-                let opts = Opts::new(
-                    "acceptor_voting",
-                    "1 for how an acceptor stands: voting, joining (until the others have seen its disk), or why it must not vote.",
-                );
-                let gauges = IntGaugeVec::new(opts, &["standing"])?;
-                r.register(Box::new(gauges.clone()))?;
-                gauges
-            },
-            acceptor_replies: counters(
-                r,
+            acceptor_replies: m.counters(
+                ACCEPTOR,
                 "acceptor_replies_total",
                 "Answers of this acceptor, by kind.",
-                "kind",
+                ("kind", &REPLIES),
             )?,
-            registry: registry.clone(),
+            acceptor_voting: m.add(ACCEPTOR, "gauge", standing)?,
+            volume_size: m.gauge(
+                ALL,
+                "volume_size_bytes",
+                "Size of the file system that holds the node's data.",
+            )?,
+            volume_free: m.gauge(
+                ALL,
+                "volume_free_bytes",
+                "Space left for the node in the file system that holds its data.",
+            )?,
+            registry: m.registry.clone(),
+            process: process(config.role)?,
+            described: m.made,
+            data_dir: config.data_dir.clone(),
         };
-        let build = Opts::new("build_info", "1, labelled with this program's version.");
-        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
-        build.set(1);
-        registry.register(Box::new(build))?;
+        metrics.acceptor_stands("joining");
         Ok(metrics)
     }
 
-    /// The text exposition format.
+    /// Each metric of this role but those of the process, in the order of their names.
+    pub fn described(&self) -> Vec<Described> {
+        let mut described = self.described.clone();
+        described.sort();
+        described
+    }
+
+    /// The text exposition format. Asks the file system, which may take its time.
     pub fn text(&self) -> Vec<u8> {
+        if let Ok(volume) = rustix::fs::statvfs(&self.data_dir) {
+            let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(volume.f_frsize));
+            self.volume_size
+                .set(bytes(volume.f_blocks).unwrap_or(i64::MAX));
+            self.volume_free
+                .set(bytes(volume.f_bavail).unwrap_or(i64::MAX));
+        }
         let mut families = self.registry.gather();
-        // The crate's own registry holds the process' metrics, with the names users know.
-        families.extend(prometheus::gather());
+        families.extend(self.process.gather());
         let mut text = Vec::new();
         // Writing to memory fails only for a metric without a name.
         let _ = TextEncoder::new().encode(&families, &mut text);
@@ -185,15 +368,22 @@ impl Metrics {
     }
 
     pub(crate) fn acceptor_request(&self, request: &Request) {
-        let kind = match request {
-            Request::Probe => "probe",
-            Request::Prepare { .. } => "prepare",
-            Request::Accept { .. } => "accept",
-            Request::Renew { .. } => "renew",
-            Request::Fetch { .. } => "fetch",
-            Request::Enlist { .. } => "enlist",
-        };
-        self.acceptor_requests.with_label_values(&[kind]).inc();
+        self.acceptor_requests
+            .with_label_values(&[request_kind(request)])
+            .inc();
+    }
+
+    /// A proposer sends so many acceptors a request.
+    pub(crate) fn proposer_sends(&self, request: &Request, acceptors: usize) {
+        self.proposer_requests
+            .with_label_values(&[request_kind(request)])
+            .inc_by(acceptors as u64);
+    }
+
+    pub(crate) fn proposer_gets(&self, reply: &Reply) {
+        self.proposer_replies
+            .with_label_values(&[reply_kind(reply)])
+            .inc();
     }
 
     /// Shows an acceptor's standing, one of [`Refusal::NAMES`], `voting` and `joining`.
@@ -206,64 +396,43 @@ impl Metrics {
     }
 
     pub(crate) fn acceptor_reply(&self, reply: &Reply) {
-        let kind = match reply {
-            Reply::Probed { .. } => "probed",
-            Reply::Promise { .. } => "promise",
-            Reply::Accepted { .. } => "accepted",
-            Reply::Renewed { .. } => "renewed",
-            Reply::Nack { .. } => "nack",
-            Reply::Fetched { .. } => "fetched",
-            Reply::Truncated { .. } => "truncated",
-            Reply::NotVoting => "not_voting",
-            Reply::Witnessed { .. } => "witnessed",
-            Reply::Refused { .. } => "refused",
-        };
-        self.acceptor_replies.with_label_values(&[kind]).inc();
+        self.acceptor_replies
+            .with_label_values(&[reply_kind(reply)])
+            .inc();
     }
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    let gauge = IntGauge::new(name, help)?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
+fn request_kind(request: &Request) -> &'static str {
+    let kind = match request {
+        Request::Probe => 0,
+        Request::Prepare { .. } => 1,
+        Request::Accept { .. } => 2,
+        Request::Renew { .. } => 3,
+        Request::Fetch { .. } => 4,
+        Request::Enlist { .. } => 5,
+    };
+    REQUESTS[kind]
 }
 
-fn gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    label: &str,
-) -> prometheus::Result<IntGaugeVec> {
-    let gauges = IntGaugeVec::new(Opts::new(name, help), &[label])?;
-    registry.register(Box::new(gauges.clone()))?;
-    Ok(gauges)
+fn reply_kind(reply: &Reply) -> &'static str {
+    let kind = match reply {
+        Reply::Probed { .. } => 0,
+        Reply::Promise { .. } => 1,
+        Reply::Accepted { .. } => 2,
+        Reply::Renewed { .. } => 3,
+        Reply::Nack { .. } => 4,
+        Reply::Fetched { .. } => 5,
+        Reply::Truncated { .. } => 6,
+        Reply::NotVoting => 7,
+        Reply::Witnessed { .. } => 8,
+        Reply::Refused { .. } => 9,
+    };
+    REPLIES[kind]
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-    let counter = IntCounter::new(name, help)?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
-
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    label: &str,
-) -> prometheus::Result<IntCounterVec> {
-    let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
-}
-
-fn histogram(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-) -> prometheus::Result<Histogram> {
-    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    let histogram = Histogram::with_opts(opts)?;
-    registry.register(Box::new(histogram.clone()))?;
-    Ok(histogram)
+fn process(role: Role) -> prometheus::Result<Registry> {
+    let labels = [("role".to_owned(), role.name().to_owned())].into();
+    let registry = Registry::new_custom(None, Some(labels))?;
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
 }

@@ -19,6 +19,7 @@ use tokio::time::timeout_at;
 use tracing::{info, warn};
 
 use crate::breaker::{self, Breaker, Pass, Policy, State};
+use crate::metrics::PeerMetrics;
 use backoff::Backoff;
 use pool::{Connection, Pool, Slot};
 
@@ -155,6 +156,7 @@ struct Inner {
     /// The start of the time that breaker and back-off know.
     start: Instant,
     counts: Counts,
+    metrics: PeerMetrics,
 }
 
 struct Health {
@@ -179,9 +181,10 @@ fn add(counter: &AtomicU64, more: u64) {
 impl Peer {
     /// A peer known as `name` in logs and metrics, at `host:port`. Connects when first called.
     pub fn new(name: impl Into<String>, address: impl Into<String>, options: PeerOptions) -> Peer {
-        let address = address.into();
+        let (name, address) = (name.into(), address.into());
         Peer(Arc::new(Inner {
-            name: name.into(),
+            metrics: PeerMetrics::new(&name),
+            name,
             // An address that is no header value resolves to nothing either.
             host: HeaderValue::from_str(&address).unwrap_or(HeaderValue::from_static("")),
             address,
@@ -218,6 +221,9 @@ impl Peer {
     ) -> Result<Response<Bytes>, CallError> {
         let inner = &*self.0;
         let result = inner.call(lane, request, timeout, breakers).await;
+        if let Err(why) = &result {
+            inner.metrics.failed(why);
+        }
         match &result {
             Ok(_) => add(&inner.counts.answered, 1),
             Err(CallError::Busy | CallError::BreakerOpen | CallError::BackingOff) => {
@@ -292,7 +298,9 @@ impl Inner {
             .unwrap_or(Err(CallError::TimedOut));
         match &result {
             Ok(answer) => {
-                let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let took = started.elapsed();
+                self.metrics.answered(took);
+                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 add(&self.counts.round_trip_micros, micros);
                 admitted.answered(answer.status());
             }
@@ -411,6 +419,10 @@ impl Inner {
         if before == after {
             return;
         }
+        let is_open = |state| i64::from(state != State::Closed);
+        self.metrics
+            .breaker_open
+            .add(is_open(after) - is_open(before));
         match after {
             State::Open => {
                 add(&self.counts.breaker_opened, 1);
@@ -427,6 +439,15 @@ impl Inner {
 
     fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // It is open no longer towards anybody.
+        if self.health().breaker.state(self.now()) != State::Closed {
+            self.metrics.breaker_open.dec();
+        }
     }
 }
 

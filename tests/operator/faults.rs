@@ -280,12 +280,19 @@ async fn an_api_server_that_is_out_for_minutes_is_waited_for() {
     assert!(!world.children("ledger").is_empty());
     assert!(!world.server.has_unmet_faults(), "every fault was met");
     let text = world.metrics.text();
-    assert!(
-        text.contains("paxos_operator_reconciliations_total{result=\"error\"}"),
-        "{text}"
-    );
-    assert!(
-        text.contains("paxos_operator_reconcile_errors_total{reason=\"apply\"}"),
-        "{text}"
-    );
+    let sum = |series: &str| -> u64 {
+        let lines = text.lines().filter(|line| line.starts_with(series));
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        values.sum()
+    };
+    for series in [
+        "paxos_operator_reconciliations_total{result=\"error\"}",
+        "paxos_operator_reconcile_errors_total{reason=\"apply\"}",
+        "paxos_operator_api_errors_total{code=\"503\"}",
+        "paxos_operator_api_errors_total{code=\"none\"}",
+    ] {
+        assert!(sum(series) > 0, "{series} in {text}");
+    }
+    let clusters = sum("paxos_operator_clusters{condition=\"Ready\"");
+    assert_eq!(clusters, 1, "{text}");
 }

@@ -1,4 +1,4 @@
-//! Programs that tests run: helm and kubectl.
+//! Programs that tests run: helm, kubectl, prometheus and promtool.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -22,7 +22,7 @@ pub fn tool(name: &str) -> PathBuf {
     };
     named.or(ours).or_else(on_path).unwrap_or_else(|| {
         panic!(
-            "no {name}: run tests/tools/install-helm.sh, or set {}",
+            "no {name}: run `make setup`, or set {}",
             name.to_uppercase()
         )
     })

@@ -50,6 +50,7 @@ const ENLIST_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Handle {
     queue: SyncSender<Ask>,
     view: Arc<View>,
+    metrics: Arc<Metrics>,
 }
 
 /// What the acceptor shows of itself, as of its last durable step.
@@ -71,9 +72,14 @@ impl Handle {
     /// Asks the acceptor; the answer is durable.
     pub async fn ask(&self, request: Request) -> Result<Reply, Busy> {
         let (answer, answered) = oneshot::channel();
+        self.metrics.queue.inc();
         match self.queue.try_send(Ask::Request { request, answer }) {
             Ok(()) => answered.await.map_err(|_| Busy),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.metrics.queue.dec();
+                self.metrics.rejected.inc();
+                Err(Busy)
+            }
         }
     }
 
@@ -143,6 +149,7 @@ pub fn start(
     let handle = Handle {
         queue,
         view: Arc::default(),
+        metrics: metrics.clone(),
     };
     let run = Run {
         member,
@@ -208,6 +215,7 @@ impl Run {
             for ask in std::iter::once(first).chain(requests.try_iter().take(GROUP - 1)) {
                 match ask {
                     Ask::Request { request, answer } => {
+                        self.metrics.queue.dec();
                         self.metrics.acceptor_request(&request);
                         group.push((self.member.handle(request), answer));
                     }
@@ -281,6 +289,10 @@ impl Run {
         set(&view.committed, acceptor.committed().0);
         set(&view.last_voted, acceptor.last_voted().0);
         set(&view.floor, acceptor.floor().0);
+        let metrics = &self.metrics;
+        metrics.committed_slot.set(acceptor.committed().0 as i64);
+        metrics.last_slot.set(acceptor.last_voted().0 as i64);
+        metrics.first_slot.set(acceptor.floor().next().0 as i64);
         view.votes.store(self.member.votes(), Ordering::Relaxed);
         let stands = match self.member.refusal() {
             Some(refusal) => {

@@ -51,6 +51,7 @@ const OLDER_AT_ONCE: usize = 4;
 /// How long an acceptor may take to answer a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
+pub(crate) mod audit;
 mod handle;
 mod snapshot;
 mod stores;
@@ -124,10 +125,12 @@ pub fn start(
         shared: shared.clone(),
         snapshots: snapshots.clone(),
         older: Arc::new(Semaphore::new(OLDER_AT_ONCE)),
+        metrics: metrics.clone(),
     };
     if config.use_cluster_store || config.members_dir.is_some() {
         stores::watch(addresses, identity, handle.clone(), metrics.clone());
     }
+    audit::start(addresses, identity, handle.clone());
     let run = Run {
         me: identity.clone(),
         core: Learner::new(members, applied),
@@ -150,6 +153,8 @@ pub fn start(
         unsynced_bytes: 0,
         held: Vec::new(),
     };
+    run.show_state();
+    run.show_log();
     std::thread::Builder::new()
         .name("learner".into())
         .spawn(move || run.run(&asks))?;
@@ -248,6 +253,7 @@ impl Run {
     }
 
     fn take(&mut self, ask: Ask) {
+        self.metrics.queue.dec();
         match ask {
             Ask::Learn {
                 learn,
@@ -284,6 +290,7 @@ impl Run {
             Ask::Received(Piece::Entries(entries)) => self.learn_entries(entries),
             Ask::Received(Piece::Snapshot(slot)) => self.install(slot),
             Ask::CaughtUp => self.catching_up = false,
+            Ask::Halt(why) => self.halt(why),
         }
     }
 
@@ -362,6 +369,7 @@ impl Run {
         self.unsynced_bytes += bytes.len();
         self.logged_bytes += bytes.len() as u64;
         self.metrics.applied_slot.set(last.slot.0 as i64);
+        self.show_state();
         self.shared.applied.send_replace(last.slot);
     }
 
@@ -372,6 +380,7 @@ impl Run {
             Err(error) => end_on_disk_error(&error),
         }
         self.metrics.wal_size.set(self.wal.bytes() as i64);
+        self.show_log();
         self.shared
             .durable
             .store(self.core.delivered().0, Ordering::Relaxed);
@@ -383,6 +392,22 @@ impl Run {
         {
             self.write_snapshot();
         }
+    }
+
+    fn show_state(&self) {
+        let state = self.handle.state();
+        let (resources, sessions) = (
+            state.machine.resource_count(),
+            state.machine.session_count(),
+        );
+        self.metrics.resources.set(resources as i64);
+        self.metrics.sessions.set(sessions as i64);
+    }
+
+    fn show_log(&self) {
+        let next = self.core.delivered().next();
+        let first = self.index.first_key_value().map_or(next, |(slot, _)| *slot);
+        self.metrics.first_slot.set(first.0 as i64);
     }
 
     /// Answers whose values are applied, and those that have waited long enough.
@@ -492,6 +517,7 @@ impl Run {
 
     fn halt(&self, why: String) {
         error!(target: "important", why, "the learner stops applying");
+        self.metrics.halted.set(1);
         *self
             .shared
             .halted

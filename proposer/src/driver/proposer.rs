@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
+use prometheus::IntGaugeVec;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -30,6 +31,9 @@ use crate::paxos::proposer::{Effects, Input, Proposer, Settings, To};
 use crate::peers::{Breakers, Lane, guard, post};
 use crate::state_file::{self, State, StateFile};
 use crate::wire::HeartbeatBody;
+use lag::History;
+
+mod lag;
 
 /// Requests, and bytes of their values, that may wait or be under way; more are answered 503.
 const MAX_REQUESTS: usize = 16_384;
@@ -81,6 +85,7 @@ pub struct Handle {
     shared: Arc<Shared>,
     me: NodeName,
     addresses: Addresses,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -180,7 +185,11 @@ impl Handle {
             bytes,
         };
         let full = waiting + requests > MAX_REQUESTS || waiting_bytes + bytes > MAX_REQUEST_BYTES;
-        if full { Err(Busy) } else { Ok(room) }
+        if full {
+            self.metrics.rejected.inc_by(requests as u64);
+            return Err(Busy);
+        }
+        Ok(room)
     }
 
     /// The slot that must be applied before a read that starts now may be answered; `None` unless
@@ -327,6 +336,7 @@ pub fn start(
         shared: Arc::default(),
         me: identity.name(),
         addresses: addresses.clone(),
+        metrics: metrics.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -385,6 +395,10 @@ struct Run {
     led_since: Instant,
     /// Learners that are said to lag.
     lagging: BTreeSet<NodeId>,
+    /// When this leader's slots were chosen.
+    history: History,
+    /// Since when each open slot's request has been here, oldest first.
+    choosing: VecDeque<(Slot, Instant)>,
 }
 
 /// The state file. A save that waited while a ballot was claimed does not take the claim back.
@@ -474,6 +488,8 @@ impl Run {
             leaving: None,
             led_since: now,
             lagging: BTreeSet::new(),
+            history: History::default(),
+            choosing: VecDeque::new(),
         };
         run.restart_election_timer();
         run
@@ -510,6 +526,7 @@ impl Run {
                 }
             }
             self.pump();
+            self.note_chosen();
             self.show();
         }
     }
@@ -550,6 +567,7 @@ impl Run {
         self.metrics
             .committed_slot
             .set(self.core.committed_seen().0 as i64);
+        self.metrics.acceptors.set(self.acceptors.len() as i64);
         self.metrics
             .pending
             .set(self.shared.requests.load(Ordering::Relaxed) as i64);
@@ -580,6 +598,10 @@ impl Run {
         if !self.core.is_leading() {
             self.progress.clear();
             self.lagging.clear();
+            self.history.clear();
+            for link in self.learners.iter() {
+                self.show_lag(link.node.id, 0, Duration::ZERO);
+            }
             return;
         }
         // A learner that left counts no longer: what it alone has is not safe.
@@ -589,6 +611,10 @@ impl Run {
             let gone = gone.to_string();
             // It may never have had a value.
             let _ = self.metrics.learner_lag.remove_label_values(&[&gone]);
+            let _ = self
+                .metrics
+                .learner_lag_seconds
+                .remove_label_values(&[&gone]);
         }
         self.lagging.retain(listed);
         let mut durable: Vec<Slot> = self.progress.values().map(|p| p.durable).collect();
@@ -597,16 +623,15 @@ impl Run {
             self.step(Input::Durable(*slot));
         }
         let committed = self.core.committed();
+        self.history.note(now, committed);
         for link in self.learners.iter() {
             let id = link.node.id;
             let progress = self.progress.get(&id);
             let behind = committed.0 - progress.map_or(0, |p| p.applied.0).min(committed.0);
             let silent = progress.is_none_or(|p| now - p.at > SILENT_LEARNER);
             let lags = silent || behind > LAGGING_SLOTS;
-            self.metrics
-                .learner_lag
-                .with_label_values(&[&id.to_string()])
-                .set(behind as i64);
+            let applied = progress.map_or(Slot::ZERO, |p| p.applied);
+            self.show_lag(id, behind, self.history.age_of(applied.next(), now));
             if lags && self.lagging.insert(id) && now - self.led_since > SILENT_LEARNER {
                 warn!(target: "important", learner = %link.node, behind, silent, "a learner lags");
             } else if !lags && self.lagging.remove(&id) {
@@ -615,9 +640,31 @@ impl Run {
         }
     }
 
+    fn show_lag(&self, learner: NodeId, behind: u64, since: Duration) {
+        let learner = learner.to_string();
+        let set = |lag: &IntGaugeVec, value: u64| {
+            lag.with_label_values(&[&learner]).set(value as i64);
+        };
+        set(&self.metrics.learner_lag, behind);
+        set(&self.metrics.learner_lag_seconds, since.as_secs());
+    }
+
+    /// Measures how long what is chosen now took.
+    fn note_chosen(&mut self) {
+        if !self.core.is_leading() {
+            self.choosing.clear();
+        }
+        let committed = self.core.committed();
+        while let Some((_, since)) = self.choosing.pop_front_if(|(slot, _)| *slot <= committed) {
+            let took = since.elapsed().as_secs_f64();
+            self.metrics.choose_duration.observe(took);
+        }
+    }
+
     fn event(&mut self, event: Event) {
         match event {
             Event::Reply(from, reply) => {
+                self.metrics.proposer_gets(&reply);
                 self.step(Input::Reply { from, reply });
             }
             Event::Learned(from, learned) => self.learned(from, learned),
@@ -773,6 +820,11 @@ impl Run {
             // One small message at a time: it is what finds out that an acceptor is back.
             false => (Lane::Control, self.election_timeout, Breakers::Ignore),
         };
+        let asked = match to {
+            To::All => self.acceptors.len(),
+            To::One(_) => 1,
+        };
+        self.metrics.proposer_sends(&request, asked);
         let frame = self.frame(Message::Request(request));
         for link in self.acceptors.iter() {
             if matches!(to, To::One(acceptor) if *acceptor != link.node.id) {
@@ -927,6 +979,9 @@ impl Run {
         };
         for (i, item) in items.into_iter().enumerate() {
             let slot = first.plus(i as u64);
+            if let Some(job) = self.jobs.get(&item.job) {
+                self.choosing.push_back((slot, job.started));
+            }
             if item.wait {
                 self.proposed.insert(slot, item);
             } else {

@@ -106,6 +106,7 @@ pub fn start(
         "the store's database read and verified"
     );
     metrics.applied_slot.set(applied.0 as i64);
+    metrics.sessions.set(ledger.session_count() as i64);
     let handle = Handle {
         shared: Arc::new(Shared {
             database,
@@ -208,6 +209,7 @@ impl Handle {
             Piece::Snapshot(slot) => match self.shared.database.install(snapshots, slot) {
                 Ok(installed) => {
                     ledger = installed;
+                    self.shared.metrics.snapshots_installed.inc();
                     info!(
                         target: "important",
                         instance = slot.0,
@@ -228,6 +230,7 @@ impl Handle {
         let shared = &self.shared;
         let sessions = ledger.session_count() as u64;
         shared.sessions.store(sessions, Ordering::Relaxed);
+        shared.metrics.sessions.set(sessions as i64);
         shared.metrics.applied_slot.set(ledger.applied().0 as i64);
         shared.applied.send_replace(ledger.applied());
         Some(ledger)
@@ -235,6 +238,7 @@ impl Handle {
 
     fn halt(&self, why: String) {
         error!(target: "important", why, "the store stops applying");
+        self.shared.metrics.halted.set(1);
         let halted = self.shared.halted.write();
         *halted.unwrap_or_else(PoisonError::into_inner) = Some(why);
     }

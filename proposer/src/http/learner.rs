@@ -21,6 +21,7 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 use super::resources::{self, PageQuery, Reads};
 use super::{Node, RoleState, frame_limits, router, watch};
 use crate::driver::barrier::Barrier;
+use crate::driver::learner::audit::Digests;
 use crate::driver::learner::transfer::{COMMITTED_HEADER, LENGTH_HEADER, SLOT_HEADER};
 use crate::driver::learner::{Busy, Handle, NoEntries, STREAM_CHUNK_BYTES};
 use crate::link::{self, CLUSTER_HEADER};
@@ -88,6 +89,7 @@ pub fn routes(node: Node, handle: Handle, barrier: Barrier, ending: Receiver<boo
     let own = Router::new()
         .route(&format!("{path}/snapshot"), get(snapshot))
         .route(&format!("{path}/entries"), get(entries))
+        .route(&format!("{path}/digests"), get(digests))
         .layer(named)
         .route(&path, post(message))
         .layer(frame_limits());
@@ -268,6 +270,19 @@ async fn entries(
         .await
         .map_err(no_entries)?;
     Ok(([(COMMITTED_HEADER, committed)], encode_entries(&entries)).into_response())
+}
+
+#[derive(Deserialize)]
+struct DigestsQuery {
+    from: u64,
+}
+
+/// What this learner had applied at some instances, for another learner to compare.
+async fn digests(
+    State(state): State<Learner>,
+    Params(query): Params<DigestsQuery>,
+) -> Json<Digests> {
+    Json(Digests::of(&state.handle.checkpoints(Slot(query.from))))
 }
 
 fn unreadable(error: &dyn std::error::Error) -> Problem {

@@ -55,7 +55,8 @@ impl Client {
 }
 
 fn metrics() -> Arc<Metrics> {
-    Arc::new(Metrics::new("learner").unwrap())
+    let config = Config::new(Role::Learner, NodeId::new(1).unwrap());
+    Arc::new(Metrics::new(&config).unwrap())
 }
 
 /// Learner `id` of as many.

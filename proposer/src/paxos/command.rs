@@ -6,11 +6,9 @@
 //! ```
 //! Numbers are little-endian; the three texts carry a length of two bytes first.
 
-use std::hash::Hasher;
-
 use bytes::{Buf, BufMut, BytesMut};
-use siphasher::sip128::{Hasher128, SipHasher13};
 
+use super::digest::Digest;
 use super::message::Value;
 
 const FORMAT: u8 = 1;
@@ -122,7 +120,7 @@ impl<'a> Command<'a> {
     /// Names the request for ever: the client and its `requestId`, or without one the whole of what
     /// is asked. Two requests share a key by accident with a probability of 2^-128.
     pub fn key(&self) -> u128 {
-        let mut key = Digest(SipHasher13::new_with_keys(0, 1));
+        let mut key = Digest::new(1);
         key.add(self.client_id.as_bytes());
         match self.request_id {
             Some(id) => {
@@ -135,33 +133,18 @@ impl<'a> Command<'a> {
                 key.number(self.fingerprint());
             }
         }
-        key.0.finish128().as_u128()
+        key.finish()
     }
 
     /// Tells a request from another one that uses the same `requestId`.
     pub fn fingerprint(&self) -> u64 {
-        let mut body = Digest(SipHasher13::new_with_keys(0, 2));
+        let mut body = Digest::new(2);
         body.number(self.operation as u64);
         body.number(self.if_version.is_some().into());
         body.number(self.if_version.unwrap_or_default());
         body.add(self.resource.as_bytes());
         body.add(self.data);
-        body.0.finish128().h1
-    }
-}
-
-/// Hashes fields by their bytes and lengths. Not through `Hash`, whose bytes are the standard
-/// library's own affair, while these digests are compared across versions and machines.
-struct Digest(SipHasher13);
-
-impl Digest {
-    fn number(&mut self, number: u64) {
-        self.0.write(&number.to_le_bytes());
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.write(bytes);
+        body.finish_short()
     }
 }
 

@@ -11,11 +11,13 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::command::{Command, Operation, Undecodable};
+use super::digest::Digest;
 use super::ids::Slot;
 use super::message::Value;
 
 /// How many requests the session table remembers: a retry counts as the same request while fewer
-/// than this many others were applied since the first try.
+/// than this many others were applied since the first try. Another number is another
+/// [`FORMAT`](super::audit::FORMAT) of the audit.
 pub const SESSIONS: usize = 1 << 17;
 
 /// A resource as it stands.
@@ -86,29 +88,69 @@ pub trait Resources {
 }
 
 /// Resources by name, in memory.
-pub type InMemory = BTreeMap<Box<str>, Resource>;
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct InMemory {
+    by_name: BTreeMap<Box<str>, Resource>,
+    /// The sum of their digests.
+    digest: u128,
+}
+
+impl InMemory {
+    /// None.
+    pub fn new() -> InMemory {
+        InMemory::default()
+    }
+
+    /// All, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Resource)> {
+        let resources = self.by_name.iter();
+        resources.map(|(name, resource)| (&**name, resource))
+    }
+}
+
+impl Resource {
+    fn digest(&self, name: &str) -> u128 {
+        let mut digest = Digest::new(4);
+        digest.number(self.version);
+        digest.number(self.slot.0);
+        digest.number(self.timestamp);
+        digest.add(name.as_bytes());
+        digest.add(self.client_id.as_bytes());
+        digest.add_checksum(&self.data);
+        digest.finish()
+    }
+}
 
 impl Resources for InMemory {
     type Error = Infallible;
 
     fn version(&self, name: &str) -> Result<u64, Infallible> {
-        Ok(BTreeMap::get(self, name).map_or(0, |resource| resource.version))
+        Ok(self
+            .by_name
+            .get(name)
+            .map_or(0, |resource| resource.version))
     }
 
     fn get(&self, name: &str) -> Result<Option<Resource>, Infallible> {
-        Ok(BTreeMap::get(self, name).cloned())
+        Ok(self.by_name.get(name).cloned())
     }
 
     fn put(&mut self, name: &str, resource: Resource) -> Result<(), Infallible> {
-        match self.get_mut(name) {
-            Some(known) => *known = resource,
-            None => drop(self.insert(name.into(), resource)),
+        self.digest = self.digest.wrapping_add(resource.digest(name));
+        match self.by_name.get_mut(name) {
+            Some(known) => {
+                self.digest = self.digest.wrapping_sub(known.digest(name));
+                *known = resource;
+            }
+            None => drop(self.by_name.insert(name.into(), resource)),
         }
         Ok(())
     }
 
     fn remove(&mut self, name: &str) -> Result<(), Infallible> {
-        BTreeMap::remove(self, name);
+        if let Some(gone) = self.by_name.remove(name) {
+            self.digest = self.digest.wrapping_sub(gone.digest(name));
+        }
         Ok(())
     }
 }
@@ -129,6 +171,8 @@ pub struct Ledger {
     sessions: BTreeMap<u128, Session>,
     /// The keys of `sessions`, oldest first.
     session_order: VecDeque<u128>,
+    /// The sum of the sessions' digests.
+    digest: u128,
 }
 
 /// The whole state, in memory.
@@ -148,6 +192,17 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    fn digest(&self, key: u128) -> u128 {
+        let mut digest = Digest::new(5);
+        digest.number(key as u64);
+        digest.number((key >> 64) as u64);
+        digest.number(self.fingerprint);
+        digest.number(self.slot.0);
+        digest.number(self.committed.into());
+        digest.number(self.version);
+        digest.finish()
+    }
+
     fn applied(&self) -> Applied {
         let version = self.version;
         let outcome = match self.committed {
@@ -243,12 +298,16 @@ impl Ledger {
     }
 
     pub(crate) fn remember(&mut self, key: u128, session: Session) {
-        self.sessions.insert(key, session);
+        self.digest = self.digest.wrapping_add(session.digest(key));
+        if let Some(before) = self.sessions.insert(key, session) {
+            self.digest = self.digest.wrapping_sub(before.digest(key));
+        }
         self.session_order.push_back(key);
         if self.session_order.len() > SESSIONS
             && let Some(oldest) = self.session_order.pop_front()
+            && let Some(gone) = self.sessions.remove(&oldest)
         {
-            self.sessions.remove(&oldest);
+            self.digest = self.digest.wrapping_sub(gone.digest(oldest));
         }
     }
 }
@@ -312,20 +371,28 @@ impl Machine {
         self.ledger.applied()
     }
 
+    /// A digest of the state: of what it is, not of how it came about. Where two are equal the states
+    /// are, but for accidents.
+    pub fn digest(&self) -> u128 {
+        self.ledger.digest.wrapping_add(self.resources.digest)
+    }
+
     /// A resource by name.
     pub fn resource(&self, name: &str) -> Option<&Resource> {
-        BTreeMap::get(&self.resources, name)
+        self.resources.by_name.get(name)
     }
 
     /// All resources in the order of their names.
     pub fn resources(&self) -> impl Iterator<Item = (&str, &Resource)> {
-        let resources = self.resources.iter();
-        resources.map(|(name, resource)| (&**name, resource))
+        self.resources.iter()
     }
 
     /// A page of resources, from the first one with this prefix after `after` on.
     pub fn page(&self, prefix: &str, after: Option<&str>, limits: PageLimits) -> Page {
-        let rows = self.resources.range::<str, _>(page_range(prefix, after));
+        let rows = self
+            .resources
+            .by_name
+            .range::<str, _>(page_range(prefix, after));
         let rows = rows.map(|(name, resource)| Ok((name.clone(), resource.clone())));
         let page: Result<Page, Infallible> = Page::fill(self.applied(), prefix, limits, rows);
         match page {
@@ -336,7 +403,7 @@ impl Machine {
 
     /// How many resources there are.
     pub fn resource_count(&self) -> usize {
-        self.resources.len()
+        self.resources.by_name.len()
     }
 
     /// How many requests the session table holds.
@@ -532,6 +599,39 @@ mod tests {
         assert_eq!(machine.session_count(), SESSIONS);
         assert_eq!(machine.outcome(&request(0)), None);
         assert_eq!(machine.outcome(&request(1)), Some(committed(2, 2)));
+    }
+
+    #[test]
+    fn the_digest_is_the_states_and_not_its_historys() {
+        let write = |resource, timestamp| Command {
+            timestamp,
+            resource,
+            ..WRITE
+        };
+        let (mut one, mut other) = (InMemory::new(), InMemory::new());
+        let resource = |data: &'static [u8]| Resource {
+            data: data.into(),
+            version: 1,
+            slot: Slot(1),
+            timestamp: 1,
+            client_id: "alice".into(),
+        };
+        let Ok(()) = one.put("a", resource(b"1"));
+        let Ok(()) = one.put("b", resource(b"2"));
+        assert_ne!(one.digest, other.digest);
+        let Ok(()) = other.put("b", resource(b"3"));
+        let Ok(()) = other.put("c", resource(b"3"));
+        let Ok(()) = other.put("b", resource(b"2"));
+        let Ok(()) = other.put("a", resource(b"1"));
+        assert_ne!(one.digest, other.digest);
+        let Ok(()) = other.remove("c");
+        assert_eq!((&one, one.digest), (&other, other.digest));
+
+        let mut machine = Machine::new();
+        apply(&mut machine, write("a", 1));
+        let before = machine.digest();
+        apply(&mut machine, write("a", 2));
+        assert_ne!(machine.digest(), before);
     }
 
     #[test]

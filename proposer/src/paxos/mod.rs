@@ -22,8 +22,10 @@
 //! chosen, every higher ballot carries that same value: two quorums always share an acceptor.
 
 pub mod acceptor;
+pub mod audit;
 pub mod codec;
 pub mod command;
+mod digest;
 pub mod ids;
 pub mod learner;
 pub mod machine;

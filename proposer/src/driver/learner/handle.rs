@@ -10,8 +10,11 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::debug;
 
+use super::audit;
 use super::stores::StoreSeen;
 use super::transfer::Piece;
+use crate::metrics::Metrics;
+use crate::paxos::audit::{Checkpoint, Trail};
 use crate::paxos::codec::{Entry, NodeName};
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::machine::{Applied, Machine};
@@ -47,6 +50,8 @@ pub(super) enum Ask {
     Received(Piece),
     /// No more of it comes for now.
     CaughtUp,
+    /// Another learner has applied something else.
+    Halt(String),
 }
 
 /// The running learner. Cheap to clone.
@@ -56,6 +61,7 @@ pub struct Handle {
     pub(super) shared: Arc<Shared>,
     pub(super) snapshots: Snapshots,
     pub(super) older: Arc<Semaphore>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// What readers and the loop share.
@@ -80,10 +86,14 @@ pub struct State {
     pub machine: Machine,
     pub(super) recent: VecDeque<Entry>,
     pub(super) recent_bytes: usize,
+    /// For the comparison with other learners.
+    pub(super) trail: Trail,
 }
 
 impl State {
+    /// Keeps what the machine has just applied.
     pub(super) fn push(&mut self, entry: Entry) {
+        self.trail.note(entry.slot, &entry.value, &self.machine);
         self.recent_bytes += entry.value.len();
         self.recent.push_back(entry);
         while self.recent.len() > RECENT_ENTRIES || self.recent_bytes > RECENT_BYTES {
@@ -233,17 +243,30 @@ impl Handle {
             .clone()
     }
 
+    /// Some of the checkpoints from a slot on, oldest first.
+    pub fn checkpoints(&self, from: Slot) -> Vec<Checkpoint> {
+        let state = self.state();
+        let checkpoints = state.trail.from(from).take(audit::AT_ONCE);
+        checkpoints.copied().collect()
+    }
+
     /// Waits for room in the queue, on a thread that may wait.
     pub(super) async fn post(&self, ask: Ask) {
         let queue = self.queue.clone();
+        self.metrics.queue.inc();
         let sent = tokio::task::spawn_blocking(move || queue.send(ask).is_ok()).await;
         debug!(sent = sent.unwrap_or(false), "passed on to the loop");
     }
 
     pub(super) fn send(&self, ask: Ask) -> Result<(), Busy> {
+        self.metrics.queue.inc();
         match self.queue.try_send(ask) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(Busy),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.metrics.queue.dec();
+                self.metrics.rejected.inc();
+                Err(Busy)
+            }
         }
     }
 }

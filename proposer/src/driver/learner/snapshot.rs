@@ -3,6 +3,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use tracing::{info, warn};
 
@@ -26,9 +27,13 @@ impl Run {
         let machine = self.handle.state().machine.clone();
         let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
         let write = move || {
+            let started = Instant::now();
             let written = snapshots.write(&machine);
+            let took = started.elapsed().as_secs_f64();
+            handle.metrics.snapshot_write_duration.observe(took);
             let slot = machine.applied();
             drop(machine);
+            handle.metrics.queue.inc();
             // The queue may be full for a moment; the loop ends with the process.
             let _ = handle
                 .queue
@@ -47,6 +52,7 @@ impl Run {
         self.writing_snapshot = false;
         let (slot, bytes) = written.unwrap_or_else(|error| end_on_disk_error(&error));
         self.snapshot_bytes = bytes;
+        self.metrics.snapshot_size.set(bytes as i64);
         info!(target: "important", instance = slot.0, bytes, "snapshot written");
         let slots = self.snapshots.slots();
         let slots = slots.unwrap_or_else(|error| end_on_disk_error(&error));
@@ -129,6 +135,9 @@ impl Run {
             end_on_disk_error(&error);
         }
         self.metrics.applied_slot.set(slot.0 as i64);
+        self.metrics.snapshots_installed.inc();
+        self.show_state();
+        self.show_log();
         self.shared.durable.store(slot.0, Ordering::Relaxed);
         self.shared.applied.send_replace(slot);
     }
