@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos e2e image
+.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos soak e2e fleet image
 
 ## demo: run the full sample on this machine and show a failover
 demo: setup
@@ -65,6 +65,11 @@ chaos:
 ## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
 e2e:
 	$(CARGO) test --locked -p tests --test e2e -- --nocapture
+
+## fleet: many clusters among many objects of others, on the control plane of KUBECONFIG
+fleet:
+	$(CARGO) build --locked --release -p paxos-operator
+	$(CARGO) test --locked -p tests --test fleet -- --nocapture
 
 ## image: the container image with both programs (IMAGE=name:tag, BUILDER=buildah or docker)
 IMAGE ?= ghcr.io/clustersync/cluster-sync:dev

@@ -1,8 +1,11 @@
-//! The whole path on a real Kubernetes: the chart, a PaxosCluster, clients, lost pods, rest, deletion.
+//! The whole path on a real Kubernetes: the chart, PaxosClusters, clients, lost pods, rest, changes of
+//! every kind with the operator killed in the middle, deletion.
 //! Needs KUBECONFIG and IMAGE (an image with both programs that the Kubernetes cluster has or can
 //! pull); CLIENT_IMAGE is any image with bash, for a client inside a pod. Without the first two it says
 //! so and ends. What it leaves after a failure is for inspection; the next run clears it.
 
+#[path = "e2e/day_two.rs"]
+mod day_two;
 #[path = "e2e/kubernetes.rs"]
 mod kubernetes;
 #[path = "e2e/table.rs"]
@@ -24,7 +27,6 @@ const SYSTEM: &str = "cluster-sync-e2e-system";
 const RELEASE: &str = "paxos-operator";
 /// Where the clusters run.
 const NAMESPACE: &str = "cluster-sync-e2e";
-const OF_SMALL: &str = "clustersync.io/cluster=small";
 const REST: Duration = Duration::from_secs(60);
 
 fn main() {
@@ -54,27 +56,31 @@ async fn everything(image: &str, client_image: &str) {
     clear();
     install(image, &mut table);
     let before = objects();
-    create(image, &mut table);
+    create("small", image, &mut table);
     propose_from_a_pod(client_image, &mut table);
     let mut written = lose_the_leader(&client, &mut table).await;
     written.extend(lose_every_pod(&client, &mut table).await);
-    read_all(
-        &client,
-        "read after all pods were lost",
-        &written,
-        &mut table,
-    )
-    .await;
+    let step = "read after all pods were lost";
+    read_all(&client, step, "small", &written, &mut table).await;
     rest(&client, &mut table).await;
-    delete(&before, &mut table).await;
-    create(image, &mut table);
-    read_all(
-        &client,
-        "read after deletion, from the volumes",
-        &written,
-        &mut table,
-    )
-    .await;
+    delete("small", &before, &mut table).await;
+    create("small", image, &mut table);
+    let step = "read after deletion, from the volumes";
+    read_all(&client, step, "small", &written, &mut table).await;
+    written.extend(day_two::roll_one_role(&client, &mut table).await);
+    written.extend(day_two::switch_stores_on(&client, &written, &mut table).await);
+    written.extend(day_two::scale(&client, &mut table).await);
+    written.extend(day_two::drain(&client, &mut table).await);
+    written.extend(day_two::grow(&client, &mut table).await);
+    day_two::pause(&mut table).await;
+    day_two::stop_and_resume(&mut table).await;
+    let step = "read after all that";
+    read_all(&client, step, "small", &written, &mut table).await;
+    create("full", image, &mut table);
+    let rolled = day_two::roll(&client, &mut table).await;
+    let step = "read after the roll";
+    read_all(&client, step, "full", &rolled, &mut table).await;
+    remove("full");
     lose_a_volume(&client, &mut table).await;
     uninstall(&client, &mut table).await;
     clear();
@@ -142,29 +148,63 @@ fn install(image: &str, table: &mut Table) {
     table.row("helm test", started, "");
 }
 
-fn create(image: &str, table: &mut Table) {
-    let sample =
-        std::fs::read_to_string(root().join("crds/samples/small.yaml")).expect("the sample");
+fn create(sample_name: &str, image: &str, table: &mut Table) {
+    let file = format!("crds/samples/{sample_name}.yaml");
+    let sample = std::fs::read_to_string(root().join(&file)).expect("the sample");
     let mut sample: Value = serde_saphyr::from_str(&sample).expect("YAML");
     sample["metadata"]["namespace"] = json!(NAMESPACE);
     sample["spec"]["image"] = json!(image);
     sample["spec"]["imagePullPolicy"] = json!("IfNotPresent");
     let started = Instant::now();
     apply(&sample);
-    wait_until_ready();
-    let line = kubectl(&["get", "paxos", "small", "-n", NAMESPACE, "--no-headers"]);
-    table.row(
-        "kubectl apply small.yaml until Ready",
-        started,
+    wait_until_ready(sample_name);
+    let took = started.elapsed();
+    let line = kubectl(&["get", "paxos", sample_name, "-n", NAMESPACE, "--no-headers"]);
+    table.add(
+        &format!("kubectl apply {file} until Ready"),
+        took,
         line.split_whitespace().collect::<Vec<_>>().join(" "),
     );
 }
 
-fn wait_until_ready() {
+fn wait_until_ready(cluster: &str) {
     kubectl(&[
         "wait",
         "--for=condition=Ready",
-        "paxoscluster/small",
+        &format!("paxoscluster/{cluster}"),
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ]);
+}
+
+/// A condition of a cluster, when it has it.
+fn condition(cluster: &str, name: &str) -> Option<Value> {
+    let object = get(&["paxos", cluster, "-n", NAMESPACE]);
+    let conditions = object["status"]["conditions"].as_array()?;
+    let mut conditions = conditions.iter();
+    conditions.find(|c| c["type"] == name).cloned()
+}
+
+/// A cluster and its volumes.
+fn remove(cluster: &str) {
+    let selector = format!("clustersync.io/cluster={cluster}");
+    kubectl(&["delete", "paxos", cluster, "-n", NAMESPACE, "--timeout=60s"]);
+    kubectl(&[
+        "wait",
+        "--for=delete",
+        "pods",
+        "-l",
+        &selector,
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ]);
+    kubectl(&[
+        "delete",
+        "pvc",
+        "-l",
+        &selector,
         "-n",
         NAMESPACE,
         "--timeout=60s",
@@ -230,17 +270,17 @@ fn propose_from_a_pod(client_image: &str, table: &mut Table) {
 async fn lose_the_leader(client: &kube::Client, table: &mut Table) -> Vec<Committed> {
     let writers = Writers::start(client, NAMESPACE, "small", "leader", 4);
     at_least(&writers, 50).await;
-    let leader = leader(client).await;
+    let leader = leader(client, "small").await;
     let pod = format!("small-proposer-{leader}");
     let before = writers.count();
     let started = Instant::now();
     kubectl(&["delete", "pod", &pod, "-n", NAMESPACE, "--wait=false"]);
     at_least(&writers, before + 100).await;
-    wait_until_whole().await;
+    wait_until_whole("small", 8).await;
     let whole = started.elapsed();
     at_least(&writers, writers.count() + 100).await;
     let written = writers.finish().await;
-    let next = self::leader(client).await;
+    let next = self::leader(client, "small").await;
     table.add(
         &format!("delete leader pod {pod} under 4 writers, until Ready"),
         whole,
@@ -257,12 +297,12 @@ async fn lose_every_pod(client: &kube::Client, table: &mut Table) -> Vec<Committ
         "delete",
         "pods",
         "-l",
-        OF_SMALL,
+        "clustersync.io/cluster=small",
         "-n",
         NAMESPACE,
         "--wait=false",
     ]);
-    wait_until_whole().await;
+    wait_until_whole("small", 8).await;
     let whole = started.elapsed();
     at_least(&writers, writers.count() + 50).await;
     let written = writers.finish().await;
@@ -282,12 +322,8 @@ async fn lose_a_volume(client: &kube::Client, table: &mut Table) {
     let started = Instant::now();
     kubectl(&["delete", "pvc", claim, "-n", NAMESPACE, "--wait=false"]);
     kubectl(&["delete", "pod", pod, "-n", NAMESPACE, "--wait=false"]);
-    let degraded = || {
-        let object = get(&["paxos", "small", "-n", NAMESPACE]);
-        let conditions = object["status"]["conditions"].as_array().cloned();
-        let mut conditions = conditions.unwrap_or_default().into_iter();
-        conditions.find(|c| c["type"] == "Degraded" && c["reason"] == "DiskRefused")
-    };
+    let degraded =
+        || condition("small", "Degraded").filter(|degraded| degraded["reason"] == "DiskRefused");
     let condition = eventually("DiskRefused", Duration::from_secs(120), degraded).await;
     let took = started.elapsed();
     let message = condition["message"].as_str().unwrap_or_default();
@@ -340,9 +376,10 @@ fn tale(written: &Written) -> String {
 
 /// Until no pod is on its way out or in, and the operator has seen it: the condition alone may still
 /// tell of the time before.
-async fn wait_until_whole() {
+async fn wait_until_whole(cluster: &str, count: usize) {
+    let selector = format!("clustersync.io/cluster={cluster}");
     let pods = || -> Vec<Value> {
-        let pods = get(&["pods", "-l", OF_SMALL, "-n", NAMESPACE]);
+        let pods = get(&["pods", "-l", &selector, "-n", NAMESPACE]);
         pods["items"].as_array().cloned().unwrap_or_default()
     };
     let ready = |pod: &Value| {
@@ -355,18 +392,20 @@ async fn wait_until_whole() {
                 .iter()
                 .any(|c| c["type"] == "Ready" && c["status"] == "True")
     };
-    eventually("8 pods are ready", Duration::from_secs(120), || {
+    let what = format!("{count} pods are ready");
+    eventually(&what, Duration::from_secs(120), || {
         let pods = pods();
-        (pods.len() == 8 && pods.iter().all(ready)).then_some(())
+        (pods.len() == count && pods.iter().all(ready)).then_some(())
     })
     .await;
-    wait_until_ready();
+    wait_until_ready(cluster);
 }
 
 /// The leader, as any of the proposers knows it.
-async fn leader(client: &kube::Client) -> u64 {
+async fn leader(client: &kube::Client, cluster: &str) -> u64 {
+    let service = format!("services/{cluster}:http");
     for _ in 0..100 {
-        let answer = request(client, NAMESPACE, "services/small:http", "/status", None).await;
+        let answer = request(client, NAMESPACE, &service, "/status", None).await;
         if let Some(leader) = answer
             .ok()
             .and_then(|answer| answer.json()["leader_id"].as_u64())
@@ -379,12 +418,19 @@ async fn leader(client: &kube::Client) -> u64 {
 }
 
 /// Every committed write is there, as it was written.
-async fn read_all(client: &kube::Client, step: &str, written: &[Committed], table: &mut Table) {
+async fn read_all(
+    client: &kube::Client,
+    step: &str,
+    cluster: &str,
+    written: &[Committed],
+    table: &mut Table,
+) {
+    let reader = format!("services/{cluster}-reader:http");
     let started = Instant::now();
     let mut lost = Vec::new();
     for write in written {
         let path = format!("/resource/{}", write.resource);
-        let answer = request(client, NAMESPACE, "services/small-reader:http", &path, None).await;
+        let answer = request(client, NAMESPACE, &reader, &path, None).await;
         match answer {
             Ok(answer) if answer.status == 200 && answer.json()["data"] == write.data => {}
             Ok(answer) => lost.push(format!(
@@ -560,12 +606,12 @@ fn objects() -> BTreeSet<String> {
     objects
 }
 
-async fn delete(before: &BTreeSet<String>, table: &mut Table) {
+async fn delete(cluster: &str, before: &BTreeSet<String>, table: &mut Table) {
     let started = Instant::now();
     kubectl(&[
         "delete",
         "paxoscluster",
-        "small",
+        cluster,
         "-n",
         NAMESPACE,
         "--timeout=60s",
