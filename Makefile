@@ -62,6 +62,13 @@ chaos:
 	PROPOSER=$(CURDIR)/target/release/proposer \
 	    $(CARGO) run --locked -p tests --bin chaos -- --cycles $(CYCLES) --faults all
 
+## soak: SOAKS runs of a minute, each a cluster of its own under kills and partitions with 8 clients
+SOAKS ?= 20
+soak:
+	$(CARGO) build --locked --release -p proposer
+	PROPOSER=$(CURDIR)/target/release/proposer $(CARGO) run --locked -p tests --bin chaos -- \
+	    --soak $(SOAKS) --seconds 60 --faults kill,split,partial,mute,deaf
+
 ## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
 e2e:
 	$(CARGO) test --locked -p tests --test e2e -- --nocapture

@@ -138,7 +138,9 @@ impl Error {
     fn call(&self) -> Option<&kube::Error> {
         match self {
             Error::Observe(source)
-            | Error::Apply(apply::Error::Api { source, .. })
+            | Error::Apply(
+                apply::Error::Api { source, .. } | apply::Error::NotGrown { source, .. },
+            )
             | Error::Evict { source, .. }
             | Error::Status(source) => Some(source),
             Error::Apply(apply::Error::NotOurs { .. }) | Error::TooSlow => None,

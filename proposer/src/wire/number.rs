@@ -121,6 +121,9 @@ mod tests {
         assert_eq!(parse("255", "1000000", "12"), Ok(numbers));
         assert_eq!(parse("255.0", "1e6", "12.9"), parse("255", "1000000", "12"));
         assert_eq!(parse("0", "null", "0").unwrap().large, None);
+        // A parser that rounds would make it ….8.
+        let large = parse("0", "2066028014242073.0", "0").unwrap().large;
+        assert_eq!(large, Some(2_066_028_014_242_073));
         let largest = u64::MAX.to_string();
         assert_eq!(parse("0", &largest, "0").unwrap().large, Some(u64::MAX));
     }
