@@ -5,12 +5,12 @@
 mod faults;
 #[path = "operator/lease.rs"]
 mod lease;
-#[path = "operator/scaling.rs"]
-mod scaling;
 #[path = "operator/rest.rs"]
 mod rest;
 #[path = "operator/roll.rs"]
 mod roll;
+#[path = "operator/scaling.rs"]
+mod scaling;
 #[path = "operator/volumes.rs"]
 mod volumes;
 

@@ -10,9 +10,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolumeClaim, Pod, PodCondition, Service,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, PodCondition, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -161,15 +159,16 @@ pub async fn observe(
 ) -> kube::Result<Observed> {
     let made_for = names::made_for(&cluster.name);
     let of_cluster = names::of_cluster(&cluster.name);
-    let (stateful_sets, services, config_maps, disruption_budgets, network_policies, claims, pods) = try_join!(
-        list::<StatefulSet>(client, cluster, &made_for),
-        list::<Service>(client, cluster, &made_for),
-        list::<ConfigMap>(client, cluster, &made_for),
-        list::<PodDisruptionBudget>(client, cluster, &made_for),
-        list::<NetworkPolicy>(client, cluster, &made_for),
-        list::<PersistentVolumeClaim>(client, cluster, &of_cluster),
-        list::<Pod>(client, cluster, &made_for),
-    )?;
+    let (stateful_sets, services, config_maps, disruption_budgets, network_policies, claims, pods) =
+        try_join!(
+            list::<StatefulSet>(client, cluster, &made_for),
+            list::<Service>(client, cluster, &made_for),
+            list::<ConfigMap>(client, cluster, &made_for),
+            list::<PodDisruptionBudget>(client, cluster, &made_for),
+            list::<NetworkPolicy>(client, cluster, &made_for),
+            list::<PersistentVolumeClaim>(client, cluster, &of_cluster),
+            list::<Pod>(client, cluster, &made_for),
+        )?;
     // Learners last: what the acceptors forget after they were asked is not asked of a learner.
     let (learners, others): (Vec<_>, Vec<_>) =
         pods.iter().partition(|pod| plays(pod, Role::Learner));

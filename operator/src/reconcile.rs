@@ -272,17 +272,19 @@ pub async fn run(
         .zip(context.everywhere::<ConfigMap>())
         .zip(context.everywhere::<PodDisruptionBudget>())
         .zip(context.everywhere::<NetworkPolicy>())
-        .map(|(((((clusters, sets), services), config_maps), budgets), policies)| {
-            // Of what it owns, a controller reads the metadata only and keeps nothing.
-            Controller::new(clusters, config.clone())
-                .owns(sets, ours.clone())
-                .owns(services, ours.clone())
-                .owns(config_maps, ours.clone())
-                .owns(budgets, ours.clone())
-                .owns(policies, ours.clone())
-                .with_config(controller::Config::default().concurrency(concurrency))
-                .graceful_shutdown_on(shutdown.clone())
-        })
+        .map(
+            |(((((clusters, sets), services), config_maps), budgets), policies)| {
+                // Of what it owns, a controller reads the metadata only and keeps nothing.
+                Controller::new(clusters, config.clone())
+                    .owns(sets, ours.clone())
+                    .owns(services, ours.clone())
+                    .owns(config_maps, ours.clone())
+                    .owns(budgets, ours.clone())
+                    .owns(policies, ours.clone())
+                    .with_config(controller::Config::default().concurrency(concurrency))
+                    .graceful_shutdown_on(shutdown.clone())
+            },
+        )
         .collect();
     let stores: Vec<_> = controllers.iter().map(Controller::store).collect();
     context.metrics.show_clusters(stores.clone());

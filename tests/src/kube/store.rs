@@ -324,7 +324,9 @@ impl Store {
         if let Some(live) = &live {
             object["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
             object["metadata"]["uid"] = live["metadata"]["uid"].clone();
-            object["metadata"]["generation"] = live["metadata"]["generation"].clone();
+            if let Some(generation) = live["metadata"].get("generation") {
+                object["metadata"]["generation"] = generation.clone();
+            }
             if object == *live {
                 return Ok(object);
             }
