@@ -27,6 +27,8 @@ pub const APPLIED_ANNOTATION: &str = "clustersync.io/applied";
 /// The acceptor count with which a cluster began, on the acceptors' StatefulSet: it is there even
 /// when the PaxosCluster's status was lost, as after a restore from a backup.
 pub const ACCEPTORS_ANNOTATION: &str = "clustersync.io/acceptors";
+/// How many learners there are when the cluster is not stopped, on their StatefulSet.
+pub const LEARNERS_ANNOTATION: &str = "clustersync.io/learners";
 /// A digest of the template that a pod was made from, on the pod: what differs is restarted.
 pub const TEMPLATE_ANNOTATION: &str = "clustersync.io/template";
 /// What `kubectl rollout restart` writes into a StatefulSet's template.

@@ -75,7 +75,12 @@ pub(crate) fn surplus(cluster: &Cluster, sets: &[StatefulSet]) -> Option<u8> {
     let name = names::role(&cluster.name, Role::Learner);
     let mut sets = sets.iter();
     let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name))?;
-    let live = u8::try_from(set.spec.as_ref()?.replicas?).ok()?;
+    let annotations = set.metadata.annotations.as_ref();
+    let live = match set.spec.as_ref()?.replicas? {
+        // A stopped cluster goes on as the one that was stopped.
+        0 => annotations?.get(names::LEARNERS_ANNOTATION)?.parse().ok()?,
+        live => u8::try_from(live).ok()?,
+    };
     (live > wanted).then_some(live)
 }
 
@@ -217,6 +222,19 @@ mod tests {
         observed.pods.pop();
         assert_eq!(learners(1, &observed), (1, 2));
         assert_eq!(learners(4, &observed), (4, 4), "up, all at once");
+    }
+
+    #[test]
+    fn learners_that_a_stopped_cluster_had_come_back_before_they_leave() {
+        let mut observed = three_learners([None; 3]);
+        observed.acceptors.clear();
+        observed.pods.clear();
+        let set = &mut observed.stateful_sets[0];
+        set.spec.as_mut().unwrap().replicas = Some(0);
+        assert_eq!(learners(1, &observed), (1, 1), "it never had more");
+        let had = (names::LEARNERS_ANNOTATION.to_owned(), "3".to_owned());
+        observed.stateful_sets[0].metadata.annotations = Some([had].into());
+        assert_eq!(learners(1, &observed), (3, 3));
     }
 
     #[test]

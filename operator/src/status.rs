@@ -144,12 +144,20 @@ impl Situation {
         let pods = roll::expected(before, cluster, observed, sets, None);
         let outdated = roll::outdated_roles(&pods);
         let done = |role| {
-            let wanted = cluster.group(role).map(|group| i32::from(group.replicas));
+            let wanted = cluster.group(role).map(|group| group.replicas);
+            let wanted = wanted.map(|wanted| {
+                if cluster.stopped {
+                    0
+                } else {
+                    i32::from(wanted)
+                }
+            });
             let set = set_of(cluster, role, sets);
             set.is_some_and(|set| has_all_pods(set) && replicas(set) == wanted)
                 && !outdated.contains(&role)
         };
         let held = Plan::of(cluster, observed).held;
+        let held = held.filter(|_| !cluster.stopped);
         let rolling = counts.iter().filter(|(role, _)| !done(*role));
         let rolling = list(rolling.map(|(role, _)| format!("{role}s")))
             .map(|roles| format!("being brought up to date: {roles}"));

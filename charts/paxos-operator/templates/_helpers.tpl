@@ -18,7 +18,7 @@
 {{/* A Deployment's selector cannot change: nothing that an upgrade changes belongs here. */}}
 {{- define "paxos-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "paxos-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "paxos-operator.labels" -}}

@@ -32,10 +32,12 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
     let role = group.role;
     let name = names::role(&cluster.name, role);
     let mut metadata = metadata(cluster, name.clone(), Some(role));
-    if role == Role::Acceptor {
-        let acceptors = cluster.members.count().to_string();
-        metadata.annotations = Some([(names::ACCEPTORS_ANNOTATION.to_owned(), acceptors)].into());
-    }
+    let count = match role {
+        Role::Acceptor => Some((names::ACCEPTORS_ANNOTATION, cluster.members.count())),
+        Role::Learner => Some((names::LEARNERS_ANNOTATION, plan.replicas(role))),
+        Role::Proposer | Role::Store => None,
+    };
+    metadata.annotations = count.map(|(key, count)| [(key.to_owned(), count.to_string())].into());
     StatefulSet {
         metadata,
         spec: Some(StatefulSetSpec {
