@@ -62,7 +62,12 @@ async fn everything(image: &str, client_image: &str) {
     written.extend(lose_every_pod(&client, &mut table).await);
     let step = "read after all pods were lost";
     read_all(&client, step, "small", &written, &mut table).await;
+    let company: Vec<String> = (1..=9).map(|k| format!("company-{k}")).collect();
+    create_smallest(&company, image, &mut table);
     rest(&client, &mut table).await;
+    for cluster in &company {
+        remove(cluster);
+    }
     delete("small", &before, &mut table).await;
     create("small", image, &mut table);
     let step = "read after deletion, from the volumes";
@@ -165,6 +170,32 @@ fn create(sample_name: &str, image: &str, table: &mut Table) {
         took,
         line.split_whitespace().collect::<Vec<_>>().join(" "),
     );
+}
+
+/// Clusters of one node a role.
+fn create_smallest(clusters: &[String], image: &str, table: &mut Table) {
+    let one = json!({ "replicas": 1 });
+    let started = Instant::now();
+    for cluster in clusters {
+        apply(&json!({
+            "apiVersion": "clustersync.io/v1alpha1",
+            "kind": "PaxosCluster",
+            "metadata": { "name": cluster, "namespace": NAMESPACE },
+            "spec": {
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "proposer": one, "acceptor": one, "learner": one,
+            },
+        }));
+    }
+    for cluster in clusters {
+        wait_until_ready(cluster);
+    }
+    let step = format!(
+        "{} more clusters, of one node a role, until Ready",
+        clusters.len()
+    );
+    table.row(&step, started, "");
 }
 
 fn wait_until_ready(cluster: &str) {
@@ -486,9 +517,13 @@ async fn snapshot(client: &kube::Client) -> BTreeMap<String, String> {
     seen
 }
 
+/// Of the one that leads: the others wait.
 async fn operator_metrics(client: &kube::Client) -> String {
-    let service = format!("services/{RELEASE}:metrics");
-    let answer = request(client, SYSTEM, &service, "/metrics", None).await;
+    let lease = get(&["lease", RELEASE, "-n", SYSTEM]);
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+    let (pod, _) = holder.split_once('_').expect("it begins with the pod");
+    let target = format!("pods/{pod}:8080");
+    let answer = request(client, SYSTEM, &target, "/metrics", None).await;
     let answer = answer.expect("the API server answers");
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.body

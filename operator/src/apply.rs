@@ -38,8 +38,8 @@ pub enum Error {
     },
     /// A volume cannot grow. No volume of its role was touched.
     #[error(
-        "PersistentVolumeClaim {claim} cannot grow to {size}: {}: set spec.{role}.storage.size back to \
-         what it was",
+        "PersistentVolumeClaim {claim} cannot grow to {size}: {}: set allowVolumeExpansion in its \
+         StorageClass, or spec.{role}.storage.size back to what it was",
         in_short(.source)
     )]
     NotGrown {
@@ -247,13 +247,14 @@ impl Writer<'_> {
         Ok(applied)
     }
 
-    /// Has the kubelets look at what they mount: by themselves they do so once a minute. A courtesy, so
-    /// one that fails is left to the next time.
+    /// Has the kubelets look at what they mount: by themselves they do so once a minute, and ten seconds
+    /// after a new pod came to them before its volume was bound. A courtesy, so one that fails is left to
+    /// the next time.
     async fn nudge(&self, config_maps: &[ConfigMap], pods: &[Pod]) {
         let data = config_maps.iter().map(|map| &map.data);
         let digest = digest(&json!(data.collect::<Vec<_>>()));
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
-        for pod in pods.iter().filter(|pod| runs(pod)) {
+        for pod in pods.iter().filter(|pod| has_kubelet(pod)) {
             let name = pod.name_any();
             if pod.annotations().get(names::MEMBERS_ANNOTATION) == Some(&digest) {
                 continue;
@@ -328,12 +329,9 @@ impl Writer<'_> {
     }
 }
 
-fn runs(pod: &Pod) -> bool {
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
+fn has_kubelet(pod: &Pod) -> bool {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+    node.is_some() && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn kind<K: Resource<DynamicType = ()>>() -> String {

@@ -348,6 +348,7 @@ impl ApiServer {
         let tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
         let added = json!({ "key": "node.kubernetes.io/not-ready", "operator": "Exists" });
         spec["tolerations"] = tolerations.into_iter().chain([added]).collect();
+        spec["nodeName"] = json!("node-a");
         self.create(json!({
             "apiVersion": "v1",
             "kind": "Pod",
