@@ -277,6 +277,8 @@ pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Commit
     let grows = class.is_some_and(|class| class["allowVolumeExpansion"] == true);
     let started = Instant::now();
     let size = |size: &str| json!({ "learner": { "storage": { "size": size } } });
+    let object = get(&["paxos", "small", "-n", NAMESPACE]);
+    let was = object["spec"]["learner"]["storage"]["size"].clone();
     patch("small", &size("6Gi"));
     kill_operator();
     let found = if grows {
@@ -297,7 +299,7 @@ pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Commit
             conditions.contains("allowVolumeExpansion").then_some(())
         })
         .await;
-        patch("small", &json!({ "learner": { "storage": null } }));
+        patch("small", &size(was.as_str().expect("a size")));
         "the class does not allow it, and the status says so"
     };
     wait_until_whole("small", before.len()).await;
