@@ -36,11 +36,11 @@ pub enum Command {
 /// Which cluster to try.
 #[derive(Clone, Debug, Args)]
 pub struct Check {
-    /// Where to propose, such as http://small.default.svc:8080.
+    /// Where to propose, such as `http://small.default.svc:8080`.
     #[arg(long)]
     pub proposers: String,
 
-    /// Where to read, such as http://small-reader.default.svc:8080.
+    /// Where to read, such as `http://small-reader.default.svc:8080`.
     #[arg(long)]
     pub readers: String,
 
@@ -69,9 +69,9 @@ pub struct Local {
 /// How to run the controller.
 #[derive(Clone, Debug, Args)]
 pub struct Run {
-    /// Where to serve /healthz, /readyz and /metrics.
-    #[arg(long, default_value = "0.0.0.0:8080")]
-    pub listen: SocketAddr,
+    /// Where to serve /healthz, /readyz and /metrics [default: port 8080 of every address, IPv6 or IPv4].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 
     /// How to write logs to stdout; RUST_LOG says which (default: info).
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]

@@ -16,6 +16,7 @@ use operator::local;
 use operator::observe::OverHttp;
 use operator::reconcile::{self, Context, Options};
 use operator::telemetry::{self, Metrics};
+use proposer::config::DEFAULT_PORT;
 use tokio::signal::unix::{SignalKind, signal};
 
 type Failure = Box<dyn std::error::Error>;
@@ -81,9 +82,14 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
 async fn run(options: &Run) -> Result<(), Failure> {
     telemetry::start_logs(options.log_format);
     let metrics = Arc::new(Metrics::default());
-    let listener = tokio::net::TcpListener::bind(options.listen)
-        .await
-        .map_err(|error| format!("--listen {}: {error}", options.listen))?;
+    let listener = match options.listen {
+        Some(address) => tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(|error| format!("--listen {address}: {error}"))?,
+        None => proposer::serve::bind(DEFAULT_PORT)
+            .map_err(|error| format!("port {DEFAULT_PORT}: {error}: choose another by --listen"))?,
+    };
+    let listen = listener.local_addr()?;
     let probes = axum::serve(listener, telemetry::router(metrics.clone())).into_future();
 
     let config = kube::Config::infer().await?;
@@ -106,7 +112,7 @@ async fn run(options: &Run) -> Result<(), Failure> {
         ended.await;
         tracing::info!("shutting down");
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %options.listen, "started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %listen, "started");
     tokio::select! {
         ended = reconcile::operate(context, election, shutdown.boxed().shared()) => Ok(ended?),
         ended = probes => Ok(ended?),

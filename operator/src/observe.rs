@@ -53,6 +53,8 @@ pub struct Observed {
     pub learners: Vec<Answer>,
     /// Acceptors that must not vote with the disk they have.
     pub refused: Vec<Refused>,
+    /// Learners and stores that have stopped for good, as their pods and why.
+    pub halted: Vec<(String, String)>,
     /// What each node said that answered, by its pod.
     pub answers: BTreeMap<String, Answer>,
 }
@@ -84,6 +86,8 @@ pub struct Answer {
     pub committed_instance_id: i64,
     /// An acceptor's: why it must not vote.
     pub refusal: Option<String>,
+    /// A learner's or a store's: why it has stopped for good.
+    pub halted: Option<String>,
     /// An acceptor's: up to here it has forgotten what was chosen.
     pub trimmed_instance_id: Option<i64>,
     /// A learner's: up to here it has on disk what was chosen.
@@ -188,6 +192,10 @@ pub async fn observe(
     let acceptors = pods.iter().filter(|pod| plays(pod, Role::Acceptor));
     let refused = acceptors.filter_map(|pod| refused(pod, answer(pod)?));
     let refused = refused.collect();
+    let halted = answers
+        .iter()
+        .filter_map(|(pod, answer)| Some((pod.clone(), answer.halted.clone()?)));
+    let halted = halted.collect();
     Ok(Observed {
         stateful_sets,
         services,
@@ -200,6 +208,7 @@ pub async fn observe(
         learners: of(Role::Learner),
         pods,
         refused,
+        halted,
         answers,
     })
 }

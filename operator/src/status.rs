@@ -6,6 +6,7 @@ mod events;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proposer::config::Role;
+use proposer::driver::learner::AGREEMENT_IS_VIOLATED;
 
 use crate::cluster::{Cluster, Group, Invalid};
 use crate::crd::{MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
@@ -92,7 +93,8 @@ struct Situation {
     stuck: Option<String>,
     available: Verdict,
     /// Which acceptors must not vote, with pod, claim and reason; `None` when none is.
-    refused: Option<String>,
+    /// What does not mend itself: the reason and the nodes.
+    broken: Option<(&'static str, String)>,
     /// Whether this cluster was never whole: nodes that are missing are still expected to come.
     starting: bool,
     stopped: bool,
@@ -178,10 +180,7 @@ impl Situation {
             rolling: list(rolling.into_iter().chain(held).chain(step)),
             stuck,
             available: availability(cluster, &counts, answers, leader),
-            refused: list(observed.refused.iter().map(|refused| {
-                let Refused { pod, claim, why } = refused;
-                format!("pod {pod} with PersistentVolumeClaim {claim} must not vote: {why}")
-            })),
+            broken: broken(observed),
             counts,
             starting: false,
             stopped: cluster.stopped,
@@ -200,8 +199,8 @@ impl Situation {
         let never_whole = before.status.condition("Degraded").is_none_or(|was| {
             [STARTING, STOPPED, INVALID_SPEC, APPLY_FAILED].contains(&was.reason.as_str())
         });
-        // A disk that is refused will not be whole by waiting.
-        let waits = situation.refused.is_none();
+        // What is broken will not be whole by waiting.
+        let waits = situation.broken.is_none();
         situation.starting = never_whole && waits && !cluster.stopped && !situation.is_whole();
         situation
     }
@@ -248,11 +247,6 @@ impl Situation {
         }
     }
 
-    fn disk_refused(&self, status: &'static str) -> Verdict {
-        let message = self.refused.clone().unwrap_or_default();
-        (status, DISK_REFUSED, message)
-    }
-
     fn roll_stuck(&self, status: &'static str) -> Verdict {
         (status, ROLL_STUCK, self.stuck.clone().unwrap_or_default())
     }
@@ -274,7 +268,7 @@ impl Situation {
                 ("False", STARTING, message.clone())
             }
             _ if !self.is_available() => self.available.clone(),
-            _ if self.refused.is_some() => self.disk_refused("False"),
+            _ if let Some((reason, message)) = &self.broken => ("False", reason, message.clone()),
             _ if self.stuck.is_some() => self.roll_stuck("False"),
             (Some(short), _) => ("False", "NodesNotReady", short.clone()),
             (None, Some(rolling)) => ("False", ROLLING_OUT, rolling.clone()),
@@ -301,7 +295,7 @@ impl Situation {
             _ if self.stopped => ("False", STOPPED, self.available.2.clone()),
             _ if self.starting => ("False", STARTING, "nodes are being started".to_owned()),
             // Said first: it does not mend itself.
-            _ if self.refused.is_some() => self.disk_refused("True"),
+            _ if let Some((reason, message)) = &self.broken => ("True", reason, message.clone()),
             _ if !self.is_available() => {
                 let (_, reason, message) = &self.available;
                 ("True", reason, message.clone())
@@ -378,6 +372,10 @@ pub const INVALID_SPEC: &str = "InvalidSpec";
 pub const APPLY_FAILED: &str = "ApplyFailed";
 /// The reason when an acceptor must not vote with the disk it has.
 pub const DISK_REFUSED: &str = "DiskRefused";
+/// The reason when a learner has applied something else than the others.
+pub const AGREEMENT_VIOLATED: &str = "AgreementViolated";
+/// The reason when a learner or a store has stopped for good.
+pub const NODE_HALTED: &str = "NodeHalted";
 /// The reason while pods are started, replaced or stopped one after the other.
 pub const ROLLING_OUT: &str = "RollingOut";
 /// The reason when that does not go on.
@@ -428,6 +426,28 @@ impl PaxosClusterStatus {
         self.condition(type_)
             .is_some_and(|condition| condition.status == "True")
     }
+}
+
+/// What does not mend itself. That learners disagree is worst.
+fn broken(observed: &Observed) -> Option<(&'static str, String)> {
+    let halted = |(pod, why): &(String, String)| format!("pod {pod} has stopped: {why}");
+    let (disagreeing, halting): (Vec<_>, Vec<_>) =
+        (observed.halted.iter()).partition(|(_, why)| why.starts_with(AGREEMENT_IS_VIOLATED));
+    let refused = observed.refused.iter().map(|refused| {
+        let Refused { pod, claim, why } = refused;
+        format!("pod {pod} with PersistentVolumeClaim {claim} must not vote: {why}")
+    });
+    let found = [
+        (
+            AGREEMENT_VIOLATED,
+            list(disagreeing.into_iter().map(halted)),
+        ),
+        (DISK_REFUSED, list(refused)),
+        (NODE_HALTED, list(halting.into_iter().map(halted))),
+    ];
+    found
+        .into_iter()
+        .find_map(|(reason, nodes)| Some((reason, nodes?)))
 }
 
 /// Whether a write would be committed now.

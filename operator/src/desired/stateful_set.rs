@@ -152,9 +152,11 @@ fn container(cluster: &Cluster, group: &Group) -> Container {
             failure_threshold: Some(3),
             ..probe("/health", 10)
         }),
+        // One that hangs is out within 4 s, and the status tells within 5.
         readiness_probe: Some(Probe {
-            failure_threshold: Some(2),
-            ..probe("/ready", 2)
+            failure_threshold: Some(3),
+            timeout_seconds: Some(1),
+            ..probe("/ready", 1)
         }),
         resources: Some(group.resources.clone()),
         volume_mounts: Some(vec![

@@ -3,7 +3,10 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 
-use super::{APPLY_FAILED, DISK_REFUSED, PAUSED, ROLL_STUCK, STARTING, STOPPED};
+use super::{
+    AGREEMENT_VIOLATED, APPLY_FAILED, DISK_REFUSED, NODE_HALTED, PAUSED, ROLL_STUCK, STARTING,
+    STOPPED,
+};
 use crate::crd::PaxosClusterStatus;
 use crate::roll::Restart;
 
@@ -30,7 +33,8 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
         ));
     }
     if let Some((_, degraded)) = became("Degraded")
-        && [DISK_REFUSED, ROLL_STUCK].contains(&degraded.reason.as_str())
+        && [AGREEMENT_VIOLATED, DISK_REFUSED, NODE_HALTED, ROLL_STUCK]
+            .contains(&degraded.reason.as_str())
     {
         events.push(event(
             EventType::Warning,

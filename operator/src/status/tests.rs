@@ -13,6 +13,7 @@ struct World {
     roll: Decision,
     answers: Vec<Answer>,
     refused: Vec<Refused>,
+    halted: Vec<(String, String)>,
     status: PaxosClusterStatus,
     now: i64,
 }
@@ -50,6 +51,7 @@ impl World {
             roll: Decision::Done,
             answers: Vec::new(),
             refused: Vec::new(),
+            halted: Vec::new(),
             status: PaxosClusterStatus::default(),
             now: 0,
         }
@@ -95,6 +97,7 @@ impl World {
         let observed = Observed {
             proposers: self.answers.clone(),
             refused: self.refused.clone(),
+            halted: self.halted.clone(),
             ..Default::default()
         };
         let before = Before {
@@ -387,4 +390,36 @@ fn a_message_that_quotes_much_still_fits_an_event() {
     let status = invalid(before, &Invalid::new("spec.image", "ä".repeat(2000)));
     let event = events(&none, &status).remove(0);
     assert!(event.note.unwrap().len() <= 1024);
+}
+
+#[test]
+fn learners_that_differ_are_told_before_anything_else() {
+    let halted = |why: &str| ("ledger-learner-2".to_owned(), why.to_owned());
+    let mut world = World::whole().with(Role::Learner, 1);
+    world.halted = vec![halted("instance 7: it cannot be decoded")];
+    assert_eq!(world.look(), ["NodeHalted"]);
+    assert_eq!(
+        world.says(),
+        ["-NodeHalted", "+Committing", "-UpToDate", "+NodeHalted"]
+    );
+    world.refused = vec![Refused {
+        pod: "ledger-acceptor-1".to_owned(),
+        claim: "data-ledger-acceptor-1".to_owned(),
+        why: "it is empty".to_owned(),
+    }];
+    world.halted = vec![halted(&format!(
+        "{AGREEMENT_IS_VIOLATED}: learner 1 differs"
+    ))];
+    assert_eq!(world.look(), ["AgreementViolated"]);
+    let degraded = world.status.condition("Degraded").unwrap();
+    assert!(
+        degraded
+            .message
+            .starts_with("pod ledger-learner-2 has stopped: agreement is violated")
+    );
+    world.halted.clear();
+    assert_eq!(world.look(), ["DiskRefused"]);
+    world.refused.clear();
+    world = world.with(Role::Learner, 2);
+    assert_eq!(world.look(), ["Ready"]);
 }

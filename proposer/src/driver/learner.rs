@@ -57,6 +57,7 @@ mod snapshot;
 mod stores;
 pub(crate) mod transfer;
 
+pub use audit::AGREEMENT_IS_VIOLATED;
 use handle::{Ask, Shared};
 pub use handle::{Busy, Handle, NoEntries, State};
 use snapshot::SNAPSHOT_EVERY_BYTES;

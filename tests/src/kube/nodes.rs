@@ -87,6 +87,7 @@ impl NodeStatus for Nodes {
                     says.committed
                 }),
                 incarnation: Some(format!("start-of-{node_id}")),
+                halted: None,
             })
         }
         .boxed()

@@ -18,6 +18,8 @@ use crate::link::{Link, Links};
 use crate::paxos::audit::{Checkpoint, FORMAT};
 use crate::paxos::ids::{NodeId, Slot};
 
+/// How a learner's `halted` begins when it differs from the others.
+pub const AGREEMENT_IS_VIOLATED: &str = "agreement is violated";
 /// The pause between two rounds of questions.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long a learner may take to answer.
@@ -195,7 +197,7 @@ async fn round(links: &[Link], learner: &Handle, others: &mut BTreeMap<NodeId, O
         && learner.halted().is_none()
     {
         let why = format!(
-            "agreement is violated: learner {id} has applied something else up to instance {slot}. \
+            "{AGREEMENT_IS_VIOLATED}: learner {id} has applied something else up to instance {slot}. \
              Find out which of the two is wrong, and give that one an empty volume"
         );
         learner.post(Ask::Halt(why)).await;
