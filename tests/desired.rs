@@ -374,11 +374,12 @@ fn the_crds_own_rules_refuse_what_parse_refuses() {
     }
 
     let sized = |size: &str| json!({ "learner": { "storage": { "size": size } } });
-    assert_eq!(rules("ledger", Some(sized("1Gi")), sized("1Gi")), Ok(()));
-    assert_eq!(rules("ledger", Some(sized("1Gi")), sized("2Gi")), Ok(()));
-    let numbers = |size: u64| json!({ "learner": { "storage": { "size": size } } });
-    assert_eq!(rules("ledger", Some(sized("1Ki")), numbers(1024)), Ok(()));
-    assert_eq!(rules("ledger", Some(sized("much")), sized("1Gi")), Ok(()));
+    let (larger, back) = (sized("2Gi"), sized("1Gi"));
+    assert_eq!(
+        rules("ledger", Some(larger), back),
+        Ok(()),
+        "it may not have grown"
+    );
     let stored = |storage: Value| json!({ "learner": { "storage": storage } });
     let class = |name: &str| stored(json!({ "storageClassName": name }));
     let modes = |modes: &[&str]| stored(json!({ "accessModes": modes }));
@@ -389,9 +390,6 @@ fn the_crds_own_rules_refuse_what_parse_refuses() {
         Ok(())
     );
     for (old, new, problem) in [
-        (sized("2Gi"), sized("1Gi"), "cannot shrink"),
-        (numbers(1025), sized("1Ki"), "cannot shrink"),
-        (stored(json!({})), sized("1Gi"), "cannot shrink"),
         (class("a"), class("b"), "storageClassName cannot change"),
         (
             stored(json!({})),
@@ -412,6 +410,12 @@ fn the_crds_own_rules_refuse_what_parse_refuses() {
         let refusal = rules("ledger", Some(old.clone()), new.clone()).expect_err(problem);
         assert!(refusal.contains(problem), "{old} {new}: {refusal}");
     }
+}
+
+#[test]
+fn the_crd_fits_the_annotation_of_kubectl_apply() {
+    let crd = to_document(&PaxosCluster::crd());
+    assert!(crd.len() < 64 * 1024, "{} bytes", crd.len());
 }
 
 #[test]

@@ -114,3 +114,36 @@ fn sources(dir: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
+
+#[test]
+fn tests_that_the_table_of_pains_names_exist() {
+    let readme = fs::read_to_string(root().join("tests/README.md")).unwrap();
+    let (_, table) = readme
+        .split_once("## What hurt users of other operators")
+        .expect("it is there");
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let sources: Vec<_> = ["operator", "proposer", "tests"]
+        .iter()
+        .flat_map(|part| sources(&root().join(part)))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let mut named = 0;
+    for row in rows {
+        // Every second piece is in backticks; test names have underscores and nothing else.
+        let is_test = |text: &&str| {
+            text.contains('_')
+                && text
+                    .chars()
+                    .all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+        };
+        for name in row.split('`').skip(1).step_by(2).filter(is_test) {
+            let function = format!("fn {name}(");
+            assert!(
+                sources.iter().any(|text| text.contains(&function)),
+                "no test is called {name}"
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} tests are named");
+}

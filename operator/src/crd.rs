@@ -17,12 +17,6 @@ use serde::{Deserialize, Serialize};
 /// The acceptor count of a spec that says nothing, here for the CEL rule as for [`crate::cluster`].
 pub const DEFAULT_ACCEPTORS: u8 = 5;
 
-/// A size is no smaller than before. One that is none is reported in the status, and can be corrected.
-const SIZE_GROWS: &str = "!isQuantity(has(self.size) ? string(self.size) : '5Gi') \
-    || !isQuantity(has(oldSelf.size) ? string(oldSelf.size) : '5Gi') \
-    || quantity(has(self.size) ? string(self.size) : '5Gi')\
-    .compareTo(quantity(has(oldSelf.size) ? string(oldSelf.size) : '5Gi')) >= 0";
-
 /// A Multi-Paxos cluster: a totally ordered log and key-value store, replicated over proposers
 /// (take requests, elect a leader), acceptors (vote, durably), learners (serve what was chosen) and,
 /// if asked for, stores (keep the data on other disks).
@@ -287,9 +281,9 @@ pub struct Resources {
     pub limits: BTreeMap<String, IntOrString>,
 }
 
-/// A node's volume.
+/// A node's volume. That it is not smaller than the volumes there are is no rule here: a size to which
+/// they could not grow must go back.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new(SIZE_GROWS).message("storage.size cannot shrink (default 5Gi)"))]
 #[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
     .message("storage.storageClassName cannot change after creation"))]
 #[x_kube(validation = Rule::new("(has(self.accessModes) ? self.accessModes : ['ReadWriteOnce']) == (has(oldSelf.accessModes) ? oldSelf.accessModes : ['ReadWriteOnce'])")

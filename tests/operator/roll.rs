@@ -111,6 +111,35 @@ async fn another_image_reaches_every_pod_one_at_a_time_and_the_leader_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rollout_restart_restarts_every_pod_once_and_is_not_undone() {
+    let mut world = World::whole("ledger", small()).await;
+    world.nodes.say(1, 2, 10);
+    world.start();
+    world.start_pods(|_| false);
+    let asked = json!({ "kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z" });
+    let template = json!({ "metadata": { "annotations": asked } });
+    let sets = ["ledger-proposer", "ledger-acceptor", "ledger-learner"];
+    for set in sets {
+        let patch = json!({ "spec": { "template": template } });
+        world.server.edit("statefulsets", NAMESPACE, set, patch);
+    }
+    world.pass(120).await;
+    let mut order = PODS;
+    order[4..].reverse();
+    assert_eq!(world.restarted(), order, "proposer 1 leads");
+    for set in sets {
+        let set = world.server.object("statefulsets", NAMESPACE, set).unwrap();
+        let annotations = &set["spec"]["template"]["metadata"]["annotations"];
+        let key = "kubectl.kubernetes.io/restartedAt";
+        assert_eq!(annotations[key], asked[key]);
+    }
+    assert_eq!(world.condition("ledger", "Ready").0, "True");
+    world.take_writes();
+    world.pass(120).await;
+    assert_eq!(world.take_writes(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_image_stops_at_the_first_pod_and_a_good_one_mends_it() {
     let mut world = World::whole("ledger", small()).await;
     let server = world.server.clone();
