@@ -78,6 +78,7 @@ async fn everything(image: &str, client_image: &str) {
     written.extend(day_two::drain(&client, &mut table).await);
     written.extend(day_two::grow(&client, &mut table).await);
     day_two::pause(&mut table).await;
+    day_two::lose_the_quorum(&mut table).await;
     day_two::stop_and_resume(&mut table).await;
     let step = "read after all that";
     read_all(&client, step, "small", &written, &mut table).await;

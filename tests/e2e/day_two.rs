@@ -262,6 +262,52 @@ pub(super) async fn pause(table: &mut Table) {
     );
 }
 
+/// The status tells of a lost quorum, and of its return. Paused, the operator leaves the lost ones lost.
+pub(super) async fn lose_the_quorum(table: &mut Table) {
+    let pods = uids("small");
+    let annotate = |value: &str| {
+        let annotation = format!("clustersync.io/paused{value}");
+        kubectl(&["annotate", "paxos", "small", "-n", NAMESPACE, &annotation]);
+    };
+    let scale = |replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        kubectl(&[
+            "scale",
+            "statefulset/small-acceptor",
+            "-n",
+            NAMESPACE,
+            &replicas,
+        ]);
+    };
+    annotate("=true");
+    let started = Instant::now();
+    scale("1");
+    eventually("Degraded because QuorumLost", CHANGED_WITHIN, || {
+        condition("small", "Degraded")
+            .filter(|it| it["status"] == "True" && it["reason"] == "QuorumLost")
+    })
+    .await;
+    let ready = condition("small", "Ready").expect("it is told");
+    assert_eq!(ready["status"], "False", "{ready}");
+    table.row("lose 2 of 3 acceptors, until the status tells", started, "");
+    let started = Instant::now();
+    scale("3");
+    eventually("all are back", CHANGED_WITHIN, || {
+        let sets = get(&["statefulset", "small-acceptor", "-n", NAMESPACE]);
+        (sets["status"]["readyReplicas"] == 3).then_some(())
+    })
+    .await;
+    let back = started.elapsed();
+    eventually("Available again", CHANGED_WITHIN, || {
+        condition("small", "Available").filter(|it| it["status"] == "True")
+    })
+    .await;
+    let found = format!("the pods took {:.2} s of it", back.as_secs_f64());
+    table.row("and get them back, until the status tells", started, &found);
+    annotate("-");
+    wait_until_whole("small", pods.len()).await;
+}
+
 /// Volumes grow where their class allows it; where it does not, the status says so and all goes on.
 pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Committed> {
     let before = uids("small");
