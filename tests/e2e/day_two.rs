@@ -331,9 +331,13 @@ pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Commit
         eventually("the claims are larger", CHANGED_WITHIN, || {
             let claims = get(&["pvc", "-l", "clustersync.io/role=learner", "-n", NAMESPACE]);
             let claims = claims["items"].as_array().cloned().unwrap_or_default();
-            claims
-                .iter()
-                .all(|claim| claim["spec"]["resources"]["requests"]["storage"] == "6Gi")
+            // A claim whose node is gone grows when the node comes back.
+            let used = |claim: &&Value| {
+                let name = claim["metadata"]["name"].as_str().unwrap_or_default();
+                before.contains_key(name.trim_start_matches("data-"))
+            };
+            let mut used = claims.iter().filter(used);
+            used.all(|claim| claim["spec"]["resources"]["requests"]["storage"] == "6Gi")
                 .then_some(())
         })
         .await;
