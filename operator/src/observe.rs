@@ -24,7 +24,7 @@ use crate::cluster::{Cluster, Group, Invalid};
 use crate::{names, quantity};
 
 /// A node that takes longer than this is taken for one that does not answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// A `/status` is a few hundred bytes; more than this is not one.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
@@ -53,8 +53,8 @@ pub struct Observed {
     pub learners: Vec<Answer>,
     /// Acceptors that must not vote with the disk they have.
     pub refused: Vec<Refused>,
-    /// Learners and stores that have stopped for good, as their pods and why.
-    pub halted: Vec<(String, String)>,
+    /// Why learners and stores have stopped for good, by their pods.
+    pub halted: BTreeMap<String, String>,
     /// What each node said that answered, by its pod.
     pub answers: BTreeMap<String, Answer>,
 }

@@ -129,6 +129,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) id: i32,
     pub(crate) name: String,
     pub(crate) pod: Option<&'a Pod>,
+    /// Why its node has stopped for good; Kubernetes hears of that some seconds later.
+    halted: Option<&'a str>,
     /// Since when it is ready or is not.
     pub(crate) since: Time,
     /// What a restart would change; `None` when nothing.
@@ -159,6 +161,7 @@ pub(crate) fn expected<'a>(
                 id,
                 since: since(before, &name, pod),
                 outdated: pod.and_then(|pod| outdated(pod, template?)),
+                halted: observed.halted.get(&name).map(String::as_str),
                 name,
                 pod,
             }
@@ -174,7 +177,7 @@ pub(crate) fn expected<'a>(
 
 impl Expected<'_> {
     pub(crate) fn is_ready(&self) -> bool {
-        self.pod.is_some_and(is_ready)
+        self.halted.is_none() && self.pod.is_some_and(is_ready)
     }
 
     /// Whether it exists, and is not on its way out.
@@ -187,12 +190,14 @@ impl Expected<'_> {
         let not_running = |pod| !matches!(state(pod), Some(state) if state.running.is_some());
         self.is_there()
             && !self.is_ready()
-            && (self.pod.is_some_and(not_running) || self.is_away_for(DOWN_AFTER, now))
+            && (self.halted.is_some()
+                || self.pod.is_some_and(not_running)
+                || self.is_away_for(DOWN_AFTER, now))
     }
 
     /// Whether it has been away for too long to be waited for.
     fn is_lost(&self, now: &Time) -> bool {
-        !self.is_ready() && self.is_away_for(BACK_WITHIN, now)
+        self.halted.is_some() || !self.is_ready() && self.is_away_for(BACK_WITHIN, now)
     }
 
     fn is_away_for(&self, limit: SignedDuration, now: &Time) -> bool {
@@ -216,6 +221,9 @@ impl Expected<'_> {
         };
         if !self.is_there() {
             return format!("pod {name} is about to end");
+        }
+        if let Some(why) = self.halted {
+            return format!("pod {name} has stopped: {why}");
         }
         let waiting = state(pod).and_then(|state| state.waiting.as_ref());
         let unscheduled = condition(pod, "PodScheduled").filter(|it| it.status == "False");

@@ -92,7 +92,6 @@ struct Situation {
     /// Why that does not go on; `None` when it does.
     stuck: Option<String>,
     available: Verdict,
-    /// Which acceptors must not vote, with pod, claim and reason; `None` when none is.
     /// What does not mend itself: the reason and the nodes.
     broken: Option<(&'static str, String)>,
     /// Whether this cluster was never whole: nodes that are missing are still expected to come.
@@ -102,6 +101,8 @@ struct Situation {
     /// Of the learners' pods.
     selector: String,
     quorum: i32,
+    /// Whether a pod that counts as ready is restarted now.
+    restarts: bool,
     members: Vec<MemberStatus>,
     leader: Option<i32>,
     term: Option<i64>,
@@ -116,18 +117,14 @@ impl Situation {
         sets: &[StatefulSet],
         roll: &Decision,
     ) -> Situation {
+        let pods = roll::expected(before, cluster, observed, sets, None);
         let count = |group: &Group| {
             let replicas = match cluster.stopped {
                 true => 0,
                 false => i32::from(group.replicas),
             };
-            let ready = match set_of(cluster, group.role, sets) {
-                // Made anew around pods that run: its controller has not counted them yet.
-                Some(set) if is_unseen(set) => before.status.ready(group.role),
-                Some(set) => ready_replicas(set),
-                None => None,
-            };
-            let ready = ready.unwrap_or(0).min(replicas);
+            let ready = pods.iter().filter(|pod| pod.role == group.role);
+            let ready = ready.filter(|pod| pod.is_ready()).count() as i32;
             let summary = format!("{ready}/{replicas}");
             (
                 group.role,
@@ -143,7 +140,6 @@ impl Situation {
             .iter()
             .filter(|(_, count)| count.ready < count.replicas);
         let short = short.map(|(role, count)| format!("{} {role}s", count.summary));
-        let pods = roll::expected(before, cluster, observed, sets, None);
         let outdated = roll::outdated_roles(&pods);
         let done = |role| {
             let wanted = cluster.group(role).map(|group| group.replicas);
@@ -187,6 +183,7 @@ impl Situation {
             acceptors: cluster.members.count(),
             selector: names::selector_text(&cluster.name, Role::Learner),
             quorum: cluster.members.quorum() as i32,
+            restarts: matches!(roll, Decision::Restart(_)),
             members: pods
                 .iter()
                 .map(|pod| member(before, observed, pod))
@@ -242,6 +239,7 @@ impl Situation {
             healthy,
             tolerates,
             safe_to_disrupt: self.is_available()
+                && !self.restarts
                 && tolerates > 0
                 && spare.iter().all(|ready| *ready > 1),
         }
@@ -411,16 +409,6 @@ impl PaxosClusterStatus {
         progressing.is_some_and(|it| it.reason == STOPPED)
     }
 
-    fn ready(&self, role: Role) -> Option<i32> {
-        let count = match role {
-            Role::Proposer => &self.proposer,
-            Role::Acceptor => &self.acceptor,
-            Role::Learner => &self.learner,
-            Role::Store => &self.store,
-        };
-        count.as_ref().map(|count| count.ready)
-    }
-
     /// Whether that condition is `True`.
     pub fn is(&self, type_: &str) -> bool {
         self.condition(type_)
@@ -430,7 +418,7 @@ impl PaxosClusterStatus {
 
 /// What does not mend itself. That learners disagree is worst.
 fn broken(observed: &Observed) -> Option<(&'static str, String)> {
-    let halted = |(pod, why): &(String, String)| format!("pod {pod} has stopped: {why}");
+    let halted = |(pod, why): (&String, &String)| format!("pod {pod} has stopped: {why}");
     let (disagreeing, halting): (Vec<_>, Vec<_>) =
         (observed.halted.iter()).partition(|(_, why)| why.starts_with(AGREEMENT_IS_VIOLATED));
     let refused = observed.refused.iter().map(|refused| {
@@ -560,16 +548,6 @@ fn set_of<'a>(cluster: &Cluster, role: Role, sets: &'a [StatefulSet]) -> Option<
     let name = names::role(&cluster.name, role);
     sets.iter()
         .find(|set| set.metadata.name.as_ref() == Some(&name))
-}
-
-/// Whether the set's controller has not looked at it yet.
-fn is_unseen(set: &StatefulSet) -> bool {
-    let status = set.status.as_ref();
-    status.is_none_or(|status| status.observed_generation.is_none())
-}
-
-fn ready_replicas(set: &StatefulSet) -> Option<i32> {
-    set.status.as_ref()?.ready_replicas
 }
 
 fn replicas(set: &StatefulSet) -> Option<i32> {

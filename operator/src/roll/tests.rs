@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
@@ -14,6 +16,7 @@ struct World {
     pods: Vec<Pod>,
     leader: Option<i32>,
     answers: bool,
+    halted: BTreeMap<String, String>,
     status: PaxosClusterStatus,
 }
 
@@ -39,6 +42,7 @@ impl World {
             pods: Vec::new(),
             leader: Some(1),
             answers: true,
+            halted: BTreeMap::new(),
             status: PaxosClusterStatus::default(),
         };
         world.want(&format!("{{{SPEC}}}"));
@@ -150,6 +154,7 @@ impl World {
         };
         let observed = Observed {
             pods: self.pods.clone(),
+            halted: self.halted.clone(),
             proposers: if self.answers {
                 vec![answer(1), answer(2)]
             } else {
@@ -488,4 +493,20 @@ fn a_restart_names_what_it_changes() {
     }
     world.want(&format!("{{image: 'a:2', debug: true, {SPEC}}}"));
     assert_eq!(world.why(), "resources");
+}
+
+#[test]
+fn a_node_that_has_stopped_holds_a_roll_up_unless_it_is_its_own_turn() {
+    let halted = |pod: &str| {
+        let why = "instance 7: it cannot be decoded".to_owned();
+        BTreeMap::from([(pod.to_owned(), why)])
+    };
+    let mut world = World::new().image("a:2");
+    world.make("ledger-learner-1", true, 90);
+    world.halted = halted("ledger-learner-1");
+    let stuck = "pod ledger-learner-1 has stopped: instance 7: it cannot be decoded";
+    assert_eq!(world.decide(), Decision::Stuck(stuck.to_owned()));
+    // Its new image may mend it.
+    world.halted = halted("ledger-learner-2");
+    assert_eq!(world.next(), "ledger-learner-2");
 }

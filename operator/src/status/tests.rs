@@ -1,7 +1,10 @@
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use k8s_openapi::api::apps::v1::StatefulSetStatus;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
 
 use super::*;
 use crate::crd::PaxosCluster;
@@ -13,7 +16,7 @@ struct World {
     roll: Decision,
     answers: Vec<Answer>,
     refused: Vec<Refused>,
-    halted: Vec<(String, String)>,
+    halted: BTreeMap<String, String>,
     status: PaxosClusterStatus,
     now: i64,
 }
@@ -40,6 +43,23 @@ fn follows(node_id: i32, leader: Option<i32>, term: i64) -> Answer {
     }
 }
 
+/// A ready pod of a set, of the template that the set has.
+fn ready_pod(set: &StatefulSet, k: i32) -> Pod {
+    let template = set.spec.clone().unwrap().template;
+    let ready = json!({
+        "type": "Ready", "status": "True", "lastTransitionTime": "1970-01-01T00:00:00Z",
+    });
+    let pod = json!({
+        "metadata": {
+            "name": format!("{}-{k}", set.metadata.name.as_deref().unwrap()),
+            "annotations": template.metadata.unwrap().annotations,
+        },
+        "spec": template.spec,
+        "status": { "conditions": [ready] },
+    });
+    serde_json::from_value(pod).unwrap()
+}
+
 impl World {
     /// 5 proposers, 5 acceptors and 2 learners, of which none is ready.
     fn new() -> World {
@@ -51,7 +71,7 @@ impl World {
             roll: Decision::Done,
             answers: Vec::new(),
             refused: Vec::new(),
-            halted: Vec::new(),
+            halted: BTreeMap::new(),
             status: PaxosClusterStatus::default(),
             now: 0,
         }
@@ -73,15 +93,18 @@ impl World {
 
     fn status_at(&self, now: &Time) -> PaxosClusterStatus {
         let wanted = desired(&self.cluster, &Plan::new(&self.cluster));
+        let pods = self.ready.iter().flat_map(|(role, ready)| {
+            let set = set_of(&self.cluster, *role, &wanted.stateful_sets).unwrap();
+            (1..=*ready).map(move |k| ready_pod(set, k))
+        });
+        let pods = pods.collect();
         let sets = wanted.stateful_sets.into_iter().zip(&self.cluster.groups);
         let sets = sets.map(|(mut set, group)| {
             let replicas = i32::from(group.replicas);
-            let ready = self.ready.iter().find(|(role, _)| *role == group.role);
             set.metadata.generation = Some(1);
             set.status = Some(StatefulSetStatus {
                 replicas,
                 observed_generation: Some(1),
-                ready_replicas: ready.map(|(_, ready)| *ready),
                 ..Default::default()
             });
             set
@@ -95,6 +118,7 @@ impl World {
             state: PhantomData,
         };
         let observed = Observed {
+            pods,
             proposers: self.answers.clone(),
             refused: self.refused.clone(),
             halted: self.halted.clone(),
@@ -395,9 +419,12 @@ fn a_message_that_quotes_much_still_fits_an_event() {
 #[test]
 fn learners_that_differ_are_told_before_anything_else() {
     let halted = |why: &str| ("ledger-learner-2".to_owned(), why.to_owned());
-    let mut world = World::whole().with(Role::Learner, 1);
-    world.halted = vec![halted("instance 7: it cannot be decoded")];
+    let mut world = World::whole();
+    world.halted = BTreeMap::from([halted("instance 7: it cannot be decoded")]);
     assert_eq!(world.look(), ["NodeHalted"]);
+    assert_eq!(world.status.learner.as_ref().unwrap().summary, "1/2");
+    let quorum = world.status.quorum.as_ref().unwrap();
+    assert!(!quorum.safe_to_disrupt, "one learner is left to read from");
     assert_eq!(
         world.says(),
         ["-NodeHalted", "+Committing", "-UpToDate", "+NodeHalted"]
@@ -407,9 +434,9 @@ fn learners_that_differ_are_told_before_anything_else() {
         claim: "data-ledger-acceptor-1".to_owned(),
         why: "it is empty".to_owned(),
     }];
-    world.halted = vec![halted(&format!(
+    world.halted = BTreeMap::from([halted(&format!(
         "{AGREEMENT_IS_VIOLATED}: learner 1 differs"
-    ))];
+    ))]);
     assert_eq!(world.look(), ["AgreementViolated"]);
     let degraded = world.status.condition("Degraded").unwrap();
     assert!(
@@ -420,6 +447,19 @@ fn learners_that_differ_are_told_before_anything_else() {
     world.halted.clear();
     assert_eq!(world.look(), ["DiskRefused"]);
     world.refused.clear();
-    world = world.with(Role::Learner, 2);
     assert_eq!(world.look(), ["Ready"]);
+}
+
+#[test]
+fn no_pod_is_free_to_go_while_one_is_restarted() {
+    let mut world = World::whole();
+    let safe = |world: &World| world.status.quorum.as_ref().unwrap().safe_to_disrupt;
+    assert!(safe(&world));
+    world.roll = Decision::Restart(roll::Restart {
+        pod: "ledger-acceptor-1".to_owned(),
+        uid: String::new(),
+        why: "resources".to_owned(),
+    });
+    world.look();
+    assert!(!safe(&world));
 }
