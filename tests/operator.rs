@@ -17,8 +17,8 @@ mod volumes;
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tests::kube::RIGID;
 use tests::kube::scenarios::{NAMESPACE, World, every_permission};
+use tests::kube::{Fault, RIGID};
 
 #[tokio::test]
 async fn a_cluster_becomes_all_its_objects_and_owns_them() {
@@ -490,6 +490,47 @@ async fn a_change_that_kubernetes_refuses_is_reported_and_holds_up_nothing_else(
 }
 
 #[tokio::test]
+async fn a_pod_monitor_whose_kind_is_not_defined_is_told_and_holds_up_nothing_else() {
+    let world = World::whole("ledger", json!({ "podMonitor": { "enabled": true } })).await;
+    let monitor = world.server.objects("podmonitors").remove(0);
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!(endpoint["port"], "http", "{monitor}");
+    // What others make of it is no reason to fail.
+    let odd = json!({ "spec": { "podMetricsEndpoints": [{ "targetPort": 1 }] } });
+    world.server.edit("podmonitors", NAMESPACE, "ledger", odd);
+    world.reconcile("ledger").await.unwrap();
+    let mended = world.server.objects("podmonitors").remove(0);
+    assert_eq!(mended["spec"], monitor["spec"]);
+
+    world.server.delete("podmonitors", NAMESPACE, "ledger");
+    world
+        .server
+        .fail("list", "podmonitors", 1, Fault::Refuse(404));
+    world
+        .server
+        .fail("patch", "podmonitors", 1, Fault::Refuse(404));
+    world.edit_spec("ledger", json!({ "debug": true }));
+    let error = world.reconcile("ledger").await.unwrap_err().to_string();
+    assert!(error.contains("install the Prometheus operator"), "{error}");
+    assert_eq!(
+        world.condition("ledger", "Ready"),
+        ("False".into(), "ApplyFailed".into())
+    );
+    let sets = world.server.objects("statefulsets");
+    assert!(sets.iter().all(|set| set.to_string().contains("DEBUG")));
+
+    // Who asks for none needs neither the definition nor the permission.
+    for code in [403, 404] {
+        world.edit_spec("ledger", json!({ "podMonitor": null }));
+        world
+            .server
+            .fail("list", "podmonitors", 1, Fault::Refuse(code));
+        world.reconcile("ledger").await.unwrap();
+    }
+    assert!(!world.server.has_unmet_faults());
+}
+
+#[tokio::test]
 async fn a_cluster_that_is_being_deleted_is_left_alone() {
     let world = World::whole("ledger", json!({})).await;
     let held = json!({ "metadata": { "finalizers": ["example.com/hold"] } });
@@ -583,6 +624,11 @@ async fn the_permissions_used_are_these_and_no_others() {
         ("coordination.k8s.io", "leases", "update"),
         ("events.k8s.io", "events", "create"),
         ("events.k8s.io", "events", "patch"),
+        ("monitoring.coreos.com", "podmonitors", "create"),
+        ("monitoring.coreos.com", "podmonitors", "delete"),
+        ("monitoring.coreos.com", "podmonitors", "get"),
+        ("monitoring.coreos.com", "podmonitors", "list"),
+        ("monitoring.coreos.com", "podmonitors", "patch"),
         ("networking.k8s.io", "networkpolicies", "create"),
         ("networking.k8s.io", "networkpolicies", "delete"),
         ("networking.k8s.io", "networkpolicies", "get"),

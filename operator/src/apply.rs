@@ -52,6 +52,17 @@ pub enum Error {
         /// What the API server said.
         source: kube::Error,
     },
+    /// Nothing of that kind can be made here.
+    #[error(
+        "{kind} {name} cannot be made, its kind is not defined here: install the Prometheus operator, or \
+         set spec.podMonitor.enabled to false"
+    )]
+    NotDefined {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+    },
     /// An object of that name belongs to someone else.
     #[error(
         "{kind} {name} exists and does not belong to this PaxosCluster: delete it, or give the \
@@ -89,6 +100,7 @@ pub async fn apply(
         config_maps,
         disruption_budgets,
         network_policies,
+        pod_monitors,
         state: PhantomData,
     } = desired;
     let writer = Writer {
@@ -109,12 +121,26 @@ pub async fn apply(
         .apply_all(network_policies, &observed.network_policies)
         .await;
     let stateful_sets = writer.apply_sets(stateful_sets, observed).await;
+    // Last, and of somebody else's kind: without that definition all else is there.
+    let pod_monitors = writer
+        .apply_all(pod_monitors, &observed.pod_monitors)
+        .await
+        .map_err(|error| match error {
+            Error::Api {
+                kind,
+                name,
+                source: kube::Error::Api(status),
+                ..
+            } if status.is_not_found() => Error::NotDefined { kind, name },
+            other => other,
+        });
     Ok(Objects {
         stateful_sets: stateful_sets?,
         services: services?,
         config_maps: config_maps?,
         disruption_budgets: disruption_budgets?,
         network_policies: network_policies?,
+        pod_monitors: pod_monitors?,
         state: PhantomData,
     })
 }

@@ -19,7 +19,8 @@ use proposer::paxos::ids::{Members, NodeId};
 use serde_json::Value;
 
 use crate::crd::{
-    DEFAULT_ACCEPTORS, Keep, NetworkPolicySpec, PaxosCluster, Resources, RoleSpec, Storage,
+    DEFAULT_ACCEPTORS, Keep, NetworkPolicySpec, PaxosCluster, PodMonitorSpec, Resources, RoleSpec,
+    Storage,
 };
 use crate::{desired, names, quantity, strict};
 
@@ -65,6 +66,8 @@ pub struct Cluster {
     pub stopped: bool,
     /// Who may reach the nodes; `None`: everybody.
     pub access: Option<Access>,
+    /// How Prometheus is to scrape the nodes; `None`: the cluster says nothing about it.
+    pub pod_monitor: Option<PodMonitorSpec>,
     /// Where the operator runs; `None`: not known.
     pub operator_namespace: Option<String>,
     /// The acceptors.
@@ -246,6 +249,7 @@ impl Cluster {
                 == Some("true"),
             stopped: spec.stopped,
             access: Access::parse(&spec.network_policy)?,
+            pod_monitor: Some(spec.pod_monitor.clone()).filter(|monitor| monitor.enabled),
             operator_namespace: None,
             members,
             groups,

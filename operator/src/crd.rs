@@ -161,6 +161,11 @@ pub struct PaxosClusterSpec {
     #[serde(default, skip_serializing_if = "NetworkPolicySpec::is_default")]
     pub network_policy: NetworkPolicySpec,
 
+    /// A PodMonitor of this cluster's nodes, for the Prometheus operator. Not needed where the chart's
+    /// own (monitoring.podMonitor) looks at every cluster.
+    #[serde(default, skip_serializing_if = "PodMonitorSpec::is_default")]
+    pub pod_monitor: PodMonitorSpec,
+
     /// Stores keep a copy of the data on disks of their own. Off unless enabled. Default: 3 when enabled.
     #[serde(default, skip_serializing_if = "StoreSpec::is_default")]
     pub store: StoreSpec,
@@ -253,6 +258,24 @@ pub struct NetworkPolicySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "objects")]
     pub metrics: Vec<serde_json::Value>,
+}
+
+/// How the Prometheus operator finds the nodes.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodMonitorSpec {
+    /// Whether there is one. Needs the Prometheus operator's definitions. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enabled: bool,
+
+    /// Labels by which a Prometheus selects it, such as release: kube-prometheus-stack.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+
+    /// How often nodes are scraped, such as 15s. Default: as that Prometheus does by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9]+(ms|s|m|h))+$"))]
+    pub interval: Option<String>,
 }
 
 /// The stores: a role that may be absent.
@@ -445,6 +468,12 @@ pub struct MemberStatus {
 impl RoleSpec {
     fn is_default(&self) -> bool {
         *self == RoleSpec::default()
+    }
+}
+
+impl PodMonitorSpec {
+    fn is_default(&self) -> bool {
+        *self == PodMonitorSpec::default()
     }
 }
 

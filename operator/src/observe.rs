@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::{Cluster, Group, Invalid};
+use crate::desired::PodMonitor;
 use crate::{names, quantity};
 
 /// A node that takes longer than this is taken for one that does not answer.
@@ -41,6 +42,8 @@ pub struct Observed {
     pub config_maps: Vec<ConfigMap>,
     /// Likewise.
     pub network_policies: Vec<NetworkPolicy>,
+    /// Likewise; none where that kind is not defined.
+    pub pod_monitors: Vec<PodMonitor>,
     /// Likewise.
     pub pods: Vec<Pod>,
     /// The claims of the nodes' volumes, those of nodes that are gone included.
@@ -163,16 +166,25 @@ pub async fn observe(
 ) -> kube::Result<Observed> {
     let made_for = names::made_for(&cluster.name);
     let of_cluster = names::of_cluster(&cluster.name);
-    let (stateful_sets, services, config_maps, disruption_budgets, network_policies, claims, pods) =
-        try_join!(
-            list::<StatefulSet>(client, cluster, &made_for),
-            list::<Service>(client, cluster, &made_for),
-            list::<ConfigMap>(client, cluster, &made_for),
-            list::<PodDisruptionBudget>(client, cluster, &made_for),
-            list::<NetworkPolicy>(client, cluster, &made_for),
-            list::<PersistentVolumeClaim>(client, cluster, &of_cluster),
-            list::<Pod>(client, cluster, &made_for),
-        )?;
+    let (
+        stateful_sets,
+        services,
+        config_maps,
+        disruption_budgets,
+        network_policies,
+        pod_monitors,
+        claims,
+        pods,
+    ) = try_join!(
+        list::<StatefulSet>(client, cluster, &made_for),
+        list::<Service>(client, cluster, &made_for),
+        list::<ConfigMap>(client, cluster, &made_for),
+        list::<PodDisruptionBudget>(client, cluster, &made_for),
+        list::<NetworkPolicy>(client, cluster, &made_for),
+        pod_monitors(client, cluster, &made_for),
+        list::<PersistentVolumeClaim>(client, cluster, &of_cluster),
+        list::<Pod>(client, cluster, &made_for),
+    )?;
     // Learners last: what the acceptors forget after they were asked is not asked of a learner.
     let (learners, others): (Vec<_>, Vec<_>) =
         pods.iter().partition(|pod| plays(pod, Role::Learner));
@@ -202,6 +214,7 @@ pub async fn observe(
         config_maps,
         disruption_budgets,
         network_policies,
+        pod_monitors,
         claims,
         proposers: of(Role::Proposer),
         acceptors: of(Role::Acceptor),
@@ -287,6 +300,23 @@ fn check_storage(group: &Group, made_with: &PersistentVolumeClaim) -> Result<(),
             refuse("size", problem)
         }
         _ => Ok(()),
+    }
+}
+
+/// Somebody else's kind: it need not be defined, nor readable by who does not ask for one.
+async fn pod_monitors(
+    client: &Client,
+    cluster: &Cluster,
+    selector: &str,
+) -> kube::Result<Vec<PodMonitor>> {
+    let asked = cluster.pod_monitor.is_some();
+    match list(client, cluster, selector).await {
+        Err(kube::Error::Api(status))
+            if status.is_not_found() || status.is_forbidden() && !asked =>
+        {
+            Ok(Vec::new())
+        }
+        listed => listed,
     }
 }
 

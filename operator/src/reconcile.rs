@@ -127,6 +127,7 @@ impl Error {
             Error::Observe(_) => "observe",
             Error::Apply(apply::Error::NotOurs { .. }) => "not_ours",
             Error::Apply(apply::Error::NotGrown { .. }) => "not_grown",
+            Error::Apply(apply::Error::NotDefined { .. }) => "not_defined",
             Error::Apply(apply::Error::Api { .. }) => "apply",
             Error::Evict { .. } => "evict",
             Error::Status(_) => "status",
@@ -143,7 +144,8 @@ impl Error {
             )
             | Error::Evict { source, .. }
             | Error::Status(source) => Some(source),
-            Error::Apply(apply::Error::NotOurs { .. }) | Error::TooSlow => None,
+            Error::Apply(apply::Error::NotOurs { .. } | apply::Error::NotDefined { .. })
+            | Error::TooSlow => None,
         }
     }
 
@@ -151,7 +153,11 @@ impl Error {
     /// passes by itself.
     fn needs_help(&self) -> bool {
         match self {
-            Error::Apply(apply::Error::NotOurs { .. } | apply::Error::NotGrown { .. }) => true,
+            Error::Apply(
+                apply::Error::NotOurs { .. }
+                | apply::Error::NotDefined { .. }
+                | apply::Error::NotGrown { .. },
+            ) => true,
             Error::Apply(apply::Error::Api { source, .. }) | Error::Observe(source) => {
                 matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_invalid())
             }

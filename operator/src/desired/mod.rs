@@ -3,6 +3,7 @@
 mod config_map;
 mod disruption_budget;
 mod network_policy;
+mod pod_monitor;
 mod pod_template;
 mod services;
 mod stateful_set;
@@ -36,6 +37,8 @@ pub struct Objects<S> {
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// One for each role, if the spec asks for them.
     pub network_policies: Vec<NetworkPolicy>,
+    /// One, if the spec asks for it.
+    pub pod_monitors: Vec<PodMonitor>,
     pub(crate) state: PhantomData<S>,
 }
 
@@ -47,6 +50,7 @@ pub enum Desired {}
 #[derive(Clone, Copy, Debug)]
 pub enum Applied {}
 
+pub use pod_monitor::PodMonitor;
 pub(crate) use pod_template::pod_template;
 
 /// The objects of a cluster, in a fixed order.
@@ -74,6 +78,9 @@ pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
                     |group: &Group| network_policy::network_policy(cluster, access, group.role);
                 groups.iter().map(policy)
             })
+            .collect(),
+        pod_monitors: (cluster.pod_monitor.iter())
+            .map(|wanted| pod_monitor::pod_monitor(cluster, wanted))
             .collect(),
         state: PhantomData,
     }
@@ -104,12 +111,14 @@ impl Objects<Desired> {
             config_maps,
             disruption_budgets,
             network_policies,
+            pod_monitors,
             state: PhantomData,
         } = self;
         let documents = (services.iter().map(to_document))
             .chain(config_maps.iter().map(to_document))
             .chain(disruption_budgets.iter().map(to_document))
             .chain(network_policies.iter().map(to_document))
+            .chain(pod_monitors.iter().map(to_document))
             .chain(stateful_sets.iter().map(to_document));
         documents.collect::<Vec<_>>().join("---\n")
     }

@@ -115,6 +115,7 @@ impl World {
             config_maps: wanted.config_maps,
             disruption_budgets: wanted.disruption_budgets,
             network_policies: wanted.network_policies,
+            pod_monitors: wanted.pod_monitors,
             state: PhantomData,
         };
         let observed = Observed {

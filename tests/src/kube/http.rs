@@ -222,6 +222,7 @@ fn metadata_only(head: &http::request::Parts) -> bool {
 fn reason(code: u16) -> &'static str {
     match code {
         403 => "Forbidden",
+        404 => "NotFound",
         409 => "Conflict",
         422 => "Invalid",
         429 => "TooManyRequests",

@@ -17,12 +17,13 @@ use super::{ApiServer, Call, Line, Nodes, Permission};
 /// Where all fixtures live.
 pub const NAMESPACE: &str = "shop";
 /// What the operator makes of a PaxosCluster.
-pub const CHILDREN: [&str; 5] = [
+pub const CHILDREN: [&str; 6] = [
     "statefulsets",
     "services",
     "configmaps",
     "poddisruptionbudgets",
     "networkpolicies",
+    "podmonitors",
 ];
 /// Where the operators are.
 pub const SYSTEM: &str = "paxos-system";
@@ -299,11 +300,13 @@ pub async fn every_permission() -> BTreeSet<Permission> {
             .object("statefulsets", NAMESPACE, "ledger-store")
             .is_none()
     );
-    // The learners' volumes grow, behind NetworkPolicies that come and go.
+    // The learners' volumes grow, behind NetworkPolicies and a PodMonitor that come and go.
     let larger = json!({ "learner": { "storage": { "size": "9Gi" } } });
     world.edit_spec("ledger", larger);
     for enabled in [true, false] {
-        world.edit_spec("ledger", json!({ "networkPolicy": { "enabled": enabled } }));
+        let enabled = json!({ "enabled": enabled });
+        let switch = json!({ "networkPolicy": enabled, "podMonitor": enabled });
+        world.edit_spec("ledger", switch);
         world.pass(60).await;
     }
     // Specs that make no sense, and one that is none.
