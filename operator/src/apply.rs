@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::desired::{Applied, Desired, Objects};
-use crate::observe::Observed;
+use crate::observe::{Observed, is_undefined};
 use crate::telemetry::Metrics;
 use crate::{names, quantity};
 
@@ -131,7 +131,7 @@ pub async fn apply(
                 name,
                 source: kube::Error::Api(status),
                 ..
-            } if status.is_not_found() => Error::NotDefined { kind, name },
+            } if is_undefined(&status) => Error::NotDefined { kind, name },
             other => other,
         });
     Ok(Objects {

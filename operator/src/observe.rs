@@ -15,6 +15,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, ListParams};
+use kube::core::Status;
 use kube::{Client, Resource};
 use proposer::config::{DEFAULT_PORT, Role};
 use serde::Deserialize;
@@ -312,12 +313,18 @@ async fn pod_monitors(
     let asked = cluster.pod_monitor.is_some();
     match list(client, cluster, selector).await {
         Err(kube::Error::Api(status))
-            if status.is_not_found() || status.is_forbidden() && !asked =>
+            if is_undefined(&status) || status.is_forbidden() && !asked =>
         {
             Ok(Vec::new())
         }
         listed => listed,
     }
+}
+
+/// Whether an answer says that there is no such kind: it is none of the API server's own, but a plain
+/// "404 page not found", for which the client has a reason of its own.
+pub(crate) fn is_undefined(status: &Status) -> bool {
+    status.code == 404
 }
 
 async fn list<K>(client: &Client, cluster: &Cluster, selector: &str) -> kube::Result<Vec<K>>

@@ -222,7 +222,8 @@ fn metadata_only(head: &http::request::Parts) -> bool {
 fn reason(code: u16) -> &'static str {
     match code {
         403 => "Forbidden",
-        404 => "NotFound",
+        // What the client makes of the plain text of an unknown path.
+        404 => "Failed to parse error data",
         409 => "Conflict",
         422 => "Invalid",
         429 => "TooManyRequests",
