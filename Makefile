@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos soak e2e fleet image
+.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos soak e2e fleet bench image
 
 ## demo: run the full sample on this machine and show a failover
 demo: setup
@@ -37,7 +37,8 @@ crds:
 ## setup: tools that the tests need and a fresh machine may lack, into .tools/
 setup:
 	tests/tools/install-helm.sh
-	tests/tools/install-promtool.sh
+	tests/tools/install-debian.sh prometheus prometheus promtool
+	tests/tools/install-debian.sh valgrind valgrind
 
 ## sim: many seeds of the simulator (SEEDS=0..20000)
 SEEDS ?= 0..20000
@@ -77,6 +78,12 @@ e2e:
 fleet:
 	$(CARGO) build --locked --release -p paxos-operator
 	$(CARGO) test --locked -p tests --test fleet -- --nocapture
+
+## bench: our cluster, etcd and limits of the machine in turn; writes docs/benchmarks/table.md (25 min)
+bench:
+	tests/tools/install-debian.sh etcd-server etcd
+	$(CARGO) build --locked --release -p proposer -p tests --bin proposer --bin bench
+	PROPOSER=$(CURDIR)/target/release/proposer target/release/bench table --into docs/benchmarks/table.md
 
 ## image: the container image with both programs (IMAGE=name:tag, BUILDER=buildah or docker)
 IMAGE ?= ghcr.io/clustersync/cluster-sync:dev

@@ -81,6 +81,17 @@ async fn everything() {
     let started = Instant::now();
     let alone = operator.settled().await;
     table.row("until it rests", started, megabytes("operator", alone));
+    // One that starts reads everything at once.
+    drop(operator);
+    let started = Instant::now();
+    let operator = Operator::start();
+    let restarted = operator.settled().await;
+    table.row(
+        "start again, until it rests",
+        started,
+        megabytes("operator", restarted),
+    );
+    let alone = alone.max(restarted);
     changes(&client, 61, &mut table, "change one of them, until applied").await;
     operator.settled().await;
     let writes = operator.writes().await;

@@ -41,6 +41,8 @@ pub type Guarded = DeserializeGuard<PaxosCluster>;
 
 /// A reconciliation that takes longer is given up and tried again: API calls have no time limit.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How many objects a start reads at once of each kind: what it takes while it does is not given back.
+const PAGE: u32 = 50;
 /// How many clusters are reconciled at once.
 const CONCURRENCY: u16 = 10;
 /// How often to look for the CustomResourceDefinition when it is missing.
@@ -265,7 +267,9 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
     context.metrics.reached(Phase::Listing);
-    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_S);
+    let config = watcher::Config::default()
+        .timeout(WATCH_TIMEOUT_S)
+        .page_size(PAGE);
     let ours = config
         .clone()
         .labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGER));
