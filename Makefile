@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos soak e2e fleet bench image
+.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos soak e2e fleet bench bench-growth bench-build image
 
 ## demo: run the full sample on this machine and show a failover
 demo: setup
@@ -79,11 +79,19 @@ fleet:
 	$(CARGO) build --locked --release -p paxos-operator
 	$(CARGO) test --locked -p tests --test fleet -- --nocapture
 
-## bench: our cluster, etcd and limits of the machine in turn; writes docs/benchmarks/table.md (25 min)
-bench:
+## bench: our cluster, etcd and limits of the machine in turn, into docs/benchmarks.md (ROUNDS=5: 13 min)
+ROUNDS ?= 5
+bench: bench-build
 	tests/tools/install-debian.sh etcd-server etcd
+	$(BENCH) table --rounds $(ROUNDS) --into docs/benchmarks.md
+
+## bench-growth: our cluster alone, with one thing that grows, into docs/benchmarks.md (15 min)
+bench-growth: bench-build
+	$(BENCH) growth --into docs/benchmarks.md
+
+BENCH = PROPOSER=$(CURDIR)/target/release/proposer target/release/bench
+bench-build:
 	$(CARGO) build --locked --release -p proposer -p tests --bin proposer --bin bench
-	PROPOSER=$(CURDIR)/target/release/proposer target/release/bench table --into docs/benchmarks/table.md
 
 ## image: the container image with both programs (IMAGE=name:tag, BUILDER=buildah or docker)
 IMAGE ?= ghcr.io/clustersync/cluster-sync:dev

@@ -10,7 +10,7 @@ pub mod http;
 mod network;
 mod node;
 mod place;
-mod ports;
+pub mod ports;
 mod volume;
 pub mod workload;
 

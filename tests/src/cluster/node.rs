@@ -23,6 +23,8 @@ pub struct Node {
     pub config: Config,
     /// And beyond that.
     pub(super) environment: Vec<(&'static str, String)>,
+    /// Another build of the program than [`binary::path`].
+    pub program: Option<PathBuf>,
     /// Where others reach it.
     host: String,
     /// The network namespace it runs in, if it is not this program's.
@@ -37,6 +39,7 @@ impl Node {
         let output = config.data_dir.with_extension("out");
         Node {
             config,
+            program: None,
             environment: Vec::new(),
             host: Ipv4Addr::LOCALHOST.to_string(),
             namespace: None,
@@ -60,8 +63,9 @@ impl Node {
 
     /// Starts the process. Does not wait until it serves.
     pub fn start(&mut self) {
+        let program = self.program.as_deref().unwrap_or_else(|| binary::path());
         let mut command = match &self.namespace {
-            None => Command::new(binary::path()),
+            None => Command::new(program),
             // Replaced by the node in the end. It must not outlive this program, as with it would
             // its namespace.
             Some(namespace) => {
@@ -69,7 +73,7 @@ impl Node {
                 command
                     .args(["--pdeathsig", "KILL", "nsenter"])
                     .arg(format!("--net=/run/netns/{namespace}"))
-                    .arg(binary::path());
+                    .arg(program);
                 command
             }
         };

@@ -1,0 +1,32 @@
+//! This project's cluster, as [`Cluster`] runs it.
+
+use std::net::SocketAddr;
+
+use proposer::config::Role;
+use tests::cluster::{Cluster, Name, http};
+
+pub(crate) fn pids(cluster: &Cluster) -> Vec<u32> {
+    let pid = |name: Name| cluster.node(name).pid().as_raw_nonzero().get() as u32;
+    cluster.names().into_iter().map(pid).collect()
+}
+
+pub(crate) fn addresses(cluster: &Cluster, role: Role) -> Vec<SocketAddr> {
+    let addresses = cluster.of_role(role).into_iter();
+    addresses.map(|name| address(cluster, name)).collect()
+}
+
+pub(crate) fn address(cluster: &Cluster, name: Name) -> SocketAddr {
+    let url = cluster.node(name).url();
+    let address = url.trim_start_matches("http://").parse();
+    address.expect("nodes on loopback")
+}
+
+/// Syncs of acceptors' logs, by their own count.
+pub(crate) fn syncs(cluster: &Cluster) -> f64 {
+    let count = |name: Name| {
+        let url = format!("{}/metrics", cluster.node(name).url());
+        let text = http::get(&url).expect("it answers").text();
+        super::metric(&text, "paxos_wal_fsync_duration_seconds_count")
+    };
+    cluster.of_role(Role::Acceptor).into_iter().map(count).sum()
+}
