@@ -35,6 +35,9 @@ pub struct Small {
     pub twins: bool,
     /// How often leaders are told that time has passed.
     pub ticks: u8,
+    /// Whether leaders ask a quorum at first. Instead of time, it may be an acceptor's silence that
+    /// they are told of.
+    pub thrifty: bool,
     /// How often the learner is.
     pub learner_ticks: u8,
     /// Whether leaders' heartbeats reach the other proposers.
@@ -69,6 +72,7 @@ impl Small {
         claims_are_lost: false,
         twins: false,
         ticks: 0,
+        thrifty: false,
         learner_ticks: 0,
         heartbeats: false,
         reads: 0,
@@ -102,7 +106,7 @@ const RIVALS: Small = Small {
 };
 
 /// Every configuration that is tried.
-pub const CONFIGURATIONS: [Configuration; 17] = [
+pub const CONFIGURATIONS: [Configuration; 19] = [
     Configuration {
         name: "two-crashes",
         small: Small {
@@ -154,6 +158,29 @@ pub const CONFIGURATIONS: [Configuration; 17] = [
         },
         states: Some(58_146),
         quick: true,
+    },
+    Configuration {
+        name: "thrifty",
+        small: Small {
+            thrifty: true,
+            ticks: 1,
+            values: 2,
+            ..Small::LEAST
+        },
+        states: Some(19_611),
+        quick: true,
+    },
+    Configuration {
+        name: "thrifty-elected-again",
+        small: Small {
+            thrifty: true,
+            elections: 2,
+            values: 2,
+            ticks: 2,
+            ..Small::LEAST
+        },
+        states: Some(4_235_540),
+        quick: false,
     },
     Configuration {
         name: "elected-again",
@@ -311,6 +338,10 @@ impl Model for Small {
                 }
                 if state.ticks < self.ticks {
                     events.push(Event::Tick(at));
+                    if self.thrifty {
+                        let acceptors = self.members().acceptors();
+                        events.extend(acceptors.map(|acceptor| Event::Unanswered(at, acceptor)));
+                    }
                 }
             }
             if may_crash && node.elections > 0 {

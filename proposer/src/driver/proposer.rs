@@ -2,6 +2,7 @@
 //! until their outcome is known, and move to the next leader when this one is no more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -50,6 +51,8 @@ const FORWARD_BYTES: usize = 1 << 20;
 const ACCEPT_WITHIN: Duration = Duration::from_secs(2);
 /// How long an acceptor or a learner may take over a batch.
 const BULK_TIMEOUT: Duration = Duration::from_secs(2);
+/// An acceptor that answers within this time is not late, whatever it usually takes.
+const LATE_AFTER: Duration = Duration::from_millis(5);
 /// How long a leader that is about to end waits for what is under way, before it hands over.
 const DRAIN: Duration = Duration::from_millis(500);
 /// When the leader's process is gone: how long each proposer waits for the one before it.
@@ -254,8 +257,11 @@ impl Handle {
 }
 
 enum Event {
-    Reply(NodeId, Reply),
+    /// An acceptor's, and how long it took over a batch.
+    Reply(NodeId, Reply, Option<Duration>),
     Learned(NodeId, Learned),
+    /// An acceptor could not be asked, or is late.
+    Unanswered(NodeId),
     Heartbeat(Heartbeat),
     /// Another proposer has taken our heartbeat and follows us.
     Followed(NodeId),
@@ -397,6 +403,8 @@ struct Run {
     lagging: BTreeSet<NodeId>,
     /// When this leader's slots were chosen.
     history: History,
+    /// How long acceptors take over a batch these days.
+    usual: Duration,
     /// Since when each open slot's request has been here, oldest first.
     choosing: VecDeque<(Slot, Instant)>,
 }
@@ -489,6 +497,7 @@ impl Run {
             led_since: now,
             lagging: BTreeSet::new(),
             history: History::default(),
+            usual: Duration::ZERO,
             choosing: VecDeque::new(),
         };
         run.restart_election_timer();
@@ -663,11 +672,15 @@ impl Run {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Reply(from, reply) => {
+            Event::Reply(from, reply, took) => {
+                if let Some(took) = took {
+                    self.took(took);
+                }
                 self.metrics.proposer_gets(&reply);
                 self.step(Input::Reply { from, reply });
             }
             Event::Learned(from, learned) => self.learned(from, learned),
+            Event::Unanswered(acceptor) => drop(self.step(Input::Unanswered(acceptor))),
             Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
             Event::Followed(node) => drop(self.followed_at.insert(node, Instant::now())),
             Event::TakeOver if self.leaving.is_some() || !self.is_listed() => {}
@@ -809,7 +822,7 @@ impl Run {
 
     fn ask_acceptors(&self, to: &To, request: Request) {
         let bulk = matches!(request, Request::Accept { .. });
-        if let (To::All, Request::Accept { values, .. }) = (to, &request) {
+        if let (To::Quorum(_), Request::Accept { values, .. }) = (to, &request) {
             self.metrics.batch_size.observe(values.len() as f64);
         }
         let (lane, timeout, breakers) = match bulk {
@@ -820,30 +833,63 @@ impl Run {
             // One small message at a time: it is what finds out that an acceptor is back.
             false => (Lane::Control, self.election_timeout, Breakers::Ignore),
         };
-        let asked = match to {
-            To::All => self.acceptors.len(),
-            To::One(_) => 1,
+        let is_asked = |acceptor: &NodeId| match to {
+            To::All => true,
+            To::Quorum(some) | To::Others(some) => some.contains(acceptor),
+            To::One(one) => one == acceptor,
         };
-        self.metrics.proposer_sends(&request, asked);
-        let frame = self.frame(Message::Request(request));
-        for link in self.acceptors.iter() {
-            if matches!(to, To::One(acceptor) if *acceptor != link.node.id) {
-                continue;
+        let asked = || self.acceptors.iter().filter(|l| is_asked(&l.node.id));
+        self.metrics.proposer_sends(&request, asked().count());
+        // Others can be asked in its place.
+        let late_after = match (to, &request) {
+            (To::Quorum(_) | To::One(_), Request::Accept { .. } | Request::Renew { .. }) => {
+                Some(self.late_after())
             }
+            _ => None,
+        };
+        let frame = self.frame(Message::Request(request));
+        for link in asked() {
             let (link, frame, events) = (link.clone(), frame.clone(), self.events.clone());
             tokio::spawn(async move {
-                match link.ask(lane, frame, timeout, breakers).await {
+                let unanswered = || drop(events.send(Event::Unanswered(link.node.id)));
+                let mut answer = pin!(link.ask(lane, frame, timeout, breakers));
+                let started = Instant::now();
+                let answer = match late_after {
+                    None => answer.await,
+                    Some(late_after) => match tokio::time::timeout(late_after, &mut answer).await {
+                        Ok(answer) => answer,
+                        Err(_) => {
+                            unanswered();
+                            answer.await
+                        }
+                    },
+                };
+                match answer {
                     Ok(Message::Reply(reply)) => {
                         if !bulk {
                             link.peer.heard();
                         }
-                        let _ = events.send(Event::Reply(link.node.id, reply));
+                        let took = bulk.then(|| started.elapsed());
+                        let _ = events.send(Event::Reply(link.node.id, reply, took));
                     }
                     Ok(_) => warn!(acceptor = %link.node, "an answer that is none"),
-                    Err(error) => debug!(acceptor = %link.node, %error, "no answer"),
+                    Err(error) => {
+                        debug!(acceptor = %link.node, %error, "no answer");
+                        unanswered();
+                    }
                 }
             });
         }
+    }
+
+    /// How long an acceptor may take before others are asked in its place.
+    fn late_after(&self) -> Duration {
+        (4 * self.usual).clamp(LATE_AFTER, self.heartbeat_interval.max(LATE_AFTER))
+    }
+
+    /// Counts how long an acceptor took over a batch.
+    fn took(&mut self, time: Duration) {
+        self.usual = (self.usual * 7 + time) / 8;
     }
 
     fn tell_learners(&self, learn: Learn) {

@@ -30,6 +30,11 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// How many ticks a leader goes on without an answer from a quorum before it steps down.
     pub patience_ticks: u64,
+    /// Whether a batch goes to a quorum of the acceptors alone at first (Lamport and Massa, "Cheap
+    /// Paxos"; "thrifty" in Moraru et al., "There Is More Consensus in Egalitarian Parliaments").
+    /// The others get it later, many batches in one message and one fdatasync, or at once when one
+    /// of that quorum does not answer.
+    pub thrifty: bool,
 }
 
 impl Default for Settings {
@@ -39,6 +44,7 @@ impl Default for Settings {
             batch_values: 1024,
             batch_bytes: 1 << 20,
             patience_ticks: 8,
+            thrifty: true,
         }
     }
 }
@@ -65,6 +71,8 @@ pub enum Input {
         /// What.
         reply: Reply,
     },
+    /// An acceptor could not be asked, or has not answered when answers are commonly there.
+    Unanswered(NodeId),
     /// A learner has applied every slot up to here.
     Learned(Slot),
     /// A quorum of learners has every slot up to here on disk.
@@ -93,6 +101,10 @@ pub struct Claim {
 pub enum To {
     /// All of them.
     All,
+    /// Those that are asked first; with their votes it is done.
+    Quorum(BTreeSet<NodeId>),
+    /// The others, later.
+    Others(BTreeSet<NodeId>),
     /// One.
     One(NodeId),
 }
@@ -177,14 +189,22 @@ struct Leading {
     next: Slot,
     /// Values not yet sent: the last of them has slot `next` - 1.
     unsent: VecDeque<Value>,
+    /// The acceptors, those first that a batch goes to first.
+    order: Vec<NodeId>,
     /// Batches sent, by first slot, until a quorum has voted for them.
     in_flight: BTreeMap<Slot, Batch>,
+    /// What was chosen and not yet sent to everybody, oldest first.
+    late: Vec<Late>,
+    /// Values in it, and their bytes.
+    late_size: (usize, usize),
     /// Batches chosen, by first slot, while an earlier one is not.
     chosen: BTreeMap<Slot, Values>,
     /// Batches told to the learners until one of them has applied them, with the tick of the telling.
     untold: BTreeMap<Slot, (Values, u64)>,
     /// The newest round of [`Request::Renew`].
     round: u64,
+    /// Whether all acceptors were asked in that round.
+    round_to_all: bool,
     /// How many ticks it has led.
     ticks: u64,
     /// The newest round that a quorum answered, and the tick at which that was seen.
@@ -195,9 +215,18 @@ struct Leading {
     reads: VecDeque<(u64, u64)>,
 }
 
+/// A chosen batch that some acceptors were not asked to vote for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Late {
+    first: Slot,
+    values: Values,
+    to: BTreeSet<NodeId>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Batch {
     values: Values,
+    asked: BTreeSet<NodeId>,
     votes: BTreeSet<NodeId>,
     /// The tick at which it was last sent.
     sent: u64,
@@ -244,6 +273,7 @@ impl Proposer {
                 self.reply(from, reply, &mut claims, &mut effects);
             }
             Input::Reply { .. } => {}
+            Input::Unanswered(acceptor) => self.unanswered(acceptor, &mut effects),
             Input::Learned(applied) => self.learned(applied),
             Input::Durable(slot) => self.trim = self.trim.max(slot),
             Input::Heartbeat(heartbeat) => self.heartbeat(heartbeat, &mut effects),
@@ -254,6 +284,7 @@ impl Proposer {
             Input::Tick => self.tick(&mut effects),
             Input::StepDown => {
                 if self.is_leading() {
+                    self.send_late(&mut effects);
                     self.follow(None, &mut effects);
                 }
             }
@@ -406,11 +437,14 @@ impl Proposer {
                     // Following nobody until a heartbeat comes, for at least an election timeout:
                     // answering a higher ballot with a still higher one would be a duel.
                     self.follow(None, effects);
+                } else if mine == Some(ballot) {
+                    self.unanswered(from, effects);
                 }
             }
+            // It has lost its disk, or waits for others to see it.
+            Reply::NotVoting => self.unanswered(from, effects),
             Reply::Fetched { .. }
             | Reply::Truncated { .. }
-            | Reply::NotVoting
             | Reply::Witnessed { .. }
             | Reply::Refused { .. } => {}
         }
@@ -543,10 +577,14 @@ impl Proposer {
             recovered,
             next: recovered,
             unsent,
+            order: self.members.acceptors().collect(),
             in_flight: BTreeMap::new(),
+            late: Vec::new(),
+            late_size: (0, 0),
             chosen: BTreeMap::new(),
             untold: BTreeMap::new(),
             round: 0,
+            round_to_all: true,
             ticks: 0,
             confirmed: (0, 0),
             renewed: complete_ids(&promises)
@@ -569,9 +607,18 @@ impl Proposer {
         self.send_batches(effects);
     }
 
+    /// How many acceptors are asked at first.
+    fn first_asked(&self) -> usize {
+        match self.settings.thrifty {
+            true => self.members.quorum(),
+            false => self.members.count().into(),
+        }
+    }
+
     /// Starts as many Accepts as may be under way.
     fn send_batches(&mut self, effects: &mut Effects) {
         let settings = self.settings;
+        let first_asked = self.first_asked();
         let Phase::Leading(leading) = &mut self.phase else {
             return;
         };
@@ -589,17 +636,12 @@ impl Proposer {
                 .take_while(fits)
                 .count();
             let values: Values = leading.unsent.drain(..count.max(1)).collect();
-            effects.acceptors.push((
-                To::All,
-                Request::Accept {
-                    ballot: leading.ballot,
-                    first,
-                    values: values.clone(),
-                    committed: self.committed,
-                },
-            ));
+            let asked: BTreeSet<NodeId> = leading.order.iter().copied().take(first_asked).collect();
+            let accept = leading.accept(first, values.clone(), self.committed);
+            effects.acceptors.push((To::Quorum(asked.clone()), accept));
             let batch = Batch {
                 values,
+                asked,
                 votes: BTreeSet::new(),
                 sent: leading.ticks,
             };
@@ -633,6 +675,14 @@ impl Proposer {
             return;
         }
         if let Some(batch) = leading.in_flight.remove(&first) {
+            let mut to: BTreeSet<NodeId> = leading.order.iter().copied().collect();
+            to.retain(|acceptor| !batch.asked.contains(acceptor));
+            if !to.is_empty() {
+                let values = batch.values.clone();
+                leading.late_size.0 += values.len();
+                leading.late_size.1 += bytes_of(&values);
+                leading.late.push(Late { first, values, to });
+            }
             leading.chosen.insert(first, batch.values);
         }
         while let Some(values) = leading.chosen.remove(&self.committed.next()) {
@@ -647,8 +697,66 @@ impl Proposer {
                 committed: self.committed,
             });
         }
+        let (values, bytes) = leading.late_size;
+        if values >= self.settings.batch_values || bytes >= self.settings.batch_bytes {
+            self.send_late(effects);
+        }
         self.release_reads(effects);
         self.send_batches(effects);
+    }
+
+    /// Sends what is chosen to those who were not asked to vote for it, so that it outlives as many
+    /// disks as it can.
+    fn send_late(&mut self, effects: &mut Effects) {
+        let committed = self.committed;
+        let settings = self.settings;
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        let mut late = mem::take(&mut leading.late);
+        leading.late_size = (0, 0);
+        late.sort_unstable_by_key(|late| late.first);
+        let mut rest = late.into_iter().peekable();
+        while let Some(Late { first, values, to }) = rest.next() {
+            let mut values = values.to_vec();
+            let mut bytes = bytes_of(&values);
+            while let Some(next) = rest.next_if(|next| {
+                bytes += bytes_of(&next.values);
+                next.first == first.plus(values.len() as u64)
+                    && next.to == to
+                    && values.len() + next.values.len() <= settings.batch_values
+                    && bytes <= settings.batch_bytes
+            }) {
+                values.extend_from_slice(&next.values);
+            }
+            let accept = leading.accept(first, values.into(), committed);
+            effects.acceptors.push((To::Others(to), accept));
+        }
+    }
+
+    /// Asks others instead of that acceptor, and from now on before it.
+    fn unanswered(&mut self, acceptor: NodeId, effects: &mut Effects) {
+        let committed = self.committed;
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        leading.ask_last(acceptor);
+        for (first, batch) in &mut leading.in_flight {
+            if !batch.asked.contains(&acceptor) || batch.votes.contains(&acceptor) {
+                continue;
+            }
+            let mut others = leading.order.iter().filter(|a| !batch.asked.contains(a));
+            if let Some(other) = others.next().copied() {
+                batch.asked.insert(other);
+                let accept = accept(leading.ballot, *first, batch.values.clone(), committed);
+                effects.acceptors.push((To::One(other), accept));
+            }
+        }
+        // Once a round: it may answer this one the same way.
+        let open = confirmed_round(&leading.renewed, self.members) < leading.round;
+        if open && !leading.round_to_all {
+            self.renew(To::All, effects);
+        }
     }
 
     fn learned(&mut self, applied: Slot) {
@@ -674,7 +782,23 @@ impl Proposer {
         let idle = confirmed_round(&leading.renewed, self.members) >= leading.round;
         leading.reads.push_back((read, leading.round + 1));
         if idle {
-            self.renew(effects);
+            let to = self.renewers();
+            self.renew(to, effects);
+        }
+    }
+
+    /// Who is asked to confirm this leader for reads.
+    fn renewers(&self) -> To {
+        match &self.phase {
+            Phase::Leading(leading) => To::Quorum(
+                leading
+                    .order
+                    .iter()
+                    .copied()
+                    .take(self.first_asked())
+                    .collect(),
+            ),
+            _ => To::All,
         }
     }
 
@@ -706,16 +830,18 @@ impl Proposer {
         }
         let idle = confirmed >= leading.round;
         if idle && !leading.reads.is_empty() {
-            self.renew(effects);
+            let to = self.renewers();
+            self.renew(to, effects);
         }
     }
 
     /// Starts a new round of proof that a quorum still follows this leader.
-    fn renew(&mut self, effects: &mut Effects) {
+    fn renew(&mut self, to: To, effects: &mut Effects) {
         let Phase::Leading(leading) = &mut self.phase else {
             return;
         };
         leading.round += 1;
+        leading.round_to_all = to == To::All;
         let (ballot, round) = (leading.ballot, leading.round);
         let renew = Request::Renew {
             ballot,
@@ -723,7 +849,7 @@ impl Proposer {
             committed: self.committed,
             trim: self.trim,
         };
-        effects.acceptors.push((To::All, renew));
+        effects.acceptors.push((to, renew));
     }
 
     fn tick(&mut self, effects: &mut Effects) {
@@ -742,25 +868,24 @@ impl Proposer {
         }
         // What was sent before the last tick and has no answer is taken to be lost.
         let now = leading.ticks;
+        let committed = self.committed;
+        let mut silent = BTreeSet::new();
         for (first, batch) in leading
             .in_flight
             .iter_mut()
             .filter(|(_, b)| b.sent + 1 < now)
         {
             batch.sent = now;
-            let silent = self
-                .members
-                .acceptors()
-                .filter(|a| !batch.votes.contains(a));
-            let accept = Request::Accept {
-                ballot: leading.ballot,
-                first: *first,
-                values: batch.values.clone(),
-                committed: self.committed,
-            };
+            silent.extend(batch.asked.difference(&batch.votes));
+            batch.asked.extend(self.members.acceptors());
+            let without_vote = batch.asked.difference(&batch.votes).copied();
+            let accept = accept(leading.ballot, *first, batch.values.clone(), committed);
             effects
                 .acceptors
-                .extend(silent.map(|a| (To::One(a), accept.clone())));
+                .extend(without_vote.map(|a| (To::One(a), accept.clone())));
+        }
+        for acceptor in silent {
+            leading.ask_last(acceptor);
         }
         let overdue = leading.untold.iter_mut().take(RETELL_BATCHES);
         for (first, (values, told)) in overdue.filter(|(_, (_, told))| *told + 1 < now) {
@@ -772,12 +897,13 @@ impl Proposer {
                 committed: self.committed,
             });
         }
+        self.send_late(effects);
         self.announce(effects);
     }
 
     /// Tells everybody who leads and how far the log has come.
     fn announce(&mut self, effects: &mut Effects) {
-        self.renew(effects);
+        self.renew(To::All, effects);
         let Phase::Leading(leading) = &self.phase else {
             return;
         };
@@ -821,6 +947,31 @@ impl Proposer {
         effects.restart_election_timer = true;
         self.phase = Phase::Following(leader);
     }
+}
+
+impl Leading {
+    fn ask_last(&mut self, acceptor: NodeId) {
+        if let Some(place) = self.order.iter().position(|a| *a == acceptor) {
+            self.order[place..].rotate_left(1);
+        }
+    }
+
+    fn accept(&self, first: Slot, values: Values, committed: Slot) -> Request {
+        accept(self.ballot, first, values, committed)
+    }
+}
+
+fn accept(ballot: Ballot, first: Slot, values: Values, committed: Slot) -> Request {
+    Request::Accept {
+        ballot,
+        first,
+        values,
+        committed,
+    }
+}
+
+fn bytes_of(values: &[Value]) -> usize {
+    values.iter().map(Value::len).sum()
 }
 
 /// A round above `used` and above as many of the promises as can be, which a quorum still takes.

@@ -28,6 +28,8 @@ pub enum Event {
     Read(usize),
     /// Time passes for a proposer.
     Tick(usize),
+    /// A leader is told that an acceptor is late.
+    Unanswered(usize, NodeId),
     /// Time passes for the learner: if it misses something, long enough to ask for it.
     LearnerTick,
     /// A proposer ends and starts again.
@@ -95,6 +97,7 @@ impl Small {
         let settings = Settings {
             batches_in_flight: 2,
             batch_values: 1,
+            thrifty: self.thrifty,
             ..Settings::default()
         };
         let run = u64::from(life) << 8 | (index as u64 + 1);
@@ -195,6 +198,10 @@ impl Small {
             Event::Tick(at) => {
                 state.ticks += 1;
                 self.step(state, at, Input::Tick);
+            }
+            Event::Unanswered(at, acceptor) => {
+                state.ticks += 1;
+                self.step(state, at, Input::Unanswered(acceptor));
             }
             Event::LearnerTick => {
                 if let Some(node) = &mut state.learner {
@@ -329,10 +336,11 @@ impl Small {
                 continue;
             }
             let to = match to {
-                To::One(id) => id.index()..id.index() + 1,
-                To::All => 0..self.acceptors.into(),
+                To::One(id) => vec![id],
+                To::Quorum(some) | To::Others(some) => some.into_iter().collect(),
+                To::All => self.members().acceptors().collect(),
             };
-            for to in to {
+            for to in to.into_iter().map(NodeId::index) {
                 let request = request.clone();
                 let ask = Envelope::Ask {
                     from: at,

@@ -9,7 +9,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Config {
     pub learners: u8,
     /// The proposers' limits, far smaller than in production.
     pub settings: Settings,
+    /// How many of a thousand times a proposer's tick comes with word that an acceptor is late.
+    pub unanswered: u32,
     /// The acceptors' pages.
     pub answers: AnswerLimits,
     /// When the acceptors forget.
@@ -170,6 +172,7 @@ impl Config {
             batch_values: r.between(1, 8) as usize,
             batch_bytes: r.between(16, 512) as usize,
             patience_ticks: pick(r, &[3, 8, 60]),
+            thrifty: r.chance(700),
         };
         let answers = AnswerLimits {
             bytes: pick(r, &[64, 512, 2 << 20]),
@@ -182,6 +185,7 @@ impl Config {
             acceptors: pick(r, &[1, 2, 3, 3, 3, 3, 4, 5, 5]),
             learners: pick(r, &[1, 2, 3, 3, 3, 4]),
             settings,
+            unanswered: pick(r, &[0, 100, 900]),
             answers,
             trimming: TrimPolicy {
                 tail: pick(r, &[0, 0, 4, 50, 16_384]),

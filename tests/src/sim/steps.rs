@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
-use proposer::paxos::ids::{Members, Role, Slot};
+use proposer::paxos::ids::{Members, NodeId, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::message::{Learned, Message};
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
@@ -151,6 +151,11 @@ impl Sim {
         let election_timer = self.nodes[at].election_timer;
         match (&mut self.nodes[at].process, timer) {
             (Process::Proposer(..), Timer::Tick) => {
+                if self.rng.chance(self.config.unanswered) {
+                    let acceptors = u64::from(self.config.acceptors);
+                    let acceptor = NodeId::at(self.rng.below(acceptors) as usize);
+                    self.step_proposer(at, Input::Unanswered(acceptor.expect("few acceptors")));
+                }
                 self.watch_learners(at);
                 self.step_proposer(at, Input::Tick);
             }
@@ -300,6 +305,11 @@ impl Sim {
             let packet = self.said(at, Message::Request(request.clone()));
             match to {
                 To::One(id) => self.send(at, self.acceptor(*id), &packet),
+                To::Quorum(some) | To::Others(some) => {
+                    for id in some {
+                        self.send(at, self.acceptor(*id), &packet);
+                    }
+                }
                 To::All => self.send_all(at, Role::Acceptor, &packet),
             }
         }

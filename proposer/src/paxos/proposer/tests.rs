@@ -19,6 +19,7 @@ fn proposer(acceptors: u8) -> Proposer {
         batch_values: 3,
         batch_bytes: 100,
         patience_ticks: 3,
+        thrifty: false,
     };
     Proposer::new(node(1), Members::new(acceptors).unwrap(), settings, 0)
 }
@@ -529,4 +530,157 @@ fn a_proposer_that_lost_its_claims_leaves_out_more_rounds_than_it_can_have_claim
     reply(&mut damaged, 1, probed(ballot(8, 2)));
     reply(&mut damaged, 2, probed(Ballot::NONE));
     assert_eq!(damaged.counter(), 10 + ROUNDS_LOST);
+}
+
+/// A leader at ballot 9.1, of five acceptors, that asks a quorum first.
+fn thrifty_leader() -> Proposer {
+    let settings = Settings {
+        batch_values: 3,
+        thrifty: true,
+        ..Settings::default()
+    };
+    let mut leader = Proposer::new(node(1), Members::new(5).unwrap(), settings, 8);
+    step(&mut leader, Input::ElectionTimeout);
+    for acceptor in 1..=3 {
+        reply(&mut leader, acceptor, probed(Ballot::NONE));
+    }
+    for acceptor in 1..=3 {
+        reply(&mut leader, acceptor, promise(vec![]));
+    }
+    assert!(leader.is_leading());
+    leader
+}
+
+/// Who is asked to vote: the acceptors, the first slot and how many values.
+fn asked(effects: &Effects) -> Vec<(Vec<u8>, u64, usize)> {
+    let asked = |(to, request): &(To, Request)| match request {
+        Request::Accept { first, values, .. } => Some((numbers(to), first.0, values.len())),
+        _ => None,
+    };
+    effects.acceptors.iter().filter_map(asked).collect()
+}
+
+fn numbers(to: &To) -> Vec<u8> {
+    match to {
+        To::All => vec![1, 2, 3, 4, 5],
+        To::Quorum(some) | To::Others(some) => some.iter().map(|id| id.number()).collect(),
+        To::One(one) => vec![one.number()],
+    }
+}
+
+#[test]
+fn a_batch_goes_to_a_quorum_and_at_the_next_tick_to_the_others() {
+    let mut leader = thrifty_leader();
+    for slot in 1..=2 {
+        let effects = step(&mut leader, Input::Propose(vec![value("a")])).1;
+        assert_eq!(asked(&effects), [(vec![1, 2, 3], slot, 1)]);
+        for acceptor in 1..=3 {
+            let effects = reply(&mut leader, acceptor, accepted(slot, 1));
+            assert!(asked(&effects).is_empty());
+        }
+    }
+    assert_eq!(leader.committed(), Slot(2));
+    let effects = step(&mut leader, Input::Tick).1;
+    assert_eq!(asked(&effects), [(vec![4, 5], 1, 2)]);
+    assert!(asked(&step(&mut leader, Input::Tick).1).is_empty());
+}
+
+#[test]
+fn the_others_get_what_is_chosen_at_once_when_it_is_a_batch_or_the_leader_steps_down() {
+    let mut leader = thrifty_leader();
+    let choose = |leader: &mut Proposer, count: u64| {
+        let values = vec![value("a"); count as usize];
+        let effects = step(leader, Input::Propose(values)).1;
+        let first = asked(&effects)[0].1;
+        for acceptor in 1..=2 {
+            reply(leader, acceptor, accepted(first, count));
+        }
+        reply(leader, 3, accepted(first, count))
+    };
+    assert_eq!(asked(&choose(&mut leader, 2)), []);
+    // A message has no more values than a batch may have.
+    let sent = [(vec![4, 5], 1, 2), (vec![4, 5], 3, 2)];
+    assert_eq!(asked(&choose(&mut leader, 2)), sent);
+    assert_eq!(asked(&choose(&mut leader, 1)), []);
+    let effects = step(&mut leader, Input::StepDown).1;
+    assert_eq!(asked(&effects), [(vec![4, 5], 5, 1)]);
+}
+
+#[test]
+fn others_are_asked_in_place_of_an_acceptor_that_does_not_answer() {
+    let mut leader = thrifty_leader();
+    let unanswered = |leader: &mut Proposer, acceptor| {
+        let effects = step(leader, Input::Unanswered(node(acceptor))).1;
+        asked(&effects)
+    };
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    reply(&mut leader, 1, accepted(1, 1));
+    // It has voted: its next message is what is late.
+    assert_eq!(unanswered(&mut leader, 1), []);
+    assert_eq!(unanswered(&mut leader, 2), [(vec![4], 1, 1)]);
+    assert_eq!(unanswered(&mut leader, 4), [(vec![5], 1, 1)]);
+    assert_eq!(unanswered(&mut leader, 5), []);
+    reply(&mut leader, 3, accepted(1, 1));
+    reply(&mut leader, 5, accepted(1, 1));
+    assert_eq!(leader.committed(), Slot(1));
+    let effects = step(&mut leader, Input::Propose(vec![value("b")])).1;
+    assert_eq!(asked(&effects), [(vec![1, 2, 3], 2, 1)]);
+    // Everybody was asked for the first one already.
+    assert!(asked(&step(&mut leader, Input::Tick).1).is_empty());
+}
+
+#[test]
+fn a_quorum_confirms_a_leader_for_reads_and_all_when_one_does_not_answer() {
+    let mut leader = thrifty_leader();
+    // The first round is that of the leader's announcement, to all.
+    renew_all(&mut leader);
+    reply(&mut leader, 3, renewed(1));
+    let renews = |effects: &Effects| {
+        let renews = effects
+            .acceptors
+            .iter()
+            .filter(|(_, request)| matches!(request, Request::Renew { .. }));
+        renews.map(|(to, _)| numbers(to)).collect::<Vec<_>>()
+    };
+    let effects = step(&mut leader, Input::Read(7)).1;
+    assert_eq!(renews(&effects), [[1, 2, 3]]);
+    let effects = step(&mut leader, Input::Unanswered(node(2))).1;
+    assert_eq!(renews(&effects), [[1, 2, 3, 4, 5]]);
+    // Found by the simulator: one that does not vote answers each round at once, and for ever.
+    let again = reply(&mut leader, 2, Reply::NotVoting);
+    assert!(renews(&again).is_empty());
+    let readable: Vec<_> = (3..=5)
+        .flat_map(|acceptor| {
+            let renewed = renewed(round(&effects).unwrap());
+            reply(&mut leader, acceptor, renewed).readable
+        })
+        .collect();
+    assert_eq!(readable, [(7, Slot::ZERO)]);
+}
+
+/// Found by the simulator: an acceptor that has lost its disk held up each batch for two ticks.
+#[test]
+fn an_acceptor_that_does_not_vote_is_asked_last() {
+    let mut leader = thrifty_leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    let effects = reply(&mut leader, 2, Reply::NotVoting);
+    assert_eq!(asked(&effects), [(vec![4], 1, 1)]);
+    let effects = step(&mut leader, Input::Propose(vec![value("b")])).1;
+    assert_eq!(asked(&effects), [(vec![1, 3, 4], 2, 1)]);
+}
+
+#[test]
+fn an_acceptor_that_is_silent_for_two_ticks_is_asked_last() {
+    let mut leader = thrifty_leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    reply(&mut leader, 1, accepted(1, 1));
+    reply(&mut leader, 3, accepted(1, 1));
+    step(&mut leader, Input::Tick);
+    let effects = step(&mut leader, Input::Tick).1;
+    assert_eq!(
+        asked(&effects),
+        [(vec![2], 1, 1), (vec![4], 1, 1), (vec![5], 1, 1)]
+    );
+    let effects = step(&mut leader, Input::Propose(vec![value("b")])).1;
+    assert_eq!(asked(&effects), [(vec![1, 3, 4], 2, 1)]);
 }
