@@ -22,7 +22,8 @@ use super::output::Output;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// How many Accepts may be under way at once. While they are, values queue and form the next,
-    /// larger batch: load sets the batch size, no timer does.
+    /// larger batch: load sets the batch size, no timer does. A further one goes only when it is as
+    /// large as all that is under way.
     pub batches_in_flight: usize,
     /// Values in one Accept.
     pub batch_values: usize,
@@ -622,7 +623,9 @@ impl Proposer {
         let Phase::Leading(leading) = &mut self.phase else {
             return;
         };
-        while leading.in_flight.len() < settings.batches_in_flight && !leading.unsent.is_empty() {
+        while leading.in_flight.len() < settings.batches_in_flight
+            && leading.is_worth_a_batch(&settings)
+        {
             let first = Slot(leading.next.0 - leading.unsent.len() as u64);
             let mut bytes = 0;
             let fits = |value: &&Value| {
@@ -950,6 +953,22 @@ impl Proposer {
 }
 
 impl Leading {
+    /// Whether what waits should be sent now. A further batch must be as large as all that is under
+    /// way, or as large as a batch may be: each costs messages and syncs, and what waits for the
+    /// batches under way goes out with their votes at the latest.
+    fn is_worth_a_batch(&self, settings: &Settings) -> bool {
+        let waiting = self.unsent.len();
+        let under_way: usize = self.in_flight.values().map(|b| b.values.len()).sum();
+        if waiting == 0 || waiting >= under_way || waiting >= settings.batch_values {
+            return waiting > 0;
+        }
+        let mut bytes = 0;
+        self.unsent.iter().any(|value| {
+            bytes += value.len();
+            bytes >= settings.batch_bytes
+        })
+    }
+
     fn ask_last(&mut self, acceptor: NodeId) {
         if let Some(place) = self.order.iter().position(|a| *a == acceptor) {
             self.order[place..].rotate_left(1);

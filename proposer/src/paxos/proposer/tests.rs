@@ -218,9 +218,12 @@ fn the_value_of_the_highest_ballot_is_taken_over_and_holes_become_noops() {
     let effects = reply(&mut candidate, 3, promise(second));
     assert!(candidate.is_leading());
     let adopted = vec![value("new"), value("b"), Value::NOOP];
-    assert_eq!(accepts(&effects), [(1, adopted), (4, vec![value("a")])]);
+    assert_eq!(accepts(&effects), [(1, adopted)]);
     let effects = step(&mut candidate, Input::Propose(vec![value("c")])).1;
     assert_eq!(effects.assigned, Some(Slot(5)));
+    reply(&mut candidate, 1, accepted(1, 3));
+    let effects = reply(&mut candidate, 3, accepted(1, 3));
+    assert_eq!(accepts(&effects), [(4, vec![value("a"), value("c")])]);
 }
 
 #[test]
@@ -364,6 +367,35 @@ fn batches_wait_for_their_turn_and_keep_to_their_limits() {
     reply(&mut leader, 1, accepted(1, 2));
     let effects = reply(&mut leader, 2, accepted(1, 2));
     assert_eq!(accepts(&effects), [(6, vec![huge])]);
+}
+
+#[test]
+fn a_further_batch_is_as_large_as_all_that_is_under_way() {
+    let mut leader = leader();
+    let propose = |leader: &mut Proposer| {
+        let effects = step(leader, Input::Propose(vec![value("a")])).1;
+        accepts(&effects)
+            .iter()
+            .map(|(first, of)| (*first, of.len()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(propose(&mut leader), [(1, 1)]);
+    assert_eq!(propose(&mut leader), [(2, 1)]);
+    reply(&mut leader, 1, accepted(1, 1));
+    reply(&mut leader, 2, accepted(1, 1));
+    assert_eq!(propose(&mut leader), [(3, 1)]);
+    reply(&mut leader, 1, accepted(2, 1));
+    reply(&mut leader, 2, accepted(2, 1));
+    reply(&mut leader, 1, accepted(3, 1));
+    reply(&mut leader, 2, accepted(3, 1));
+    let three = vec![value("a"); 3];
+    assert_eq!(
+        accepts(&step(&mut leader, Input::Propose(three.clone())).1),
+        [(4, three)]
+    );
+    assert_eq!(propose(&mut leader), []);
+    assert_eq!(propose(&mut leader), []);
+    assert_eq!(propose(&mut leader), [(7, 3)]);
 }
 
 #[test]
