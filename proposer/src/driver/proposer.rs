@@ -528,11 +528,14 @@ impl Run {
                 }
                 Some(job) = jobs.recv() => {
                     self.job(job);
-                    for _ in 1..GROUP {
-                        let Ok(job) = jobs.try_recv() else { break };
-                        self.job(job);
-                    }
+                    self.take_jobs(&mut jobs);
                 }
+            }
+            if !self.queue.is_empty() {
+                // Whoever is ready to bring more, and waits for this core, goes first: one batch
+                // takes it all. Returns at once if nobody does.
+                std::thread::yield_now();
+                self.take_jobs(&mut jobs);
             }
             self.pump();
             self.note_chosen();
@@ -950,6 +953,13 @@ impl Run {
     }
 
     // --- clients' requests ---
+
+    fn take_jobs(&mut self, jobs: &mut mpsc::UnboundedReceiver<NewJob>) {
+        for _ in 1..GROUP {
+            let Ok(job) = jobs.try_recv() else { break };
+            self.job(job);
+        }
+    }
 
     fn job(&mut self, new: NewJob) {
         let NewJob {
