@@ -177,6 +177,16 @@ impl Handle {
             .unwrap_or_else(|_| vec![Answer::Unknown; count]))
     }
 
+    /// Whether there is no room at all for another request: it need not even be read.
+    pub fn is_full(&self) -> bool {
+        let full = self.shared.requests.load(Ordering::Relaxed) >= MAX_REQUESTS
+            || self.shared.request_bytes.load(Ordering::Relaxed) >= MAX_REQUEST_BYTES;
+        if full {
+            self.metrics.rejected.inc();
+        }
+        full
+    }
+
     fn room(&self, values: &[Value]) -> Result<Room, Busy> {
         let (requests, bytes) = (values.len(), values.iter().map(Value::len).sum());
         let shared = self.shared.clone();

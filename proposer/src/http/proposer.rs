@@ -151,6 +151,9 @@ async fn propose(
     Raw(body): Raw,
 ) -> Result<Response, Problem> {
     let within = query.within()?;
+    if state.handle.is_full() {
+        return Err(busy());
+    }
     let value = parse(&body)?;
     let answers = state
         .handle
@@ -192,6 +195,10 @@ async fn propose_batch(
     Raw(body): Raw,
 ) -> Result<Response, Problem> {
     let within = query.within()?;
+    // What is refused anyway costs no more than reading it.
+    if state.handle.is_full() {
+        return Err(busy());
+    }
     let values = parse_batch(&body)?;
     if values.is_empty() {
         return Ok(Json(Vec::<()>::new()).into_response());

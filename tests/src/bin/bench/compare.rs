@@ -81,6 +81,7 @@ impl Compare {
                 connections: *connections,
                 lasting: self.lasting,
                 rate: None,
+                pause: load::PAUSE,
                 pids: ours::pids(&cluster),
             });
             for (why, count) in &seen.failures {

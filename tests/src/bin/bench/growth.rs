@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proposer::config::Role;
-use tests::cluster::Cluster;
+use tests::cluster::{Cluster, http};
 
 use super::client::Protocol;
 use super::document;
@@ -29,13 +29,14 @@ pub(crate) struct Growth<'a> {
 impl Growth<'_> {
     pub(crate) fn run(&self, only: Option<&str>) {
         type Series<'a> = fn(&Growth<'a>);
-        let all: [(&str, Series<'_>); 6] = [
+        let all: [(&str, Series<'_>); 7] = [
             ("size", Growth::size),
             ("connections", Growth::connections),
             ("acceptors", Growth::acceptors),
             ("learners", Growth::learners),
             ("log", Growth::log),
             ("restart", Growth::restart),
+            ("overload", Growth::overload),
         ];
         for (name, series) in all {
             if only.is_none_or(|only| only == name) {
@@ -53,6 +54,7 @@ impl Growth<'_> {
             connections,
             lasting: self.lasting,
             rate: None,
+            pause: load::PAUSE,
             pids: Vec::new(),
         });
         for (why, count) in &seen.failures {
@@ -243,6 +245,62 @@ impl Growth<'_> {
             ],
         };
         document::picture(self.into, "restart", &plot.svg());
+    }
+
+    /// More values at once than a proposer takes: clients that are refused ask again after a while.
+    fn overload(&self) {
+        const BATCH: u64 = 64;
+        /// As many values as a proposer has room for, at once.
+        const PEAK: usize = 16_384 / BATCH as usize;
+        const PAUSE: Duration = Duration::from_millis(200);
+        let cluster = Cluster::start(5, 5, 2);
+        let elected = |cluster: &Cluster| {
+            let leader = cluster.wait_for_leader();
+            let status = http::get(&format!("{}/leader-status", cluster.node(leader).url()));
+            let status = status.expect("the leader answers").json();
+            (leader, status["term"].clone())
+        };
+        let before = elected(&cluster);
+        let mut lines = vec![
+            "| offered, × the peak's | values/s | ÷ peak | 503s/s | p50 of a 503, ms | p99 of a 503, ms \
+             | MiB of the leader |"
+                .to_owned(),
+            format!("|{}", "---:|".repeat(7)),
+        ];
+        let mut peak = None;
+        for times in [1, 2, 10] {
+            let work = Writes::new(System::Ours, SIZE, BATCH, times * 100_000_000).over(10_000);
+            let seen = load::run(&Load {
+                servers: leader(&cluster),
+                protocol: Protocol::Http,
+                work: Arc::new(work),
+                connections: PEAK * times as usize,
+                lasting: self.lasting,
+                rate: None,
+                pause: PAUSE,
+                pids: Vec::new(),
+            });
+            for (why, count) in &seen.failures {
+                eprintln!("  {count} × {why}");
+            }
+            let pid = cluster.node(before.0).pid().as_raw_nonzero().get() as u32;
+            let mib = usage::Usage::of(&[pid]).max_rss_bytes as f64 / f64::from(1 << 20);
+            let goodput = seen.per_second();
+            lines.push(format!(
+                "| {times} | {goodput:.0} | {:.2} | {:.0} | {:.1} | {:.1} | {mib:.0} |",
+                goodput / *peak.get_or_insert(goodput),
+                seen.refused.len() as f64 / seen.seconds,
+                seen.refused.value_at_quantile(0.5) as f64 / 1e3,
+                seen.refused.value_at_quantile(0.99) as f64 / 1e3,
+            ));
+            eprintln!("  {}", lines.last().expect("it was just added"));
+        }
+        lines.push(String::new());
+        lines.push(match elected(&cluster) == before {
+            true => "The leader and its term stayed the same.".to_owned(),
+            false => "**The leader changed.**".to_owned(),
+        });
+        document::section(self.into, "overload", &lines.join("\n"));
     }
 
     fn throughput(&self, name: &str, title: &str, x: &str, ticks: &[String], seen: &[Seen]) {

@@ -18,8 +18,8 @@ use super::usage::Usage;
 
 /// Before anything is measured.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
-/// After a failure.
-const PAUSE: Duration = Duration::from_millis(5);
+/// After a failure, commonly.
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 /// What is asked of whom.
 #[derive(Clone)]
@@ -32,6 +32,8 @@ pub(crate) struct Load {
     pub(crate) lasting: Duration,
     /// Requests per second of all connections together; `None`: as fast as answers come.
     pub(crate) rate: Option<f64>,
+    /// How long a connection waits after a failure.
+    pub(crate) pause: Duration,
     /// The processes whose use is measured.
     pub(crate) pids: Vec<u32>,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Seen {
     /// Of requests, in microseconds.
     pub(crate) latency: Histogram<u64>,
     pub(crate) failures: BTreeMap<String, u64>,
+    /// How long answers took that acknowledge nothing, in microseconds.
+    pub(crate) refused: Histogram<u64>,
     pub(crate) seconds: f64,
     /// Of the servers meanwhile.
     pub(crate) usage: Usage,
@@ -103,6 +107,7 @@ async fn drive(load: Load) -> Seen {
             done: 0,
             latency: histogram(),
             failures: BTreeMap::new(),
+            refused: histogram(),
             seconds: load.lasting.as_secs_f64(),
             usage: Usage::default(),
         }),
@@ -172,13 +177,17 @@ async fn connection(shared: Arc<Shared>, number: usize) {
                     let micros = now.saturating_duration_since(due).as_micros();
                     seen.latency.saturating_record((micros as u64).max(1));
                 }
-                Some(why) if counts => *seen.failures.entry(why.clone()).or_default() += 1,
+                Some(why) if counts => {
+                    *seen.failures.entry(why.clone()).or_default() += 1;
+                    let micros = now.saturating_duration_since(due).as_micros();
+                    seen.refused.saturating_record((micros as u64).max(1));
+                }
                 _ => {}
             }
             why.is_some()
         };
         if failed && load.rate.is_none() {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(load.pause).await;
         }
     }
 }

@@ -53,7 +53,7 @@ enum What {
     },
     /// Ours alone, with one thing that grows
     Growth {
-        /// One of size, connections, acceptors, learners, log and restart; else all
+        /// One of size, connections, acceptors, learners, log, restart and overload; else all
         #[arg(long)]
         only: Option<String>,
         /// How long each load lasts, in milliseconds

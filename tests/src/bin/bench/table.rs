@@ -114,6 +114,7 @@ impl Systems {
             connections,
             lasting,
             rate: None,
+            pause: load::PAUSE,
             pids: self.pids(system),
         }
     }
@@ -183,7 +184,7 @@ fn one_round(options: &Options, figures: &mut Figures) {
     let size = options.sizes[0];
     // 64 values in a request.
     let work = systems.writes(System::Ours, size, 64);
-    let seen = load::run(&systems.load(System::Ours, work, 16, lasting));
+    let seen = load::run(&systems.load(System::Ours, work, 64, lasting));
     complain("batches", System::Ours, &seen);
     eprintln!(
         "  64 values in a request: {:.0} values/s",
