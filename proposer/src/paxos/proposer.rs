@@ -163,7 +163,7 @@ enum Phase {
         from: Slot,
         promises: BTreeMap<NodeId, Promise>,
     },
-    Leading(Leading),
+    Leading(Box<Leading>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -573,7 +573,7 @@ impl Proposer {
                     .map_or(Value::NOOP, |vote| vote.value.clone())
             })
             .collect();
-        self.phase = Phase::Leading(Leading {
+        self.phase = Phase::Leading(Box::new(Leading {
             ballot,
             recovered,
             next: recovered,
@@ -592,7 +592,7 @@ impl Proposer {
                 .map(|acceptor| (acceptor, 0))
                 .collect(),
             reads: VecDeque::new(),
-        });
+        }));
         effects.leader_changed = true;
         self.send_batches(effects);
         self.announce(effects);

@@ -452,9 +452,10 @@ fn renewed(round: u64) -> Reply {
 
 /// A quorum answers every round there was.
 fn renew_all(leader: &mut Proposer) -> Effects {
-    let Phase::Leading(Leading { round, .. }) = leader.phase else {
+    let Phase::Leading(leading) = &leader.phase else {
         return Effects::default();
     };
+    let round = leading.round;
     reply(leader, 1, renewed(round));
     reply(leader, 2, renewed(round))
 }
