@@ -846,12 +846,7 @@ impl Run {
             // One small message at a time: it is what finds out that an acceptor is back.
             false => (Lane::Control, self.election_timeout, Breakers::Ignore),
         };
-        let is_asked = |acceptor: &NodeId| match to {
-            To::All => true,
-            To::Quorum(some) | To::Others(some) => some.contains(acceptor),
-            To::One(one) => one == acceptor,
-        };
-        let asked = || self.acceptors.iter().filter(|l| is_asked(&l.node.id));
+        let asked = || self.acceptors.iter().filter(|l| to.includes(l.node.id));
         self.metrics.proposer_sends(&request, asked().count());
         // Others can be asked in its place.
         let late_after = match (to, &request) {

@@ -110,6 +110,17 @@ pub enum To {
     One(NodeId),
 }
 
+impl To {
+    /// Whether it goes to that acceptor.
+    pub fn includes(&self, acceptor: NodeId) -> bool {
+        match self {
+            To::All => true,
+            To::Quorum(some) | To::Others(some) => some.contains(&acceptor),
+            To::One(one) => *one == acceptor,
+        }
+    }
+}
+
 /// What a step asks for once its claim is durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Effects {
@@ -639,8 +650,8 @@ impl Proposer {
                 .take_while(fits)
                 .count();
             let values: Values = leading.unsent.drain(..count.max(1)).collect();
-            let asked: BTreeSet<NodeId> = leading.order.iter().copied().take(first_asked).collect();
-            let accept = leading.accept(first, values.clone(), self.committed);
+            let asked: BTreeSet<NodeId> = leading.first(first_asked);
+            let accept = accept(leading.ballot, first, values.clone(), self.committed);
             effects.acceptors.push((To::Quorum(asked.clone()), accept));
             let batch = Batch {
                 values,
@@ -732,7 +743,7 @@ impl Proposer {
             }) {
                 values.extend_from_slice(&next.values);
             }
-            let accept = leading.accept(first, values.into(), committed);
+            let accept = accept(leading.ballot, first, values.into(), committed);
             effects.acceptors.push((To::Others(to), accept));
         }
     }
@@ -793,14 +804,7 @@ impl Proposer {
     /// Who is asked to confirm this leader for reads.
     fn renewers(&self) -> To {
         match &self.phase {
-            Phase::Leading(leading) => To::Quorum(
-                leading
-                    .order
-                    .iter()
-                    .copied()
-                    .take(self.first_asked())
-                    .collect(),
-            ),
+            Phase::Leading(leading) => To::Quorum(leading.first(self.first_asked())),
             _ => To::All,
         }
     }
@@ -975,8 +979,9 @@ impl Leading {
         }
     }
 
-    fn accept(&self, first: Slot, values: Values, committed: Slot) -> Request {
-        accept(self.ballot, first, values, committed)
+    /// The first so many acceptors to ask.
+    fn first(&self, count: usize) -> BTreeSet<NodeId> {
+        self.order.iter().copied().take(count).collect()
     }
 }
 

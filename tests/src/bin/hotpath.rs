@@ -10,7 +10,7 @@ use proposer::paxos::ids::{Members, NodeId, Role, Slot};
 use proposer::paxos::learner::{Input as Told, Learner};
 use proposer::paxos::machine::{Applied, Machine};
 use proposer::paxos::message::{Learned, Message, Reply, Request, Value};
-use proposer::paxos::proposer::{Effects, Input, Proposer, Settings, To};
+use proposer::paxos::proposer::{Effects, Input, Proposer, Settings};
 use proposer::wal::{Options, Wal};
 use proposer::wire::{OutcomeView, ProposeBody};
 
@@ -99,12 +99,7 @@ impl Path {
         let mut outcomes = Vec::new();
         for (to, request) in acceptors {
             let frame = send(Role::Proposer, 1, Message::Request(request));
-            let asked: Vec<u8> = match to {
-                To::All => (1..=ACCEPTORS).collect(),
-                To::Quorum(some) | To::Others(some) => some.iter().map(|id| id.number()).collect(),
-                To::One(one) => vec![one.number()],
-            };
-            for id in asked {
+            for id in (1..=ACCEPTORS).filter(|id| to.includes(node(*id))) {
                 let Message::Request(request) = receive(&frame) else {
                     unreachable!("a request was sent")
                 };

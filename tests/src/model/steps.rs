@@ -7,7 +7,7 @@ use proposer::paxos::ids::{Members, NodeId, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::message::{Learn, Reply, Request, Value};
 use proposer::paxos::output::Output;
-use proposer::paxos::proposer::{Effects, Input, Proposer, Settings, To};
+use proposer::paxos::proposer::{Effects, Input, Proposer, Settings};
 use proposer::paxos::standing::{Member, Start};
 
 use super::Small;
@@ -335,12 +335,8 @@ impl Small {
             if left_out {
                 continue;
             }
-            let to = match to {
-                To::One(id) => vec![id],
-                To::Quorum(some) | To::Others(some) => some.into_iter().collect(),
-                To::All => self.members().acceptors().collect(),
-            };
-            for to in to.into_iter().map(NodeId::index) {
+            let asked = self.members().acceptors().filter(|id| to.includes(*id));
+            for to in asked.map(NodeId::index) {
                 let request = request.clone();
                 let ask = Envelope::Ask {
                     from: at,
