@@ -18,6 +18,9 @@
 //! segments or all of it were removed, or that the folder is an older copy. Whoever owns the log has
 //! to compare [`Wal::position_start`] and [`Wal::position_end`] with what it knows from elsewhere.
 //!
+//! The last segment is zeros past its last frame, written with an earlier one: the sync of a frame
+//! that neither makes the file longer nor needs new blocks leaves the file system's journal alone.
+//!
 //! An error of a write or a sync poisons the log. It is never tried again, as a second `fsync` that
 //! succeeds says nothing about what the first one lost (Rebello et al., "Can Applications Recover
 //! from fsync Failures?", 2020). The process ends; the next [`Wal::open`] reads what there is and
@@ -53,13 +56,18 @@ pub struct Options {
     /// A segment that has grown to this many bytes is followed by a new one. At most
     /// [`MAX_SEGMENT_BYTES`]; a greater value counts as that.
     pub segment_bytes: u64,
+    /// How many bytes of zeros a frame that makes the file longer brings along for those after it. A
+    /// frame of more than a quarter of that brings none: its own blocks cost more than the journal.
+    pub ahead_bytes: u64,
 }
 
 impl Default for Options {
-    /// 64 MiB: read in well under a second, and seldom enough changed.
+    /// Segments of 64 MiB: read in well under a second, and seldom enough changed. With 256 KiB of
+    /// zeros one frame in many waits for the journal, and none for the writing of the zeros.
     fn default() -> Options {
         Options {
             segment_bytes: 64 << 20,
+            ahead_bytes: 256 << 10,
         }
     }
 }
@@ -106,6 +114,8 @@ struct Segment<F> {
     file: F,
     /// Length of the stream.
     end: u64,
+    /// Length of the file, with the zeros that wait for frames.
+    size: u64,
 }
 
 /// The frame that the next sync writes.
@@ -140,6 +150,7 @@ impl<M: Media> Wal<M> {
             media,
             options: Options {
                 segment_bytes: options.segment_bytes.min(MAX_SEGMENT_BYTES),
+                ..options
             },
             segments: BTreeMap::new(),
             sequence: names.first().copied().unwrap_or(1),
@@ -235,8 +246,7 @@ impl<M: Media> Wal<M> {
 
     /// How many bytes the log's files hold.
     pub fn bytes(&self) -> u64 {
-        let ends = self.segments.values().map(|segment| segment.end);
-        ends.map(frame::file_offset).sum()
+        self.segments.values().map(|segment| segment.size).sum()
     }
 
     /// Before every record of the log.
@@ -303,9 +313,8 @@ impl<M: Media> Wal<M> {
         })
     }
 
-    /// Writes into a segment's stream, durably. Returns the bytes written to the file.
-    fn write(&self, first: u64, at: u64, parts: &[&[u8]]) -> Result<u64, Error> {
-        let file = &self.segments[&first].file;
+    /// Writes into a segment's stream, durably. Returns the bytes written to the file, less zeros.
+    fn write(&mut self, first: u64, at: u64, parts: &[&[u8]]) -> Result<u64, Error> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut marked = Vec::with_capacity(length + length / 256 + 2);
         let mut position = at;
@@ -313,11 +322,35 @@ impl<M: Media> Wal<M> {
             frame::mark(&mut marked, position, part);
             position += part.len() as u64;
         }
-        file.write_at(&marked, frame::file_offset(at))
-            .map_err(|source| self.io("write", &name(first), source))?;
-        file.sync_data()
-            .map_err(|source| self.io("sync", &name(first), source))?;
-        Ok(marked.len() as u64)
+        let (start, bytes) = (frame::file_offset(at), marked.len() as u64);
+        let segment = &self.segments[&first];
+        let mut size = segment.size;
+        if start + bytes > size {
+            size = self.room(start + bytes, bytes);
+            marked.resize((size - start) as usize, 0);
+        }
+        let written = segment.file.write_at(&marked, start);
+        written.map_err(|source| self.io("write", &name(first), source))?;
+        let synced = segment.file.sync_data();
+        synced.map_err(|source| self.io("sync", &name(first), source))?;
+        if let Some(segment) = self.segments.get_mut(&first) {
+            segment.size = size;
+        }
+        Ok(bytes)
+    }
+
+    /// How long a file becomes by a write of so many bytes that ends at `end`, past its own end.
+    fn room(&self, end: u64, bytes: u64) -> u64 {
+        let Options {
+            segment_bytes,
+            ahead_bytes,
+        } = self.options;
+        if bytes > ahead_bytes / 4 {
+            return end;
+        }
+        // No frame begins past a full segment's end.
+        let full = frame::file_offset(segment_bytes);
+        (end + ahead_bytes).min(full.max(end))
     }
 
     /// Starts the segment of the next frame. It is durable, name and all, before a frame goes in,
@@ -329,7 +362,7 @@ impl<M: Media> Wal<M> {
             .create(&name(first))
             .map_err(|source| self.io("create", &name(first), source))?;
         let end = SEGMENT_HEADER;
-        self.segments.insert(first, Segment { file, end });
+        self.segments.insert(first, Segment { file, end, size: 0 });
         self.write(first, 0, &[&frame::segment_header(first)])?;
         self.sync_dir()
     }

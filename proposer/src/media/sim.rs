@@ -135,7 +135,8 @@ impl SimMedia {
         self.lock().fail_next_sync = true;
     }
 
-    /// The next write stops after `bytes` bytes because the disk is full.
+    /// The next write stops after about `bytes` bytes because the disk is full: within the file at
+    /// the end of a sector, as a page of the cache is written whole or not at all.
     pub fn fail_next_write(&self, bytes: usize) {
         self.lock().fail_next_write = Some(bytes);
     }
@@ -287,8 +288,13 @@ impl MediaFile for SimFile {
         self.with(|disk, inode| {
             disk.begin()?;
             let full = disk.fail_next_write.take();
-            let written = &bytes[..full.unwrap_or(bytes.len()).min(bytes.len())];
-            disk.inode(inode).write(written, offset as usize);
+            let (inode, offset) = (disk.inode(inode), offset as usize);
+            let mut count = full.unwrap_or(bytes.len()).min(bytes.len());
+            if count < bytes.len() && offset + count < inode.cached.len() {
+                let end = (offset + count) / SECTOR_BYTES * SECTOR_BYTES;
+                count = end.saturating_sub(offset);
+            }
+            inode.write(&bytes[..count], offset);
             match full {
                 Some(_) => Err(io::ErrorKind::StorageFull.into()),
                 None => Ok(()),

@@ -70,14 +70,22 @@ impl<M: Media> Wal<M> {
                 Found::Unsupported(version) => return Err(self.unsupported(name, at, version)),
             }
         }
-        self.segments.insert(first, Segment { file, end: at });
+        let size = file_bytes;
+        self.segments.insert(
+            first,
+            Segment {
+                file,
+                end: at,
+                size,
+            },
+        );
         if is_last {
             let tail = if last.0 == 0 {
                 Bytes::from_owner(frame::segment_header(first))
             } else {
                 stream.bytes.slice(last.0 as usize..last.1 as usize)
             };
-            self.settle(first, file_bytes, last.0, &tail)?;
+            self.settle(first, last.0, &tail)?;
         }
         Ok(())
     }
@@ -85,12 +93,14 @@ impl<M: Media> Wal<M> {
     /// Cuts off what is after the last frame and writes that frame, or the header, once more: it is
     /// the only one whose sync may have failed, after which the cache says clean what the disk does
     /// not have.
-    fn settle(&self, first: u64, file_bytes: u64, at: u64, tail: &[u8]) -> Result<(), Error> {
-        let segment = &self.segments[&first];
-        let end = frame::file_offset(segment.end);
-        if file_bytes > end {
-            let cut = segment.file.truncate(end);
-            cut.map_err(|source| self.io("truncate", &name(first), source))?;
+    fn settle(&mut self, first: u64, at: u64, tail: &[u8]) -> Result<(), Error> {
+        if let Some(segment) = self.segments.get_mut(&first) {
+            let end = frame::file_offset(segment.end);
+            if segment.size > end {
+                segment.size = end;
+                let cut = segment.file.truncate(end);
+                cut.map_err(|source| self.io("truncate", &name(first), source))?;
+            }
         }
         self.write(first, at, &[tail])?;
         Ok(())

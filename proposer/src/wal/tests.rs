@@ -8,9 +8,20 @@ use crate::media::{FileMedia, SimMedia};
 
 type Record = (Position, Vec<u8>);
 
+/// Without zeros ahead.
 fn open<M: Media>(media: M, segment_bytes: u64) -> Result<(Wal<M>, Vec<Record>), Error> {
+    let ahead_bytes = 0;
+    open_with(
+        media,
+        Options {
+            segment_bytes,
+            ahead_bytes,
+        },
+    )
+}
+
+fn open_with<M: Media>(media: M, options: Options) -> Result<(Wal<M>, Vec<Record>), Error> {
     let mut records = Vec::new();
-    let options = Options { segment_bytes };
     let wal = Wal::open(media, options, |position, bytes| {
         records.push((position, bytes.to_vec()));
         Ok(())
@@ -112,11 +123,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Runs a script against a log and its model, and reads everything back after each restart.
-fn run(segment_bytes: u64, steps: &[Step]) {
+fn run(options: Options, steps: &[Step]) {
     let media = SimMedia::new();
     let mut model = Model::default();
     let mut pending: Vec<Record> = Vec::new();
-    let mut wal = open(media.clone(), segment_bytes).unwrap().0;
+    let mut wal = open_with(media.clone(), options).unwrap().0;
     for step in steps {
         let restart = match step {
             Step::Append { length, fill } => {
@@ -159,7 +170,7 @@ fn run(segment_bytes: u64, steps: &[Step]) {
                 stop(&media, *crash);
                 media.halt_before(media.operations() + reopen_halts);
                 // What an opening showed that did not succeed counts for nothing.
-                if let Ok((opened, records)) = open(media.clone(), segment_bytes) {
+                if let Ok((opened, records)) = open_with(media.clone(), options) {
                     drop(opened);
                     model.observe(records);
                 }
@@ -186,7 +197,7 @@ fn run(segment_bytes: u64, steps: &[Step]) {
                     media.halt_before(media.operations() + after);
                     let _ = wal.trim_before(position);
                     media.crash(*crash);
-                    let oldest = open(media.clone(), segment_bytes)
+                    let oldest = open_with(media.clone(), options)
                         .unwrap()
                         .0
                         .position_start();
@@ -200,7 +211,7 @@ fn run(segment_bytes: u64, steps: &[Step]) {
         };
         if restart {
             pending.clear();
-            let (opened, records) = open(media.clone(), segment_bytes).unwrap();
+            let (opened, records) = open_with(media.clone(), options).unwrap();
             wal = opened;
             model.observe(records);
             for (position, bytes) in &model.synced {
@@ -255,9 +266,11 @@ proptest! {
     #[test]
     fn nothing_synced_is_lost_and_nothing_else_appears(
         segment_bytes in 1..3000_u64,
+        ahead_bytes in prop_oneof![Just(0), 1..12_000_u64],
         steps in vec(step(), 1..40),
     ) {
-        run(segment_bytes, &steps);
+        let options = Options { segment_bytes, ahead_bytes };
+        run(options, &steps);
     }
 }
 
@@ -291,9 +304,24 @@ fn keeps(n: usize) -> [Box<dyn Fn(usize) -> bool>; 3] {
 
 #[test]
 fn a_crash_at_any_operation_leaves_the_log_whole() {
+    crash_everywhere(Options {
+        segment_bytes: 600,
+        ahead_bytes: 0,
+    });
+}
+
+#[test]
+fn so_does_one_of_a_log_with_zeros_ahead() {
+    crash_everywhere(Options {
+        segment_bytes: 1500,
+        ahead_bytes: 8000,
+    });
+}
+
+fn crash_everywhere(options: Options) {
     let media = SimMedia::new();
     script(
-        &mut open(media.clone(), 600).unwrap().0,
+        &mut open_with(media.clone(), options).unwrap().0,
         &mut Model::default(),
     )
     .unwrap();
@@ -304,7 +332,7 @@ fn a_crash_at_any_operation_leaves_the_log_whole() {
             for (kind, keep) in keeps(n).into_iter().enumerate() {
                 for reopen_halt in 0..6 {
                     let context = format!("halt {halt}, keep {kind}/{n}, then {reopen_halt}");
-                    let run = || crash_twice(halt, &keep, reopen_halt, halt == operations);
+                    let run = || crash_twice(options, halt, &keep, reopen_halt, halt == operations);
                     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
                         eprintln!("{context}");
                         resume_unwind(panic)
@@ -316,11 +344,18 @@ fn a_crash_at_any_operation_leaves_the_log_whole() {
 }
 
 /// A crash during the script, another one during the opening, and then work goes on.
-fn crash_twice(halt: u64, keep: impl Fn(usize) -> bool, reopen_halt: u64, completes: bool) {
+fn crash_twice(
+    options: Options,
+    halt: u64,
+    keep: impl Fn(usize) -> bool,
+    reopen_halt: u64,
+    completes: bool,
+) {
     let media = SimMedia::new();
     let mut model = Model::default();
     media.halt_before(halt);
-    let reached = open(media.clone(), 600).and_then(|(mut wal, _)| script(&mut wal, &mut model));
+    let opened = open_with(media.clone(), options);
+    let reached = opened.and_then(|(mut wal, _)| script(&mut wal, &mut model));
     assert_eq!(reached.is_ok(), completes);
     media.crash_keeping(&keep);
 
@@ -335,16 +370,16 @@ fn crash_twice(halt: u64, keep: impl Fn(usize) -> bool, reopen_halt: u64, comple
         model.observe(records);
     };
     media.halt_before(media.operations() + reopen_halt);
-    if let Ok((_, records)) = open(media.clone(), 600) {
+    if let Ok((_, records)) = open_with(media.clone(), options) {
         observe(records);
     }
     media.crash_keeping(&keep);
 
-    let (mut wal, mut records) = open(media.clone(), 600).unwrap();
+    let (mut wal, mut records) = open_with(media.clone(), options).unwrap();
     observe(records.clone());
     records.push((wal.append(b"goes on"), b"goes on".to_vec()));
     wal.sync().unwrap();
-    assert_eq!(open(media, 600).unwrap().1, records);
+    assert_eq!(open_with(media, options).unwrap().1, records);
 }
 
 /// A synced log of two segments, whose frames hold zeros, marks and text; the last one is `last`.
@@ -607,4 +642,41 @@ fn a_real_folder_keeps_a_log_over_restarts() {
     let files = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap());
     let sizes = files.map(|file| file.metadata().unwrap().len());
     assert_eq!(wal.bytes(), sizes.sum::<u64>());
+}
+
+#[test]
+fn zeros_ahead_spare_the_frames_after_from_growing_the_file() {
+    let media = SimMedia::new();
+    let options = Options {
+        segment_bytes: 20_000,
+        ahead_bytes: 4096,
+    };
+    let mut wal = open_with(media.clone(), options).unwrap().0;
+    let mut sizes = Vec::new();
+    let mut write = |bytes: usize| {
+        wal.append(&vec![7; bytes]);
+        wal.sync().unwrap();
+        let (first, _) = wal.last_segment();
+        let size = media.open(&name(first)).unwrap().size().unwrap();
+        sizes.push(size);
+        let all = media.list().unwrap().into_iter();
+        let all = all.map(|name| media.open(&name).unwrap().size().unwrap());
+        assert_eq!(wal.bytes(), all.sum::<u64>());
+        size
+    };
+    for _ in 0..12 {
+        write(100);
+    }
+    // A large frame is followed by none.
+    let large = write(10_000);
+    assert!(write(2000) > large);
+    while write(500) <= frame::file_offset(20_000) {
+        if media.list().unwrap().len() > 1 {
+            break;
+        }
+    }
+    sizes.dedup();
+    assert!(sizes.len() < 10, "{sizes:?}");
+    let last = open_with(media.clone(), options).unwrap().1;
+    assert!(last.len() > 14);
 }
