@@ -87,6 +87,13 @@ impl Compare {
             for (why, count) in &seen.failures {
                 eprintln!("{count} × {why}");
             }
+            eprintln!(
+                "{} {connections} connections: {:.0}/s, p50 {:.2} ms, slowest {:.1} ms",
+                build.display(),
+                seen.per_second(),
+                seen.percentile(50.0) / 1e3,
+                seen.percentile(100.0) / 1e3
+            );
             figures.push([seen.per_second(), seen.percentile(50.0), seen.cpu()]);
         }
         figures
