@@ -14,6 +14,7 @@
 //! Either is faster than the log it follows; redb holds less, restarts sooner and checks itself.
 
 use std::fs;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,8 +28,9 @@ use crate::media::{FileMedia, Media};
 use crate::paxos::codec::Entry;
 use crate::paxos::ids::Slot;
 use crate::paxos::machine::{
-    Ledger, NotApplied, Page, PageLimits, Resource, Resources, SESSIONS, Session, page_range,
+    Ledger, NotApplied, Page, PageLimits, Resource, Resources, page_start,
 };
+use crate::paxos::sessions::{SESSIONS, Session};
 use crate::snapshots::{Snapshots, UnpackError};
 
 /// By name: the checksum of the bytes, then those of [`Resource::write`].
@@ -150,7 +152,9 @@ impl Database {
             let (_, bytes) = row.map_err(|e| wrap(e.into()))?;
             let session = Session::read(&mut Bytes::copy_from_slice(bytes.value()));
             let (key, session) = session.map_err(|error| damaged(&error.to_string()))?;
-            ledger.remember(key, session);
+            if !ledger.remember(key, session) {
+                return Err(damaged("a request is there twice"));
+            }
         }
         Ok(ledger)
     }
@@ -220,7 +224,7 @@ impl Database {
         let applied = meta.get(APPLIED).map_err(|e| wrap(e.into()))?;
         let applied = Slot(applied.map_or(0, |slot| slot.value()));
         let table = read.open_table(RESOURCES).map_err(|e| wrap(e.into()))?;
-        let rows = table.range::<&str>(page_range(prefix, after));
+        let rows = table.range::<&str>((page_start(prefix, after), Bound::Unbounded));
         let rows = rows.map_err(|e| wrap(e.into()))?.map(|row| {
             let (name, bytes) = row.map_err(|e| wrap(e.into()))?;
             let (name, resource) = (
@@ -263,7 +267,7 @@ impl Database {
         let wrap = |error: redb::Error| at(&self.path, error);
         {
             let mut requests = write.open_table(REQUESTS).map_err(|e| wrap(e.into()))?;
-            let newest = ledger.sessions().rev();
+            let newest = ledger.sessions().iter().rev();
             let mut row = BytesMut::new();
             for (key, session) in newest.take_while(|(_, session)| session.slot > since) {
                 row.clear();

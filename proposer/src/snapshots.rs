@@ -13,7 +13,8 @@ use tracing::warn;
 
 use crate::media::{FileMedia, Media, MediaFile};
 use crate::paxos::ids::Slot;
-use crate::paxos::machine::{InMemory, Ledger, Machine, Resources};
+use crate::paxos::in_memory::InMemory;
+use crate::paxos::machine::{Ledger, Machine, Resources};
 use crate::paxos::snapshot::{NotTaken, Reader};
 
 const MAGIC: &[u8; 8] = b"PXSN\x01\0\0\0";

@@ -4,7 +4,6 @@
 //! recent request (the session table; Ongaro, "Consensus", section 6.3). Everything here follows
 //! from the log alone: order, expiry and versions never depend on a clock or on hashing order.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::ops::Bound;
 
@@ -13,12 +12,9 @@ use bytes::Bytes;
 use super::command::{Command, Operation, Undecodable};
 use super::digest::Digest;
 use super::ids::Slot;
+use super::in_memory::InMemory;
 use super::message::Value;
-
-/// How many requests the session table remembers: a retry counts as the same request while fewer
-/// than this many others were applied since the first try. Another number is another
-/// [`FORMAT`](super::audit::FORMAT) of the audit.
-pub const SESSIONS: usize = 1 << 17;
+use super::sessions::{Session, Sessions};
 
 /// A resource as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,29 +83,8 @@ pub trait Resources {
     fn remove(&mut self, name: &str) -> Result<(), Self::Error>;
 }
 
-/// Resources by name, in memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct InMemory {
-    by_name: BTreeMap<Box<str>, Resource>,
-    /// The sum of their digests.
-    digest: u128,
-}
-
-impl InMemory {
-    /// None.
-    pub fn new() -> InMemory {
-        InMemory::default()
-    }
-
-    /// All, in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Resource)> {
-        let resources = self.by_name.iter();
-        resources.map(|(name, resource)| (&**name, resource))
-    }
-}
-
 impl Resource {
-    fn digest(&self, name: &str) -> u128 {
+    pub(crate) fn digest(&self, name: &str) -> u128 {
         let mut digest = Digest::new(4);
         digest.number(self.version);
         digest.number(self.slot.0);
@@ -118,40 +93,6 @@ impl Resource {
         digest.add(self.client_id.as_bytes());
         digest.add_checksum(&self.data);
         digest.finish()
-    }
-}
-
-impl Resources for InMemory {
-    type Error = Infallible;
-
-    fn version(&self, name: &str) -> Result<u64, Infallible> {
-        Ok(self
-            .by_name
-            .get(name)
-            .map_or(0, |resource| resource.version))
-    }
-
-    fn get(&self, name: &str) -> Result<Option<Resource>, Infallible> {
-        Ok(self.by_name.get(name).cloned())
-    }
-
-    fn put(&mut self, name: &str, resource: Resource) -> Result<(), Infallible> {
-        self.digest = self.digest.wrapping_add(resource.digest(name));
-        match self.by_name.get_mut(name) {
-            Some(known) => {
-                self.digest = self.digest.wrapping_sub(known.digest(name));
-                *known = resource;
-            }
-            None => drop(self.by_name.insert(name.into(), resource)),
-        }
-        Ok(())
-    }
-
-    fn remove(&mut self, name: &str) -> Result<(), Infallible> {
-        if let Some(gone) = self.by_name.remove(name) {
-            self.digest = self.digest.wrapping_sub(gone.digest(name));
-        }
-        Ok(())
     }
 }
 
@@ -168,11 +109,7 @@ pub enum NotApplied<E> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ledger {
     applied: Slot,
-    sessions: BTreeMap<u128, Session>,
-    /// The keys of `sessions`, oldest first.
-    session_order: VecDeque<u128>,
-    /// The sum of the sessions' digests.
-    digest: u128,
+    sessions: Sessions,
 }
 
 /// The whole state, in memory.
@@ -180,40 +117,6 @@ pub struct Ledger {
 pub struct Machine {
     ledger: Ledger,
     resources: InMemory,
-}
-
-/// What is remembered of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Session {
-    pub(crate) fingerprint: u64,
-    pub(crate) slot: Slot,
-    pub(crate) committed: bool,
-    pub(crate) version: u64,
-}
-
-impl Session {
-    fn digest(&self, key: u128) -> u128 {
-        let mut digest = Digest::new(5);
-        digest.number(key as u64);
-        digest.number((key >> 64) as u64);
-        digest.number(self.fingerprint);
-        digest.number(self.slot.0);
-        digest.number(self.committed.into());
-        digest.number(self.version);
-        digest.finish()
-    }
-
-    fn applied(&self) -> Applied {
-        let version = self.version;
-        let outcome = match self.committed {
-            true => Outcome::Committed { version },
-            false => Outcome::NotCommitted { version },
-        };
-        Applied {
-            slot: self.slot,
-            outcome,
-        }
-    }
 }
 
 impl Ledger {
@@ -253,7 +156,7 @@ impl Ledger {
             });
         }
         let key = command.key();
-        if let Some(session) = self.sessions.get(&key) {
+        if let Some(session) = self.sessions.get(key) {
             return Ok(match session.fingerprint == command.fingerprint() {
                 true => session.applied(),
                 false => Applied {
@@ -271,7 +174,7 @@ impl Ledger {
             version,
         };
         let applied = session.applied();
-        self.remember(key, session);
+        self.sessions.push(key, session);
         Ok(applied)
     }
 
@@ -287,28 +190,22 @@ impl Ledger {
 
     /// What became of a request that was applied lately.
     pub fn outcome(&self, command: &Command<'_>) -> Option<Applied> {
-        let session = self.sessions.get(&command.key())?;
+        let session = self.sessions.get(command.key())?;
         (session.fingerprint == command.fingerprint()).then(|| session.applied())
     }
 
     /// The session table, oldest first; slots grow along it.
-    pub(crate) fn sessions(&self) -> impl DoubleEndedIterator<Item = (u128, &Session)> {
-        let keys = self.session_order.iter();
-        keys.filter_map(|key| Some((*key, self.sessions.get(key)?)))
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
-    pub(crate) fn remember(&mut self, key: u128, session: Session) {
-        self.digest = self.digest.wrapping_add(session.digest(key));
-        if let Some(before) = self.sessions.insert(key, session) {
-            self.digest = self.digest.wrapping_sub(before.digest(key));
+    /// Restores what is remembered of a request, the oldest first; `false` if it is there already.
+    pub(crate) fn remember(&mut self, key: u128, session: Session) -> bool {
+        let is_new = self.sessions.get(key).is_none();
+        if is_new {
+            self.sessions.push(key, session);
         }
-        self.session_order.push_back(key);
-        if self.session_order.len() > SESSIONS
-            && let Some(oldest) = self.session_order.pop_front()
-            && let Some(gone) = self.sessions.remove(&oldest)
-        {
-            self.digest = self.digest.wrapping_sub(gone.digest(oldest));
-        }
+        is_new
     }
 }
 
@@ -374,12 +271,15 @@ impl Machine {
     /// A digest of the state: of what it is, not of how it came about. Where two are equal the states
     /// are, but for accidents.
     pub fn digest(&self) -> u128 {
-        self.ledger.digest.wrapping_add(self.resources.digest)
+        self.ledger
+            .sessions
+            .digest()
+            .wrapping_add(self.resources.digest())
     }
 
     /// A resource by name.
     pub fn resource(&self, name: &str) -> Option<&Resource> {
-        self.resources.by_name.get(name)
+        self.resources.find(name)
     }
 
     /// All resources in the order of their names.
@@ -389,11 +289,8 @@ impl Machine {
 
     /// A page of resources, from the first one with this prefix after `after` on.
     pub fn page(&self, prefix: &str, after: Option<&str>, limits: PageLimits) -> Page {
-        let rows = self
-            .resources
-            .by_name
-            .range::<str, _>(page_range(prefix, after));
-        let rows = rows.map(|(name, resource)| Ok((name.clone(), resource.clone())));
+        let rows = self.resources.from(page_start(prefix, after));
+        let rows = rows.map(|(name, resource)| Ok((name.into(), resource.clone())));
         let page: Result<Page, Infallible> = Page::fill(self.applied(), prefix, limits, rows);
         match page {
             Ok(page) => page,
@@ -403,7 +300,7 @@ impl Machine {
 
     /// How many resources there are.
     pub fn resource_count(&self) -> usize {
-        self.resources.by_name.len()
+        self.resources.len()
     }
 
     /// How many requests the session table holds.
@@ -468,17 +365,17 @@ impl Page {
 }
 
 /// Where names with this prefix begin, past `after`.
-pub fn page_range<'a>(prefix: &'a str, after: Option<&'a str>) -> (Bound<&'a str>, Bound<&'a str>) {
-    let start = match after {
+pub fn page_start<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
+    match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),
-    };
-    (start, Bound::Unbounded)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paxos::sessions::SESSIONS;
 
     const WRITE: Command<'static> = Command {
         operation: Operation::Write,
@@ -618,14 +515,14 @@ mod tests {
         };
         let Ok(()) = one.put("a", resource(b"1"));
         let Ok(()) = one.put("b", resource(b"2"));
-        assert_ne!(one.digest, other.digest);
+        assert_ne!(one.digest(), other.digest());
         let Ok(()) = other.put("b", resource(b"3"));
         let Ok(()) = other.put("c", resource(b"3"));
         let Ok(()) = other.put("b", resource(b"2"));
         let Ok(()) = other.put("a", resource(b"1"));
-        assert_ne!(one.digest, other.digest);
+        assert_ne!(one.digest(), other.digest());
         let Ok(()) = other.remove("c");
-        assert_eq!((&one, one.digest), (&other, other.digest));
+        assert_eq!((&one, one.digest()), (&other, other.digest()));
 
         let mut machine = Machine::new();
         apply(&mut machine, write("a", 1));

@@ -5,7 +5,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::ids::Slot;
-use super::machine::{Ledger, Machine, Resource, Resources, Session};
+use super::machine::{Ledger, Machine, Resource, Resources};
+use super::sessions::Session;
 
 /// A part is closed when it has grown to this many bytes.
 const PART_BYTES: usize = 256 << 10;
@@ -41,7 +42,7 @@ impl Machine {
         if !out.is_empty() {
             part(out.split().freeze())?;
         }
-        for (key, session) in self.ledger().sessions() {
+        for (key, session) in self.ledger().sessions().iter() {
             if out.is_empty() {
                 out.put_u8(SESSIONS);
             }
@@ -156,7 +157,9 @@ impl Reader {
             (SESSIONS, Some(_)) => {
                 while !bytes.is_empty() {
                     let (key, session) = Session::read(&mut bytes)?;
-                    self.ledger.remember(key, session);
+                    if !self.ledger.remember(key, session) {
+                        return Err(Malformed("a request is there twice").into());
+                    }
                 }
             }
             (END, Some(_)) => self.ended = true,
@@ -212,7 +215,7 @@ fn text(bytes: &mut Bytes) -> Result<Box<str>, Malformed> {
 mod tests {
     use super::*;
     use crate::paxos::command::{Command, Operation};
-    use crate::paxos::machine::InMemory;
+    use crate::paxos::in_memory::InMemory;
 
     fn machine(commands: u64) -> Machine {
         let mut machine = Machine::new();

@@ -1,0 +1,193 @@
+//! Resources by name, in memory, of which a copy costs next to nothing.
+//!
+//! They lie in groups, in the order of their names. A copy shares the groups, and whoever changes one
+//! that is shared copies that one alone: a learner writes snapshots of its state while it goes on.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::hash::{Hash, Hasher};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::machine::{Resource, Resources};
+
+/// A group that has grown to this many is split.
+const MOST_IN_GROUP: usize = 128;
+
+/// Resources by name.
+#[derive(Clone, Debug, Default)]
+pub struct InMemory {
+    /// By a name that none in the group precedes, and that all in the groups before do.
+    groups: BTreeMap<Arc<str>, Arc<Group>>,
+    count: usize,
+    /// The sum of their digests.
+    digest: u128,
+}
+
+/// In the order of their names.
+type Group = Vec<Arc<Named>>;
+
+#[derive(Debug)]
+struct Named {
+    name: Box<str>,
+    resource: Resource,
+}
+
+impl InMemory {
+    /// None.
+    pub fn new() -> InMemory {
+        InMemory::default()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Of what they are, not of how they came about.
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// The one of that name.
+    pub fn find(&self, name: &str) -> Option<&Resource> {
+        let (_, group) = self.groups.range::<str, _>(up_to(name)).next_back()?;
+        let place = place(group, name).ok()?;
+        Some(&group[place].resource)
+    }
+
+    /// All, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Resource)> {
+        self.from(Bound::Unbounded)
+    }
+
+    /// All from a name on, in the order of their names.
+    pub fn from(&self, start: Bound<&str>) -> impl Iterator<Item = (&str, &Resource)> {
+        // The start lies in the last group that begins before it.
+        let first = match start {
+            Bound::Included(name) | Bound::Excluded(name) => self
+                .groups
+                .range::<str, _>(up_to(name))
+                .next_back()
+                .map_or(Bound::Unbounded, |(key, _)| Bound::Included(&**key)),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let groups = self.groups.range::<str, _>((first, Bound::Unbounded));
+        let rows = groups.flat_map(|(_, group)| group.iter());
+        let is_before = move |row: &&Arc<Named>| match start {
+            Bound::Included(name) => *row.name < *name,
+            Bound::Excluded(name) => *row.name <= *name,
+            Bound::Unbounded => false,
+        };
+        rows.skip_while(is_before)
+            .map(|row| (&*row.name, &row.resource))
+    }
+
+    /// The group that a name belongs to, and its key.
+    fn group_of(&mut self, name: &str) -> Option<(&Arc<str>, &mut Arc<Group>)> {
+        self.groups.range_mut::<str, _>(up_to(name)).next_back()
+    }
+}
+
+fn up_to(name: &str) -> (Bound<&str>, Bound<&str>) {
+    (Bound::Unbounded, Bound::Included(name))
+}
+
+fn place(group: &Group, name: &str) -> Result<usize, usize> {
+    group.binary_search_by(|row| (*row.name).cmp(name))
+}
+
+impl Resources for InMemory {
+    type Error = Infallible;
+
+    fn version(&self, name: &str) -> Result<u64, Infallible> {
+        Ok(self.find(name).map_or(0, |resource| resource.version))
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Resource>, Infallible> {
+        Ok(self.find(name).cloned())
+    }
+
+    fn put(&mut self, name: &str, resource: Resource) -> Result<(), Infallible> {
+        self.digest = self.digest.wrapping_add(resource.digest(name));
+        let named = |resource| {
+            Arc::new(Named {
+                name: name.into(),
+                resource,
+            })
+        };
+        let Some((_, group)) = self.group_of(name) else {
+            // It precedes all others. From now on nothing precedes the first group's key.
+            self.groups
+                .insert("".into(), Arc::new(vec![named(resource)]));
+            self.count += 1;
+            return Ok(());
+        };
+        let group = Arc::make_mut(group);
+        match place(group, name) {
+            Ok(place) => {
+                let row = &mut group[place];
+                let gone = row.resource.digest(name);
+                match Arc::get_mut(row) {
+                    Some(row) => row.resource = resource,
+                    None => *row = named(resource),
+                }
+                self.digest = self.digest.wrapping_sub(gone);
+            }
+            Err(place) => {
+                group.insert(place, named(resource));
+                let upper = (group.len() >= MOST_IN_GROUP).then(|| {
+                    let upper = group.split_off(group.len() / 2);
+                    group.shrink_to_fit();
+                    upper
+                });
+                if let Some(upper) = upper {
+                    self.groups.insert((*upper[0].name).into(), Arc::new(upper));
+                }
+                self.count += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), Infallible> {
+        let Some((key, group)) = self.group_of(name) else {
+            return Ok(());
+        };
+        let Ok(place) = place(group, name) else {
+            return Ok(());
+        };
+        let key = key.clone();
+        let group = Arc::make_mut(group);
+        let gone = group.remove(place).resource.digest(name);
+        if group.is_empty() {
+            self.groups.remove(&key);
+        }
+        self.digest = self.digest.wrapping_sub(gone);
+        self.count -= 1;
+        Ok(())
+    }
+}
+
+impl PartialEq for InMemory {
+    fn eq(&self, other: &InMemory) -> bool {
+        self.count == other.count && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for InMemory {}
+
+impl Hash for InMemory {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.count.hash(state);
+        self.iter().for_each(|row| row.hash(state));
+    }
+}
+
+#[cfg(test)]
+mod tests;
