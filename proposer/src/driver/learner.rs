@@ -15,6 +15,7 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
+use super::turn::Turn;
 use super::{StartError, end_on_disk_error, folder, members};
 use crate::addresses::Addresses;
 use crate::config::{Config, Role};
@@ -127,6 +128,7 @@ pub fn start(
         snapshots: snapshots.clone(),
         older: Arc::new(Semaphore::new(OLDER_AT_ONCE)),
         metrics: metrics.clone(),
+        turn: Arc::new(Turn::new()),
     };
     if config.use_cluster_store || config.members_dir.is_some() {
         stores::watch(addresses, identity, handle.clone(), metrics.clone());
@@ -156,9 +158,10 @@ pub fn start(
     };
     run.show_state();
     run.show_log();
+    let turn = handle.turn.clone();
     std::thread::Builder::new()
         .name("learner".into())
-        .spawn(move || run.run(&asks))?;
+        .spawn(move || run_loop(run, &turn, &asks))?;
     Ok(handle)
 }
 
@@ -222,39 +225,46 @@ struct Run {
     held: Vec<Held>,
 }
 
-impl Run {
-    fn run(mut self, asks: &Receiver<Ask>) {
-        let mut next_tick = Instant::now() + TICK;
-        loop {
-            let wait = next_tick.saturating_duration_since(Instant::now());
-            match asks.recv_timeout(wait) {
-                Ok(ask) => {
-                    self.take(ask);
-                    for ask in asks.try_iter().take(GROUP) {
-                        self.take(ask);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            let now = Instant::now();
-            if now >= next_tick {
-                next_tick = now + TICK;
-                self.acceptors.refresh();
-                self.learners.refresh();
-                self.step(Input::Tick);
-            }
-            self.answer_held(now);
-            if self.unsynced.is_some_and(|since| now - since >= SYNC_AFTER)
-                || self.unsynced_bytes >= SYNC_BYTES
-            {
-                self.sync();
-            }
+/// What requests that cannot be served where they came in, and the clock, ask for.
+fn run_loop(run: Run, turn: &Turn<Run>, asks: &Receiver<Ask>) {
+    let run = turn.begin(run);
+    let mut next_tick = Instant::now() + TICK;
+    loop {
+        let wait = next_tick.saturating_duration_since(Instant::now());
+        let first = match asks.recv_timeout(wait) {
+            Ok(ask) => Some(ask),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut run = turn.take(run);
+        for ask in first.into_iter().chain(asks.try_iter().take(GROUP)) {
+            run.metrics.queue.dec();
+            run.take(ask);
         }
+        let now = Instant::now();
+        if now >= next_tick {
+            next_tick = now + TICK;
+            run.acceptors.refresh();
+            run.learners.refresh();
+            run.step(Input::Tick);
+        }
+        run.answer_held(now);
+        if run.unsynced.is_some_and(|since| now - since >= SYNC_AFTER)
+            || run.unsynced_bytes >= SYNC_BYTES
+        {
+            run.sync();
+        }
+    }
+}
+
+impl Run {
+    /// Serves a request at once. What it leaves to be synced or held waits for the thread's tick.
+    fn serve(&mut self, ask: Ask) {
+        self.take(ask);
+        self.answer_held(Instant::now());
     }
 
     fn take(&mut self, ask: Ask) {
-        self.metrics.queue.dec();
         match ask {
             Ask::Learn {
                 learn,

@@ -8,6 +8,7 @@ pub mod learner;
 pub mod proposer;
 pub(crate) mod roll_call;
 pub mod store;
+mod turn;
 
 use std::io::Write;
 

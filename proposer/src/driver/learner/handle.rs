@@ -10,9 +10,11 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::debug;
 
+use super::Run;
 use super::audit;
 use super::stores::StoreSeen;
 use super::transfer::Piece;
+use crate::driver::turn::Turn;
 use crate::metrics::Metrics;
 use crate::paxos::audit::{Checkpoint, Trail};
 use crate::paxos::codec::{Entry, NodeName};
@@ -62,6 +64,7 @@ pub struct Handle {
     pub(super) snapshots: Snapshots,
     pub(super) older: Arc<Semaphore>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) turn: Arc<Turn<Run>>,
 }
 
 /// What readers and the loop share.
@@ -155,11 +158,15 @@ impl Handle {
     /// The leader tells what is chosen. Answers when the values are applied, or soon after.
     pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
         let (answer, answered) = oneshot::channel();
-        self.send(Ask::Learn {
+        let ask = Ask::Learn {
             learn,
             from,
             answer,
-        })?;
+        };
+        match self.turn.try_take() {
+            Some(mut run) => run.serve(ask),
+            None => self.send(ask)?,
+        }
         answered.await.map_err(|_| Busy)
     }
 
