@@ -69,7 +69,7 @@ impl Node {
 }
 
 /// What a role adds to the common routes.
-pub trait RoleState: Clone + Send + Sync + 'static {
+pub trait RoleState: Send + Sync + 'static {
     /// The part that every role has.
     fn node(&self) -> &Node;
     /// What `/status` says.
@@ -81,7 +81,7 @@ pub trait RoleState: Clone + Send + Sync + 'static {
 }
 
 /// The common routes and `routes`, with limits, errors and metrics around them.
-pub fn router<S: RoleState>(routes: Router<S>, state: S) -> Router {
+pub fn router<S: RoleState>(routes: Router<Arc<S>>, state: S) -> Router {
     let routes = routes
         .route("/status", get(status::<S>))
         .route("/health", get(health::<S>))
@@ -90,6 +90,7 @@ pub fn router<S: RoleState>(routes: Router<S>, state: S) -> Router {
         .route("/logs/important", get(important_logs::<S>))
         .route("/metrics", get(metrics::<S>))
         .route("/openapi.json", get(openapi::<S>));
+    let state = Arc::new(state);
     finish(routes)
         .layer(middleware::from_fn_with_state(state.clone(), measure::<S>))
         .with_state(state)
@@ -101,7 +102,7 @@ pub fn router<S: RoleState>(routes: Router<S>, state: S) -> Router {
     path = "/status",
     responses((status = 200, description = "The state now", body = ref("#/components/schemas/Status")))
 )]
-pub(crate) async fn status<S: RoleState>(State(state): State<S>) -> Json<S::Status> {
+pub(crate) async fn status<S: RoleState>(State(state): State<Arc<S>>) -> Json<S::Status> {
     let node = state.node();
     Json(state.status(NodeStatus {
         node_id: node.name().id.number(),
@@ -121,7 +122,7 @@ pub(crate) async fn status<S: RoleState>(State(state): State<S>) -> Json<S::Stat
     path = "/health",
     responses((status = 200, description = "It does", body = Health))
 )]
-pub(crate) async fn health<S: RoleState>(State(state): State<S>) -> Json<Health> {
+pub(crate) async fn health<S: RoleState>(State(state): State<Arc<S>>) -> Json<Health> {
     let node = state.node();
     Json(Health {
         status: "healthy",
@@ -140,7 +141,7 @@ pub(crate) async fn health<S: RoleState>(State(state): State<S>) -> Json<Health>
         (status = 503, description = "It cannot now; the detail says why")
     )
 )]
-pub(crate) async fn ready<S: RoleState>(State(state): State<S>) -> Result<Json<Ready>, Problem> {
+pub(crate) async fn ready<S: RoleState>(State(state): State<Arc<S>>) -> Result<Json<Ready>, Problem> {
     match state.not_ready() {
         None => Ok(Json(Ready { status: "ready" })),
         Some(why) => Err(Problem::unavailable(why, Duration::from_secs(1))),
@@ -180,7 +181,7 @@ impl LogsQuery {
     )
 )]
 pub(crate) async fn logs<S: RoleState>(
-    State(state): State<S>,
+    State(state): State<Arc<S>>,
     Params(query): Params<LogsQuery>,
 ) -> Result<Json<LogsView>, Problem> {
     let limit = query.limit()?;
@@ -202,7 +203,7 @@ pub(crate) async fn logs<S: RoleState>(
     responses((status = 200, description = "Newest last", body = LogsView))
 )]
 pub(crate) async fn important_logs<S: RoleState>(
-    State(state): State<S>,
+    State(state): State<Arc<S>>,
     Params(query): Params<LogsQuery>,
 ) -> Result<Json<LogsView>, Problem> {
     let limit = query.limit()?;
@@ -225,7 +226,7 @@ pub(crate) async fn important_logs<S: RoleState>(
         (status = 503, description = "They cannot be read now")
     )
 )]
-pub(crate) async fn metrics<S: RoleState>(State(state): State<S>) -> Response {
+pub(crate) async fn metrics<S: RoleState>(State(state): State<Arc<S>>) -> Response {
     let content_type = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
@@ -246,11 +247,11 @@ pub(crate) async fn metrics<S: RoleState>(State(state): State<S>) -> Response {
     path = "/openapi.json",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value))
 )]
-pub(crate) async fn openapi<S: RoleState>(State(state): State<S>) -> Json<serde_json::Value> {
+pub(crate) async fn openapi<S: RoleState>(State(state): State<Arc<S>>) -> Json<serde_json::Value> {
     Json(crate::openapi::document(state.node().name().role))
 }
 
-async fn measure<S: RoleState>(State(state): State<S>, request: Request, next: Next) -> Response {
+async fn measure<S: RoleState>(State(state): State<Arc<S>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     // The route's pattern, not the path: labels must have few values.

@@ -1,5 +1,6 @@
 //! The acceptor's routes: the readable form of one instance, and the cluster's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -27,7 +28,6 @@ use crate::wire::{CommandView, ProposeBody};
 #[openapi(paths(prepare, accept), components(schemas(AcceptorStatus)))]
 pub(crate) struct Api;
 
-#[derive(Clone)]
 struct Acceptor {
     node: Node,
     handle: Handle,
@@ -103,7 +103,7 @@ fn busy() -> Problem {
     )
 }
 
-async fn message(State(state): State<Acceptor>, Raw(body): Raw) -> Result<Response, Problem> {
+async fn message(State(state): State<Arc<Acceptor>>, Raw(body): Raw) -> Result<Response, Problem> {
     // A copy of the right size: votes are slices of it and stay, and the body that it came in may be
     // a small part of a large buffer.
     let body = Bytes::copy_from_slice(&body);
@@ -204,7 +204,7 @@ fn parse(
     )
 )]
 async fn prepare(
-    State(state): State<Acceptor>,
+    State(state): State<Arc<Acceptor>>,
     Body(body): Body<PrepareBody>,
 ) -> Result<Response, Problem> {
     let (ballot, slot) = parse(
@@ -253,7 +253,7 @@ async fn prepare(
     )
 )]
 async fn accept(
-    State(state): State<Acceptor>,
+    State(state): State<Arc<Acceptor>>,
     Body(body): Body<AcceptBody>,
 ) -> Result<Json<Accepted>, Problem> {
     let (ballot, slot) = parse(

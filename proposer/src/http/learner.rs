@@ -59,7 +59,6 @@ const MAX_STREAMS: usize = 1024;
 )]
 pub(crate) struct Api;
 
-#[derive(Clone)]
 pub(super) struct Learner {
     node: Node,
     pub(super) handle: Handle,
@@ -183,7 +182,7 @@ fn busy(_: Busy) -> Problem {
     )
 }
 
-async fn message(State(state): State<Learner>, Raw(body): Raw) -> Result<Response, Problem> {
+async fn message(State(state): State<Arc<Learner>>, Raw(body): Raw) -> Result<Response, Problem> {
     let frame = state.node.decode(body)?;
     let Message::Learn(learn) = frame.message else {
         return Err(Problem::bad_request(
@@ -219,7 +218,7 @@ struct SnapshotQuery {
 
 /// A piece of a snapshot, for another learner.
 async fn snapshot(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     Params(query): Params<SnapshotQuery>,
 ) -> Result<Response, Problem> {
     let read = move || {
@@ -251,7 +250,7 @@ struct EntriesQuery {
 
 /// A piece of the log, for another learner or a store; waits for it a little if asked to.
 async fn entries(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     Params(query): Params<EntriesQuery>,
 ) -> Result<Response, Problem> {
     let from = slot("from", query.from)?;
@@ -279,7 +278,7 @@ struct DigestsQuery {
 
 /// What this learner had applied at some instances, for another learner to compare.
 async fn digests(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     Params(query): Params<DigestsQuery>,
 ) -> Json<Digests> {
     Json(Digests::of(&state.handle.checkpoints(Slot(query.from))))
@@ -319,7 +318,7 @@ struct LearnBody {
     )
 )]
 async fn learn(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     Body(body): Body<LearnBody>,
 ) -> Result<Response, Problem> {
     let slot = slot("instanceId", body.instance_id)?;
@@ -374,7 +373,7 @@ fn absent(slot: Slot) -> Problem {
     )
 )]
 async fn instance(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     PathParams(id): PathParams<u64>,
 ) -> Result<Response, Problem> {
     let slot = slot("id", id)?;
@@ -419,7 +418,7 @@ fn hundred() -> usize {
     )
 )]
 async fn instances(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     Params(query): Params<InstancesQuery>,
 ) -> Result<Response, Problem> {
     let from = slot("from", query.from)?;
@@ -481,7 +480,7 @@ fn yes() -> bool {
     )
 )]
 async fn log(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     Params(query): Params<LogQuery>,
 ) -> Result<Response, Problem> {
     let from = slot("from", query.from)?;

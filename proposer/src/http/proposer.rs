@@ -1,5 +1,6 @@
 //! The proposer's routes: clients' requests, heartbeats and the cluster's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -36,7 +37,6 @@ const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=60_000;
 )]
 pub(crate) struct Api;
 
-#[derive(Clone)]
 struct Proposer {
     node: Node,
     handle: Handle,
@@ -146,7 +146,7 @@ fn no_leader() -> Problem {
     )
 )]
 async fn propose(
-    State(state): State<Proposer>,
+    State(state): State<Arc<Proposer>>,
     Params(query): Params<ProposeQuery>,
     Raw(body): Raw,
 ) -> Result<Response, Problem> {
@@ -155,6 +155,8 @@ async fn propose(
         return Err(busy());
     }
     let value = parse(&body)?;
+    // The connection's buffer: free again for its next request, if nobody holds on to it.
+    drop(body);
     let answers = state
         .handle
         .submit(vec![value], query.wait, false, within)
@@ -190,7 +192,7 @@ async fn propose(
     )
 )]
 async fn propose_batch(
-    State(state): State<Proposer>,
+    State(state): State<Arc<Proposer>>,
     Params(query): Params<ProposeQuery>,
     Raw(body): Raw,
 ) -> Result<Response, Problem> {
@@ -200,6 +202,7 @@ async fn propose_batch(
         return Err(busy());
     }
     let values = parse_batch(&body)?;
+    drop(body);
     if values.is_empty() {
         return Ok(Json(Vec::<()>::new()).into_response());
     }
@@ -284,7 +287,7 @@ fn parse_batch(body: &Bytes) -> Result<Vec<Value>, Problem> {
         (status = 403, description = "Another one does, or none")
     )
 )]
-async fn leader_status(State(state): State<Proposer>) -> Result<Json<LeaderStatus>, Problem> {
+async fn leader_status(State(state): State<Arc<Proposer>>) -> Result<Json<LeaderStatus>, Problem> {
     let view = state.handle.view();
     let Some(ballot) = view
         .leader
@@ -314,7 +317,7 @@ async fn leader_status(State(state): State<Proposer>) -> Result<Json<LeaderStatu
     responses((status = 200, description = "Heard", body = Acknowledged))
 )]
 async fn leader_heartbeat(
-    State(state): State<Proposer>,
+    State(state): State<Arc<Proposer>>,
     Body(body): Body<HeartbeatBody>,
 ) -> Result<Json<Acknowledged>, Problem> {
     let heartbeat = body
@@ -337,7 +340,7 @@ async fn leader_heartbeat(
     }))
 }
 
-async fn message(State(state): State<Proposer>, Raw(body): Raw) -> Result<Response, Problem> {
+async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<Response, Problem> {
     let reply = match state.node.decode(body)?.message {
         Message::Forward { wait_ms, values } => {
             Message::Forwarded(forward(&state, wait_ms, values.to_vec()).await)

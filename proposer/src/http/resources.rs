@@ -1,6 +1,7 @@
 //! Reads of resources, at a learner and at a store.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -39,7 +40,7 @@ pub(super) trait Reads: RoleState {
 }
 
 /// The routes, for any such role.
-pub(super) fn routes<S: Reads>() -> Router<S> {
+pub(super) fn routes<S: Reads>() -> Router<Arc<S>> {
     Router::new()
         .route("/resource/{*id}", get(resource::<S>))
         .route("/resources", get(resources::<S>))
@@ -102,12 +103,12 @@ async fn ready_to_read<S: Reads>(state: &S, consistency: Consistency) -> Result<
     )
 )]
 pub(super) async fn resource<S: Reads>(
-    State(state): State<S>,
+    State(state): State<Arc<S>>,
     PathParams(name): PathParams<String>,
     Params(query): Params<ResourceQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    ready_to_read(&state, query.consistency).await?;
+    ready_to_read(&*state, query.consistency).await?;
     let found = state.resource(name.clone()).await;
     let found =
         found.ok_or_else(|| Problem::not_found(format!("there is no resource {name:?}")))?;
@@ -185,11 +186,11 @@ impl PageQuery {
     )
 )]
 pub(super) async fn resources<S: Reads>(
-    State(state): State<S>,
+    State(state): State<Arc<S>>,
     Params(query): Params<PageQuery>,
 ) -> Result<Response, Problem> {
     query.check()?;
-    ready_to_read(&state, query.consistency).await?;
+    ready_to_read(&*state, query.consistency).await?;
     let page = state.page(query).await;
     let body = serde_json::to_vec(&PageView::of(&page)).unwrap_or_default();
     Ok(json_bytes(StatusCode::OK, body))

@@ -20,7 +20,6 @@ use crate::wire::answers::{NodeStatus, StoreStatus};
 )]
 pub(crate) struct Api;
 
-#[derive(Clone)]
 struct Store {
     node: Node,
     handle: Handle,

@@ -3,6 +3,7 @@
 //! id without an event now and then keeps that place fresh while nothing of interest happens.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -73,7 +74,7 @@ fn start(query: &WatchQuery, headers: &HeaderMap, applied: Slot) -> Result<Slot,
     )
 )]
 pub(super) async fn watch(
-    State(state): State<Learner>,
+    State(state): State<Arc<Learner>>,
     Params(query): Params<WatchQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -100,7 +101,7 @@ pub(super) async fn watch(
 }
 
 struct Watcher {
-    state: Learner,
+    state: Arc<Learner>,
     prefix: String,
     next: Slot,
     /// When the client heard of us; `None` before the first time.
