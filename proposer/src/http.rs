@@ -141,7 +141,9 @@ pub(crate) async fn health<S: RoleState>(State(state): State<Arc<S>>) -> Json<He
         (status = 503, description = "It cannot now; the detail says why")
     )
 )]
-pub(crate) async fn ready<S: RoleState>(State(state): State<Arc<S>>) -> Result<Json<Ready>, Problem> {
+pub(crate) async fn ready<S: RoleState>(
+    State(state): State<Arc<S>>,
+) -> Result<Json<Ready>, Problem> {
     match state.not_ready() {
         None => Ok(Json(Ready { status: "ready" })),
         Some(why) => Err(Problem::unavailable(why, Duration::from_secs(1))),
@@ -251,7 +253,11 @@ pub(crate) async fn openapi<S: RoleState>(State(state): State<Arc<S>>) -> Json<s
     Json(crate::openapi::document(state.node().name().role))
 }
 
-async fn measure<S: RoleState>(State(state): State<Arc<S>>, request: Request, next: Next) -> Response {
+async fn measure<S: RoleState>(
+    State(state): State<Arc<S>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     // The route's pattern, not the path: labels must have few values.

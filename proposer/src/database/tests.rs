@@ -51,7 +51,7 @@ fn assert_same(database: &Database, ledger: &Ledger, machine: &Machine) {
         machine.resource_count() as u64
     );
     for (name, resource) in machine.resources() {
-        assert_eq!(database.resource(name).unwrap().as_ref(), Some(resource));
+        assert_eq!(database.resource(name).unwrap(), Some(resource));
     }
     assert_eq!(database.resource("absent").unwrap(), None);
 }

@@ -39,7 +39,7 @@ const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 /// How long applied entries may wait for the log's next sync, and how many bytes of them.
 const SYNC_AFTER: Duration = Duration::from_millis(100);
-const SYNC_BYTES: usize = 4 << 20;
+const SYNC_BYTES: usize = 1 << 20;
 /// The core's tick: a gap that is still there after two of them is fetched.
 const TICK: Duration = Duration::from_millis(50);
 /// How long an answer to the leader waits for a gap before its values to close.

@@ -529,7 +529,7 @@ impl Reads for Learner {
     }
 
     async fn resource(&self, name: String) -> Option<Resource> {
-        self.handle.state().machine.resource(&name).cloned()
+        self.handle.state().machine.resource(&name)
     }
 
     async fn page(&self, query: PageQuery) -> Page {

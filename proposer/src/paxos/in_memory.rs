@@ -9,6 +9,10 @@ use std::hash::{Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::digest::Digest;
+use super::ids::Slot;
 use super::machine::{Resource, Resources};
 
 /// A group that has grown to this many is split.
@@ -20,6 +24,9 @@ pub struct InMemory {
     /// By a name that none in the group precedes, and that all in the groups before do.
     groups: BTreeMap<Arc<str>, Arc<Group>>,
     count: usize,
+    /// The client of the last write: a few clients write most resources, and each has its name in
+    /// memory once, more or less.
+    last_client: Option<Arc<str>>,
     /// The sum of their digests.
     digest: u128,
 }
@@ -27,10 +34,66 @@ pub struct InMemory {
 /// In the order of their names.
 type Group = Vec<Arc<Named>>;
 
+/// A resource and its name, in little memory: there may be millions.
 #[derive(Debug)]
 struct Named {
-    name: Box<str>,
-    resource: Resource,
+    /// The name, then the data.
+    text: Box<[u8]>,
+    name_bytes: usize,
+    version: u64,
+    slot: Slot,
+    timestamp: u64,
+    client_id: Arc<str>,
+}
+
+impl Named {
+    fn new(name: &str, resource: Resource) -> Arc<Named> {
+        let Resource {
+            data,
+            version,
+            slot,
+            timestamp,
+            client_id,
+        } = resource;
+        Arc::new(Named {
+            text: [name.as_bytes(), &data].concat().into(),
+            name_bytes: name.len(),
+            version,
+            slot,
+            timestamp,
+            client_id,
+        })
+    }
+
+    fn name(&self) -> &str {
+        let name = &self.text[..self.name_bytes];
+        std::str::from_utf8(name).expect("names are text")
+    }
+
+    fn data(&self) -> &[u8] {
+        &self.text[self.name_bytes..]
+    }
+
+    fn resource(&self) -> Resource {
+        Resource {
+            data: Bytes::copy_from_slice(self.data()),
+            version: self.version,
+            slot: self.slot,
+            timestamp: self.timestamp,
+            client_id: self.client_id.clone(),
+        }
+    }
+
+    fn digest(&self) -> u128 {
+        let mut digest = Digest::new(4);
+        digest.number(self.version);
+        digest.number(self.slot.0);
+        digest.number(self.timestamp);
+        digest.add(&self.text[..self.name_bytes]);
+        digest.add(self.client_id.as_bytes());
+        digest.add_checksum(self.data());
+        digest.finish()
+    }
 }
 
 impl InMemory {
@@ -55,19 +118,23 @@ impl InMemory {
     }
 
     /// The one of that name.
-    pub fn find(&self, name: &str) -> Option<&Resource> {
+    pub fn find(&self, name: &str) -> Option<Resource> {
+        self.row(name).map(|row| row.resource())
+    }
+
+    fn row(&self, name: &str) -> Option<&Named> {
         let (_, group) = self.groups.range::<str, _>(up_to(name)).next_back()?;
         let place = place(group, name).ok()?;
-        Some(&group[place].resource)
+        Some(&group[place])
     }
 
     /// All, in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Resource)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Resource)> {
         self.from(Bound::Unbounded)
     }
 
     /// All from a name on, in the order of their names.
-    pub fn from(&self, start: Bound<&str>) -> impl Iterator<Item = (&str, &Resource)> {
+    pub fn from(&self, start: Bound<&str>) -> impl Iterator<Item = (&str, Resource)> {
         // The start lies in the last group that begins before it.
         let first = match start {
             Bound::Included(name) | Bound::Excluded(name) => self
@@ -80,12 +147,12 @@ impl InMemory {
         let groups = self.groups.range::<str, _>((first, Bound::Unbounded));
         let rows = groups.flat_map(|(_, group)| group.iter());
         let is_before = move |row: &&Arc<Named>| match start {
-            Bound::Included(name) => *row.name < *name,
-            Bound::Excluded(name) => *row.name <= *name,
+            Bound::Included(name) => row.name() < name,
+            Bound::Excluded(name) => row.name() <= name,
             Bound::Unbounded => false,
         };
         rows.skip_while(is_before)
-            .map(|row| (&*row.name, &row.resource))
+            .map(|row| (row.name(), row.resource()))
     }
 
     /// The group that a name belongs to, and its key.
@@ -99,55 +166,48 @@ fn up_to(name: &str) -> (Bound<&str>, Bound<&str>) {
 }
 
 fn place(group: &Group, name: &str) -> Result<usize, usize> {
-    group.binary_search_by(|row| (*row.name).cmp(name))
+    group.binary_search_by(|row| row.text[..row.name_bytes].cmp(name.as_bytes()))
 }
 
 impl Resources for InMemory {
     type Error = Infallible;
 
     fn version(&self, name: &str) -> Result<u64, Infallible> {
-        Ok(self.find(name).map_or(0, |resource| resource.version))
+        Ok(self.row(name).map_or(0, |row| row.version))
     }
 
     fn get(&self, name: &str) -> Result<Option<Resource>, Infallible> {
-        Ok(self.find(name).cloned())
+        Ok(self.find(name))
     }
 
-    fn put(&mut self, name: &str, resource: Resource) -> Result<(), Infallible> {
-        self.digest = self.digest.wrapping_add(resource.digest(name));
-        let named = |resource| {
-            Arc::new(Named {
-                name: name.into(),
-                resource,
-            })
-        };
+    fn put(&mut self, name: &str, mut resource: Resource) -> Result<(), Infallible> {
+        match &self.last_client {
+            Some(known) if *known == resource.client_id => resource.client_id = known.clone(),
+            _ => self.last_client = Some(resource.client_id.clone()),
+        }
+        let row = Named::new(name, resource);
+        self.digest = self.digest.wrapping_add(row.digest());
         let Some((_, group)) = self.group_of(name) else {
             // It precedes all others. From now on nothing precedes the first group's key.
-            self.groups
-                .insert("".into(), Arc::new(vec![named(resource)]));
+            self.groups.insert("".into(), Arc::new(vec![row]));
             self.count += 1;
             return Ok(());
         };
         let group = Arc::make_mut(group);
         match place(group, name) {
             Ok(place) => {
-                let row = &mut group[place];
-                let gone = row.resource.digest(name);
-                match Arc::get_mut(row) {
-                    Some(row) => row.resource = resource,
-                    None => *row = named(resource),
-                }
-                self.digest = self.digest.wrapping_sub(gone);
+                let gone = std::mem::replace(&mut group[place], row);
+                self.digest = self.digest.wrapping_sub(gone.digest());
             }
             Err(place) => {
-                group.insert(place, named(resource));
+                group.insert(place, row);
                 let upper = (group.len() >= MOST_IN_GROUP).then(|| {
                     let upper = group.split_off(group.len() / 2);
                     group.shrink_to_fit();
                     upper
                 });
                 if let Some(upper) = upper {
-                    self.groups.insert((*upper[0].name).into(), Arc::new(upper));
+                    self.groups.insert(upper[0].name().into(), Arc::new(upper));
                 }
                 self.count += 1;
             }
@@ -164,7 +224,7 @@ impl Resources for InMemory {
         };
         let key = key.clone();
         let group = Arc::make_mut(group);
-        let gone = group.remove(place).resource.digest(name);
+        let gone = group.remove(place).digest();
         if group.is_empty() {
             self.groups.remove(&key);
         }

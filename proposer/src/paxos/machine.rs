@@ -6,11 +6,11 @@
 
 use std::convert::Infallible;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::command::{Command, Operation, Undecodable};
-use super::digest::Digest;
 use super::ids::Slot;
 use super::in_memory::InMemory;
 use super::message::Value;
@@ -28,7 +28,7 @@ pub struct Resource {
     /// The client's `timestamp` of that write.
     pub timestamp: u64,
     /// The client of that write.
-    pub client_id: Box<str>,
+    pub client_id: Arc<str>,
 }
 
 /// What became of a slot's value.
@@ -81,19 +81,6 @@ pub trait Resources {
     fn put(&mut self, name: &str, resource: Resource) -> Result<(), Self::Error>;
     /// Removes it, if there is one.
     fn remove(&mut self, name: &str) -> Result<(), Self::Error>;
-}
-
-impl Resource {
-    pub(crate) fn digest(&self, name: &str) -> u128 {
-        let mut digest = Digest::new(4);
-        digest.number(self.version);
-        digest.number(self.slot.0);
-        digest.number(self.timestamp);
-        digest.add(name.as_bytes());
-        digest.add(self.client_id.as_bytes());
-        digest.add_checksum(&self.data);
-        digest.finish()
-    }
 }
 
 /// Why a value was not applied.
@@ -278,19 +265,19 @@ impl Machine {
     }
 
     /// A resource by name.
-    pub fn resource(&self, name: &str) -> Option<&Resource> {
+    pub fn resource(&self, name: &str) -> Option<Resource> {
         self.resources.find(name)
     }
 
     /// All resources in the order of their names.
-    pub fn resources(&self) -> impl Iterator<Item = (&str, &Resource)> {
+    pub fn resources(&self) -> impl Iterator<Item = (&str, Resource)> {
         self.resources.iter()
     }
 
     /// A page of resources, from the first one with this prefix after `after` on.
     pub fn page(&self, prefix: &str, after: Option<&str>, limits: PageLimits) -> Page {
         let rows = self.resources.from(page_start(prefix, after));
-        let rows = rows.map(|(name, resource)| Ok((name.into(), resource.clone())));
+        let rows = rows.map(|(name, resource)| Ok((name.into(), resource)));
         let page: Result<Page, Infallible> = Page::fill(self.applied(), prefix, limits, rows);
         match page {
             Ok(page) => page,

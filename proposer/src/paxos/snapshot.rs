@@ -75,7 +75,7 @@ impl Resource {
             version: u64(bytes)?,
             slot: Slot(u64(bytes)?),
             timestamp: u64(bytes)?,
-            client_id: text(bytes)?,
+            client_id: text(bytes)?.into(),
             // A copy: a slice would keep the whole part in memory.
             data: Bytes::copy_from_slice(&field(bytes)?),
         })

@@ -78,7 +78,7 @@ impl Sim {
             (Loss::Exchanged, ..) => Log::of_another_cluster(segment_bytes, &mut self.rng),
             _ => Log::new(segment_bytes),
         };
-        self.nodes[at].disk = Disk::Log(disk);
+        self.nodes[at].disk = Disk::Log(Box::new(disk));
     }
 
     /// Whether so many others would refuse this start that too few are left to witness it, even if

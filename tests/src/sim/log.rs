@@ -52,13 +52,21 @@ pub(super) struct Started {
     pub(super) damaged: bool,
 }
 
+/// Zeros ahead as far as a segment goes, but few enough to be quick.
+pub(super) fn options(segment_bytes: u64) -> Options {
+    Options {
+        segment_bytes,
+        ahead_bytes: segment_bytes.min(8192),
+    }
+}
+
 impl Log {
     /// An empty disk.
     pub(super) fn new(segment_bytes: u64) -> Log {
         Log {
             media: SimMedia::new(),
             wal: None,
-            options: Options { segment_bytes },
+            options: options(segment_bytes),
             records: VecDeque::new(),
             votes: VecDeque::new(),
             identity: None,

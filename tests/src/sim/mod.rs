@@ -154,7 +154,7 @@ impl Sim {
                 election_timer: 0,
                 process: Process::Down,
                 disk: match name.role {
-                    Role::Acceptor => Disk::Log(Log::new(config.segment_bytes)),
+                    Role::Acceptor => Disk::Log(Box::new(Log::new(config.segment_bytes))),
                     Role::Learner => Disk::Shelf(Shelf::new(config.segment_bytes)),
                     _ => Disk::Claims(Claims::new(config.first_round)),
                 },

@@ -100,7 +100,7 @@ pub(super) enum Disk {
     /// A proposer's.
     Claims(Claims),
     /// An acceptor's.
-    Log(Log),
+    Log(Box<Log>),
     /// A learner's.
     Shelf(Shelf),
 }

@@ -60,7 +60,7 @@ impl Shelf {
         Shelf {
             log: SimMedia::new(),
             snapshots: SimMedia::new(),
-            options: Options { segment_bytes },
+            options: super::log::options(segment_bytes),
             durable: Slot::ZERO,
         }
     }

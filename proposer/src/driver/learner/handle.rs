@@ -25,7 +25,7 @@ use crate::snapshots::{self, Snapshots};
 
 /// Newest entries kept in memory, for `/log` and for outcomes asked again; older ones are on disk.
 const RECENT_ENTRIES: usize = 65_536;
-const RECENT_BYTES: usize = 8 << 20;
+const RECENT_BYTES: usize = 2 << 20;
 /// How much of a snapshot one message carries.
 const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
 

@@ -29,7 +29,9 @@ fn remove(resources: &mut InMemory, name: &str) {
 type Plain = BTreeMap<String, Resource>;
 
 fn assert_same(resources: &InMemory, plain: &Plain) {
-    let plain_rows = plain.iter().map(|(name, resource)| (&**name, resource));
+    let plain_rows = plain
+        .iter()
+        .map(|(name, resource)| (&**name, resource.clone()));
     assert!(resources.iter().eq(plain_rows));
     assert_eq!(resources.len(), plain.len());
     let mut anew = InMemory::new();
@@ -91,13 +93,13 @@ proptest! {
                 put(&mut resources, &name, version as u64);
                 plain.insert(name.clone(), resource(version as u64));
             }
-            prop_assert_eq!(resources.find(&name), plain.get(&name));
+            prop_assert_eq!(resources.find(&name), plain.get(&name).cloned());
             if version % 300 == 7 {
                 copies.push((resources.clone(), plain.clone()));
                 let bounds = [Bound::Included(&*name), Bound::Excluded(&*name)];
                 for start in bounds {
                     let expected = plain.range::<str, _>((start, Bound::Unbounded));
-                    let expected = expected.map(|(name, resource)| (&**name, resource));
+                    let expected = expected.map(|(name, resource)| (&**name, resource.clone()));
                     prop_assert!(resources.from(start).eq(expected));
                 }
             }

@@ -1,6 +1,6 @@
 //! Two builds of the node in turn, for the ratio that a change is worth.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::load::{self, Load};
 use super::ours;
 use super::system::{Reads, System, Work, Writes};
 use super::table::Spread;
+use super::usage::Usage;
 
 const SIZE: usize = 256;
 /// That are read.
@@ -25,6 +26,33 @@ pub(crate) struct Compare {
     pub(crate) connections: Vec<usize>,
     pub(crate) batch: u64,
     pub(crate) reads: bool,
+}
+
+/// MiB of the largest process of each role, with 100,000 keys of 256 bytes in each build.
+pub(crate) fn memory(builds: &[PathBuf]) {
+    const ROLES: [Role; 3] = [Role::Proposer, Role::Acceptor, Role::Learner];
+    for build in builds {
+        let cluster = start(build);
+        let leader = ours::address(&cluster, cluster.wait_for_leader());
+        let writes = Arc::new(Writes::new(System::Ours, SIZE, 64, 0));
+        load::fill(&[leader], Protocol::Http, writes, 100_000);
+        let most = |role: &Role| {
+            let pids = ours::pids_of(&cluster, *role);
+            let mib = Usage::of(&pids).max_rss_bytes as f64 / f64::from(1 << 20);
+            format!("{role} {mib:.1} MiB")
+        };
+        let roles: Vec<String> = ROLES.iter().map(most).collect();
+        println!("{}: {}", build.display(), roles.join(", "));
+    }
+}
+
+fn start(build: &Path) -> Cluster {
+    let mut cluster = Cluster::prepare(5, 5, 2);
+    for name in cluster.names() {
+        cluster.node_mut(name).program = Some(build.to_owned());
+    }
+    cluster.start_all();
+    cluster
 }
 
 /// Operations per second, median latency in microseconds, and microseconds of processor time.
@@ -55,12 +83,8 @@ impl Compare {
         }
     }
 
-    fn one(&self, build: &std::path::Path) -> Vec<Figures> {
-        let mut cluster = Cluster::prepare(5, 5, 2);
-        for name in cluster.names() {
-            cluster.node_mut(name).program = Some(build.to_owned());
-        }
-        cluster.start_all();
+    fn one(&self, build: &Path) -> Vec<Figures> {
+        let cluster = start(build);
         let leader = ours::address(&cluster, cluster.wait_for_leader());
         let mut figures = Vec::new();
         for (i, connections) in self.connections.iter().enumerate() {

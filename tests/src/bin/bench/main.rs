@@ -84,6 +84,9 @@ enum What {
         /// Reads at the learners instead of writes
         #[arg(long)]
         reads: bool,
+        /// Their memory instead
+        #[arg(long)]
+        memory: bool,
     },
     /// The server that does nothing, on that port
     #[command(hide = true)]
@@ -110,6 +113,9 @@ fn main() {
             into,
         }),
         What::Compare {
+            old, new, memory, ..
+        } if memory => compare::memory(&[old, new]),
+        What::Compare {
             old,
             new,
             rounds,
@@ -117,6 +123,7 @@ fn main() {
             connections,
             batch,
             reads,
+            memory: _,
         } => compare::Compare {
             builds: [old, new],
             rounds,

@@ -6,8 +6,17 @@ use proposer::config::Role;
 use tests::cluster::{Cluster, Name, http};
 
 pub(crate) fn pids(cluster: &Cluster) -> Vec<u32> {
-    let pid = |name: Name| cluster.node(name).pid().as_raw_nonzero().get() as u32;
-    cluster.names().into_iter().map(pid).collect()
+    let names = cluster.names().into_iter();
+    names.map(|name| pid(cluster, name)).collect()
+}
+
+pub(crate) fn pids_of(cluster: &Cluster, role: Role) -> Vec<u32> {
+    let names = cluster.of_role(role).into_iter();
+    names.map(|name| pid(cluster, name)).collect()
+}
+
+fn pid(cluster: &Cluster, name: Name) -> u32 {
+    cluster.node(name).pid().as_raw_nonzero().get() as u32
 }
 
 pub(crate) fn addresses(cluster: &Cluster, role: Role) -> Vec<SocketAddr> {
