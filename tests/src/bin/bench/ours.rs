@@ -15,7 +15,7 @@ pub(crate) fn pids_of(cluster: &Cluster, role: Role) -> Vec<u32> {
     names.map(|name| pid(cluster, name)).collect()
 }
 
-fn pid(cluster: &Cluster, name: Name) -> u32 {
+pub(crate) fn pid(cluster: &Cluster, name: Name) -> u32 {
     cluster.node(name).pid().as_raw_nonzero().get() as u32
 }
 

@@ -15,6 +15,7 @@ use super::etcd::Etcd;
 use super::load::{self, Load, Seen};
 use super::noop::Noop;
 use super::system::{Reads, System, Work, Writes};
+use super::usage::Usage;
 use super::{disk, gap, ours};
 
 pub(crate) struct Options {
@@ -25,6 +26,15 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     pub(crate) into: Option<PathBuf>,
 }
+
+const CLIENT: &str = "the client";
+const PARTS: [&str; 5] = [
+    CLIENT,
+    "the leader",
+    "other proposers",
+    "acceptors",
+    "learners",
+];
 
 const SYSTEMS: [System; 4] = [
     System::Ours,
@@ -93,6 +103,24 @@ impl Systems {
         }
     }
 
+    /// Seconds of processor time so far: of the client, and of our processes by what they do.
+    fn parts(&self, system: System) -> Vec<(&'static str, f64)> {
+        let of = |pids: &[u32]| Usage::of(pids).cpu_seconds;
+        let mut parts = vec![(CLIENT, of(&[std::process::id()]))];
+        if system == System::Ours {
+            let leader = ours::pid(&self.ours, self.ours.wait_for_leader());
+            let mut proposers = ours::pids_of(&self.ours, Role::Proposer);
+            proposers.retain(|pid| *pid != leader);
+            parts.extend([
+                ("the leader", of(&[leader])),
+                ("other proposers", of(&proposers)),
+                ("acceptors", of(&ours::pids_of(&self.ours, Role::Acceptor))),
+                ("learners", of(&ours::pids_of(&self.ours, Role::Learner))),
+            ]);
+        }
+        parts
+    }
+
     fn writes(&mut self, system: System, size: usize, batch: u64) -> Arc<Writes> {
         let first = self.next;
         self.next += 10_000_000;
@@ -154,9 +182,14 @@ fn one_round(options: &Options, figures: &mut Figures) {
                 let load = systems.load(system, work, connections, lasting);
                 let name = |what: &str| format!("{what} {size} {connections}");
                 let syncs = systems.syncs(system);
+                let parts = systems.parts(system);
                 let seen = load::run(&load);
                 // The warm-up's writes were synced as well.
                 let share = lasting.as_secs_f64() / (lasting + load::WARM_UP).as_secs_f64();
+                for ((part, before), (_, after)) in parts.iter().zip(systems.parts(system)) {
+                    let micros = (after - before) * share * 1e6 / seen.done.max(1) as f64;
+                    note(figures, &name(part), system, micros);
+                }
                 let syncs = (systems.syncs(system) - syncs) * share / seen.done.max(1) as f64;
                 complain(&name("writes"), system, &seen);
                 eprintln!(
@@ -358,6 +391,25 @@ fn report(options: &Options, figures: &Figures) -> String {
             line(&format!(
                 "| {size} B | {connections} | {} |",
                 cells.join(" | ")
+            ));
+        }
+    }
+    line("");
+    line(&format!(
+        "| value | connections | CPU of {}, µs a write | the client of the no-op server |",
+        PARTS.join(" | ")
+    ));
+    line(&format!("|{}", "---:|".repeat(3 + PARTS.len())));
+    for &size in &options.sizes {
+        for &connections in &options.connections {
+            let micros = |part: &str, system| {
+                short(spread(&format!("{part} {size} {connections}"), system).median())
+            };
+            let parts = PARTS.map(|part| micros(part, System::Ours));
+            line(&format!(
+                "| {size} B | {connections} | {} | {} |",
+                parts.join(" | "),
+                micros(CLIENT, System::Noop)
             ));
         }
     }
