@@ -85,7 +85,7 @@ bench: bench-build
 	tests/tools/install-debian.sh etcd-server etcd
 	$(BENCH) table --rounds $(ROUNDS) --into docs/benchmarks.md
 
-## bench-growth: our cluster alone, with one thing that grows, into docs/benchmarks.md (15 min)
+## bench-growth: our cluster alone, with one thing that grows, into docs/benchmarks.md (5 min)
 bench-growth: bench-build
 	$(BENCH) growth --into docs/benchmarks.md
 
