@@ -137,6 +137,8 @@ async fn connection(shared: Arc<Shared>, number: usize) {
     let Shared { load, .. } = &*shared;
     let server = load.servers[number % load.servers.len()];
     let mut open = None;
+    // What was refused is asked again as it was, as every client does.
+    let mut again = None;
     loop {
         let turn = shared.next.fetch_add(1, Ordering::Relaxed);
         let due = match load.rate {
@@ -149,7 +151,7 @@ async fn connection(shared: Arc<Shared>, number: usize) {
         if load.rate.is_some() {
             sleep_until(due).await;
         }
-        let call = load.work.call();
+        let call = again.take().unwrap_or_else(|| load.work.call());
         let result = async {
             let connection: &mut Connection = match &mut open {
                 Some(connection) => connection,
@@ -186,8 +188,11 @@ async fn connection(shared: Arc<Shared>, number: usize) {
             }
             why.is_some()
         };
-        if failed && load.rate.is_none() {
-            tokio::time::sleep(load.pause).await;
+        if failed {
+            again = Some(call);
+            if load.rate.is_none() {
+                tokio::time::sleep(load.pause).await;
+            }
         }
     }
 }
