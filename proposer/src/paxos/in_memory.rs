@@ -39,7 +39,7 @@ type Group = Vec<Arc<Named>>;
 struct Named {
     /// The name, then the data.
     text: Box<[u8]>,
-    name_bytes: usize,
+    name_length: usize,
     version: u64,
     slot: Slot,
     timestamp: u64,
@@ -57,7 +57,7 @@ impl Named {
         } = resource;
         Arc::new(Named {
             text: [name.as_bytes(), &data].concat().into(),
-            name_bytes: name.len(),
+            name_length: name.len(),
             version,
             slot,
             timestamp,
@@ -66,12 +66,15 @@ impl Named {
     }
 
     fn name(&self) -> &str {
-        let name = &self.text[..self.name_bytes];
-        std::str::from_utf8(name).expect("names are text")
+        std::str::from_utf8(self.name_bytes()).expect("names are text")
+    }
+
+    fn name_bytes(&self) -> &[u8] {
+        &self.text[..self.name_length]
     }
 
     fn data(&self) -> &[u8] {
-        &self.text[self.name_bytes..]
+        &self.text[self.name_length..]
     }
 
     fn resource(&self) -> Resource {
@@ -89,7 +92,7 @@ impl Named {
         digest.number(self.version);
         digest.number(self.slot.0);
         digest.number(self.timestamp);
-        digest.add(&self.text[..self.name_bytes]);
+        digest.add(self.name_bytes());
         digest.add(self.client_id.as_bytes());
         digest.add_checksum(self.data());
         digest.finish()
@@ -166,7 +169,7 @@ fn up_to(name: &str) -> (Bound<&str>, Bound<&str>) {
 }
 
 fn place(group: &Group, name: &str) -> Result<usize, usize> {
-    group.binary_search_by(|row| row.text[..row.name_bytes].cmp(name.as_bytes()))
+    group.binary_search_by(|row| row.name_bytes().cmp(name.as_bytes()))
 }
 
 impl Resources for InMemory {
@@ -201,12 +204,9 @@ impl Resources for InMemory {
             }
             Err(place) => {
                 group.insert(place, row);
-                let upper = (group.len() >= MOST_IN_GROUP).then(|| {
+                if group.len() >= MOST_IN_GROUP {
                     let upper = group.split_off(group.len() / 2);
                     group.shrink_to_fit();
-                    upper
-                });
-                if let Some(upper) = upper {
                     self.groups.insert(upper[0].name().into(), Arc::new(upper));
                 }
                 self.count += 1;

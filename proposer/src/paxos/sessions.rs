@@ -103,7 +103,7 @@ impl Sessions {
             ..
         } = self;
         let hash_of = |number: &u32| {
-            let known = in_order.get(number.wrapping_sub(*forgotten) as usize);
+            let known = in_order.get(place(*number, *forgotten));
             hasher.hash_one(known.map_or(0, |(key, _)| *key))
         };
         numbers.insert_unique(hasher.hash_one(key), number, hash_of);
@@ -123,9 +123,13 @@ impl Sessions {
     }
 
     fn at(&self, number: u32) -> Option<&(u128, Session)> {
-        self.in_order
-            .get(number.wrapping_sub(self.forgotten) as usize)
+        self.in_order.get(place(number, self.forgotten))
     }
+}
+
+/// Of the request with that number, when so many were forgotten.
+fn place(number: u32, forgotten: u32) -> usize {
+    number.wrapping_sub(forgotten) as usize
 }
 
 impl PartialEq for Sessions {
