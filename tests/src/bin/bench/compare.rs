@@ -11,7 +11,7 @@ use super::client::Protocol;
 use super::load::{self, Load};
 use super::ours;
 use super::system::{Reads, System, Work, Writes};
-use super::table::Spread;
+use super::table::{MANY_KEYS, Spread};
 use super::usage::Usage;
 
 const SIZE: usize = 256;
@@ -35,11 +35,10 @@ pub(crate) fn memory(builds: &[PathBuf]) {
         let cluster = start(build);
         let leader = ours::address(&cluster, cluster.wait_for_leader());
         let writes = Arc::new(Writes::new(System::Ours, SIZE, 64, 0));
-        load::fill(&[leader], Protocol::Http, writes, 100_000);
+        load::fill(&[leader], Protocol::Http, writes, MANY_KEYS);
         let most = |role: &Role| {
             let pids = ours::pids_of(&cluster, *role);
-            let mib = Usage::of(&pids).max_rss_bytes as f64 / f64::from(1 << 20);
-            format!("{role} {mib:.1} MiB")
+            format!("{role} {:.1} MiB", Usage::of(&pids).max_mib())
         };
         let roles: Vec<String> = ROLES.iter().map(most).collect();
         println!("{}: {}", build.display(), roles.join(", "));

@@ -175,8 +175,7 @@ impl Growth<'_> {
             let started = Instant::now();
             load::fill(&leader(&cluster), Protocol::Http, Arc::new(work), step);
             rates.push(step as f64 / started.elapsed().as_secs_f64());
-            let most = usage::Usage::of(&ours::pids(&cluster)).max_rss_bytes;
-            memory.push(most as f64 / f64::from(1 << 20));
+            memory.push(usage::Usage::of(&ours::pids(&cluster)).max_mib());
             names.push(format!("{}M", (turn + 1) as f64 * step as f64 / 1e6));
             eprintln!("  {}: {:.0}/s", names[turn as usize], rates[turn as usize]);
         }
@@ -283,8 +282,7 @@ impl Growth<'_> {
             for (why, count) in &seen.failures {
                 eprintln!("  {count} × {why}");
             }
-            let pid = cluster.node(before.0).pid().as_raw_nonzero().get() as u32;
-            let mib = usage::Usage::of(&[pid]).max_rss_bytes as f64 / f64::from(1 << 20);
+            let mib = usage::Usage::of(&[ours::pid(&cluster, before.0)]).max_mib();
             let goodput = seen.per_second();
             lines.push(format!(
                 "| {times} | {goodput:.0} | {:.2} | {:.0} | {:.1} | {:.1} | {mib:.0} |",

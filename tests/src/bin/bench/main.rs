@@ -113,9 +113,6 @@ fn main() {
             into,
         }),
         What::Compare {
-            old, new, memory, ..
-        } if memory => compare::memory(&[old, new]),
-        What::Compare {
             old,
             new,
             rounds,
@@ -123,16 +120,19 @@ fn main() {
             connections,
             batch,
             reads,
-            memory: _,
-        } => compare::Compare {
-            builds: [old, new],
-            rounds,
-            lasting: Duration::from_millis(lasting_ms),
-            connections,
-            batch,
-            reads,
-        }
-        .run(),
+            memory,
+        } => match memory {
+            true => compare::memory(&[old, new]),
+            false => compare::Compare {
+                builds: [old, new],
+                rounds,
+                lasting: Duration::from_millis(lasting_ms),
+                connections,
+                batch,
+                reads,
+            }
+            .run(),
+        },
         What::Growth {
             only,
             lasting_ms,

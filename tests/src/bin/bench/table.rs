@@ -16,7 +16,7 @@ use super::load::{self, Load, Seen};
 use super::noop::Noop;
 use super::system::{Reads, System, Work, Writes};
 use super::usage::Usage;
-use super::{disk, gap, ours};
+use super::{disk, gap, ours, usage};
 
 pub(crate) struct Options {
     pub(crate) rounds: usize,
@@ -27,9 +27,12 @@ pub(crate) struct Options {
     pub(crate) into: Option<PathBuf>,
 }
 
-const CLIENT: &str = "the client";
+/// Whose memory is measured holds so many.
+pub(crate) const MANY_KEYS: u64 = 100_000;
+
+/// Who takes processor time. Of the other systems the client alone is told.
 const PARTS: [&str; 5] = [
-    CLIENT,
+    "the client",
     "the leader",
     "other proposers",
     "acceptors",
@@ -103,19 +106,19 @@ impl Systems {
         }
     }
 
-    /// Seconds of processor time so far: of the client, and of our processes by what they do.
-    fn parts(&self, system: System) -> Vec<(&'static str, f64)> {
+    /// Seconds of processor time so far, of each of [`PARTS`].
+    fn parts(&self, system: System) -> Vec<f64> {
         let of = |pids: &[u32]| Usage::of(pids).cpu_seconds;
-        let mut parts = vec![(CLIENT, of(&[std::process::id()]))];
+        let mut parts = vec![of(&[std::process::id()])];
         if system == System::Ours {
             let leader = ours::pid(&self.ours, self.ours.wait_for_leader());
             let mut proposers = ours::pids_of(&self.ours, Role::Proposer);
             proposers.retain(|pid| *pid != leader);
             parts.extend([
-                ("the leader", of(&[leader])),
-                ("other proposers", of(&proposers)),
-                ("acceptors", of(&ours::pids_of(&self.ours, Role::Acceptor))),
-                ("learners", of(&ours::pids_of(&self.ours, Role::Learner))),
+                of(&[leader]),
+                of(&proposers),
+                of(&ours::pids_of(&self.ours, Role::Acceptor)),
+                of(&ours::pids_of(&self.ours, Role::Learner)),
             ]);
         }
         parts
@@ -186,7 +189,8 @@ fn one_round(options: &Options, figures: &mut Figures) {
                 let seen = load::run(&load);
                 // The warm-up's writes were synced as well.
                 let share = lasting.as_secs_f64() / (lasting + load::WARM_UP).as_secs_f64();
-                for ((part, before), (_, after)) in parts.iter().zip(systems.parts(system)) {
+                let parts = parts.into_iter().zip(systems.parts(system));
+                for (part, (before, after)) in PARTS.iter().zip(parts) {
                     let micros = (after - before) * share * 1e6 / seen.done.max(1) as f64;
                     note(figures, &name(part), system, micros);
                 }
@@ -290,21 +294,15 @@ fn fill(systems: &Systems, system: System, work: Arc<Writes>, keys: u64) {
 
 /// What the largest process holds with 100,000 keys of 256 bytes.
 fn memory(figures: &mut Figures) {
-    const KEYS: u64 = 100_000;
     let mut systems = Systems::start();
     for (system, batch) in [(System::Ours, 64), (System::EtcdGrpc, 1)] {
         let work = systems.writes(system, 256, batch);
-        fill(&systems, system, work, KEYS);
-        let usage = super::usage::Usage::of(&systems.pids(system));
-        let mib = usage.max_rss_bytes as f64 / f64::from(1 << 20);
+        fill(&systems, system, work, MANY_KEYS);
+        let usage = Usage::of(&systems.pids(system));
+        let mib = usage.max_mib();
         eprintln!("  100,000 keys, {system:?}: {mib:.1} MiB in the largest process");
         note(figures, "rss", system, mib);
-        note(
-            figures,
-            "rss all",
-            system,
-            usage.rss_bytes as f64 / f64::from(1 << 20),
-        );
+        note(figures, "rss all", system, usage::mib(usage.rss_bytes));
     }
 }
 
@@ -409,7 +407,7 @@ fn report(options: &Options, figures: &Figures) -> String {
             line(&format!(
                 "| {size} B | {connections} | {} | {} |",
                 parts.join(" | "),
-                micros(CLIENT, System::Noop)
+                micros(PARTS[0], System::Noop)
             ));
         }
     }

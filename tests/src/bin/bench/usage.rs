@@ -25,6 +25,11 @@ impl Usage {
         usage
     }
 
+    /// MiB of the resident set of the largest.
+    pub(crate) fn max_mib(&self) -> f64 {
+        mib(self.max_rss_bytes)
+    }
+
     /// The time used since then, and the memory now.
     pub(crate) fn since(&self, before: &Usage) -> Usage {
         Usage {
@@ -32,6 +37,10 @@ impl Usage {
             ..*self
         }
     }
+}
+
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// proc(5): fields 14 and 15 of `stat`, in ticks.
