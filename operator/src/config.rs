@@ -64,6 +64,11 @@ pub struct Local {
     /// store 1 at + 301.
     #[arg(long, default_value_t = 8000)]
     pub port_base: u16,
+
+    /// End the nodes that an earlier run left behind in the data folder when it was killed, then start.
+    /// A run that still goes on is never ended.
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// How to run the controller.

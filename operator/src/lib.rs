@@ -13,7 +13,7 @@
 //!
 //! [`crd`] is what users write, [`names`] what everything is called, [`config`] the flags,
 //! [`telemetry`] logs, metrics and probes, [`lease`](mod@lease) which of several operators works. [`local`](mod@local) runs the desired objects on this
-//! machine instead of applying them, and [`check`](mod@check) is a client that writes and reads.
+//! machine instead of applying them, [`manifest`] reads their file, and [`check`](mod@check) is a client that writes and reads.
 
 pub mod apply;
 pub mod check;
@@ -23,6 +23,7 @@ pub mod crd;
 pub mod desired;
 pub mod lease;
 pub mod local;
+pub mod manifest;
 pub mod names;
 pub mod observe;
 pub mod quantity;

@@ -4,36 +4,39 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use proposer::config::{Config, Role};
-use rustix::process::{Pid, Signal, kill_process};
-use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use self::console::{Console, ask};
+use self::folder::Claim;
 use crate::desired::{Desired, Objects};
 use crate::names;
 
-/// The pause before a process that died is started again: doubled with each death, back to the
-/// least when it has run for [`STEADY`].
-const RESTART_MIN: Duration = Duration::from_millis(500);
-const RESTART_MAX: Duration = Duration::from_secs(30);
-const STEADY: Duration = Duration::from_secs(10);
+mod console;
+mod folder;
+mod keep;
+mod ports;
+mod process;
+
+pub use folder::{Holder, Leftover, Leftovers};
+pub use ports::{AllTaken, Taken};
+
 /// How long a process may take to end after SIGTERM. A node needs 5 seconds at most.
 const GRACE: Duration = Duration::from_secs(8);
-/// How often the table is drawn, and how long a node may take to say how it stands.
+/// How often the table is drawn.
 const REFRESH: Duration = Duration::from_secs(1);
-const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// What is added to `--port-base` for the last node that a PaxosCluster may have, store 255. The room
+/// is there whatever the cluster has now, so that it can grow where it is.
+const PORT_SPAN: u16 = 555;
+/// The highest `--port-base`.
+pub const PORT_BASE_MAX: u16 = u16::MAX - PORT_SPAN;
 
 /// Why a cluster cannot run here.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +48,29 @@ pub enum Error {
     )]
     NoProgram(PathBuf),
     /// A port past the last one.
-    #[error("--port-base {0} leaves no room: role and node are added to it, so 65000 is the most")]
+    #[error(
+        "--port-base {0} leaves no room: role and node are added to it, up to {PORT_SPAN} for store 255, \
+         so it must be from 1 to {PORT_BASE_MAX}"
+    )]
     PortBase(u16),
-    /// A port that another program uses.
-    #[error("port {0} is in use: stop what uses it, or choose another --port-base")]
-    PortInUse(u16),
+    /// So many nodes that their ports meet.
+    #[error(
+        "{0} and {1} would both listen on port {2}: there are 100 ports for each role but stores here, \
+         so ask for at most 100 proposers, acceptors and learners"
+    )]
+    SamePort(String, String, u16),
+    /// Ports that other programs use.
+    #[error("{0}: stop what uses it, or choose another --port-base")]
+    PortsInUse(AllTaken),
+    /// Another run.
+    #[error("the folder {0:?} is in use by {1}: stop it first, or choose another --data-dir")]
+    FolderTaken(PathBuf, Holder),
+    /// A run that was killed, whose nodes go on.
+    #[error("the folder {0:?} is in use by nodes that an earlier run left behind, {1}")]
+    Leftovers(PathBuf, Leftovers),
+    /// Nothing to run.
+    #[error("spec.stopped is true, so there is nothing to run: remove it")]
+    Stopped,
     /// A rendered object that is not as it should be: a mistake of ours.
     #[error("the rendered {0} cannot be run: {1}")]
     Object(String, String),
@@ -73,12 +94,21 @@ pub fn nodes(
     data_dir: &Path,
     port_base: u16,
 ) -> Result<Vec<Node>, Error> {
-    if port_base == 0 || port_base > 65_000 - 555 {
+    if port_base == 0 || port_base > PORT_BASE_MAX {
         return Err(Error::PortBase(port_base));
     }
     let mut nodes = Vec::new();
     for set in &objects.stateful_sets {
         nodes.extend(pods(set, data_dir, port_base)?);
+    }
+    let mut pods: BTreeMap<u16, &str> = BTreeMap::new();
+    for Node { pod, config } in &nodes {
+        if let Some(other) = pods.insert(config.port, pod) {
+            return Err(Error::SamePort(other.to_owned(), pod.clone(), config.port));
+        }
+    }
+    if nodes.is_empty() {
+        return Err(Error::Stopped);
     }
     Ok(nodes)
 }
@@ -158,14 +188,31 @@ fn port(base: u16, role: Role, id: u16) -> u16 {
     base + offset + id
 }
 
-/// Runs the nodes until `shutdown` resolves, then stops them all. What dies is started again.
-pub async fn run(nodes: Vec<Node>, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+/// Runs the nodes, whose folders lie in `data_dir`, until `shutdown` resolves, then stops them all. What
+/// dies is started again. Nodes that an earlier run left behind are ended first with `take_over`, and
+/// else a reason not to start.
+pub async fn run(
+    nodes: Vec<Node>,
+    data_dir: &Path,
+    take_over: bool,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let program = program()?;
-    for node in &nodes {
-        let address = ("127.0.0.1", node.config.port);
-        if std::net::TcpListener::bind(address).is_err() {
-            return Err(Error::PortInUse(node.config.port));
+    let console = Console::new();
+    let claim = Claim::take(data_dir)?;
+    let leftovers = claim.leftovers()?;
+    if !leftovers.is_empty() {
+        if !take_over {
+            let folder = data_dir.to_owned();
+            return Err(Error::Leftovers(folder, Leftovers(leftovers)));
         }
+        for leftover in &leftovers {
+            println!("ending {leftover}, which an earlier run left behind");
+        }
+        claim.end(&leftovers, GRACE).await?;
+    }
+    ports::all_free(&nodes)?;
+    for node in &nodes {
         let dir = &node.config.data_dir;
         std::fs::create_dir_all(dir)
             .map_err(|error| Error::Io(format!("make the folder {}", dir.display()), error))?;
@@ -174,16 +221,20 @@ pub async fn run(nodes: Vec<Node>, shutdown: impl Future<Output = ()>) -> Result
     let (stop, stopping) = watch::channel(false);
     let (restarted, mut restarts) = watch::channel(());
     let keepers = nodes.iter().map(|node| {
-        let (program, node) = (program.clone(), node.clone());
-        tokio::spawn(keep(program, node, stopping.clone(), restarted.clone()))
+        tokio::spawn(keep::keep(
+            program.clone(),
+            node.clone(),
+            stopping.clone(),
+            restarted.clone(),
+            console.clone(),
+        ))
     });
     let keepers: Vec<_> = keepers.collect();
-    let table = std::io::stdout().is_terminal();
     let mut shown = String::new();
     tokio::pin!(shutdown);
     loop {
         let states = join_all(nodes.iter().map(ask)).await;
-        show(&nodes, &states, table, &mut shown);
+        console.show(&nodes, &states, &mut shown);
         tokio::select! {
             () = &mut shutdown => break,
             () = sleep(REFRESH) => {}
@@ -197,14 +248,17 @@ pub async fn run(nodes: Vec<Node>, shutdown: impl Future<Output = ()>) -> Result
         let _ = keeper.await;
     }
     println!("stopped");
+    drop(claim);
     Ok(())
 }
 
 /// Writes a configuration with which Prometheus scrapes the nodes, beside their folders, and says so.
 /// Its targets have the labels that they would have in Kubernetes.
 fn scrape_config(nodes: &[Node]) -> Result<(), Error> {
-    let folder = nodes.first().and_then(|node| node.config.data_dir.parent());
-    let Some(folder) = folder else { return Ok(()) };
+    let data_dir = nodes.first().and_then(|node| node.config.data_dir.parent());
+    let Some(data_dir) = data_dir else {
+        return Ok(());
+    };
     let mut text = String::from(
         "# Written by `paxos-operator local`. Rules go to rules/, such as those of the chart.\n\
          global:\n  scrape_interval: 2s\n  evaluation_interval: 2s\n\
@@ -222,8 +276,10 @@ fn scrape_config(nodes: &[Node]) -> Result<(), Error> {
             config.port
         );
     }
-    let path = folder.join("prometheus.yml");
-    std::fs::write(&path, text)
+    let path = data_dir.join("prometheus.yml");
+    let written = folder::own_file().truncate(true).open(&path);
+    written
+        .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|error| Error::Io(format!("write {}", path.display()), error))?;
     println!("prometheus --config.file={} scrapes it", path.display());
     Ok(())
@@ -243,178 +299,6 @@ fn program() -> Result<PathBuf, Error> {
         .map(|folder| folder.join("proposer"))
         .find(|file| file.is_file());
     found.ok_or(Error::NoProgram(me))
-}
-
-/// Keeps one node running.
-async fn keep(
-    program: PathBuf,
-    node: Node,
-    mut stopping: watch::Receiver<bool>,
-    restarted: watch::Sender<()>,
-) {
-    let mut pause = RESTART_MIN;
-    loop {
-        let started = Instant::now();
-        match spawn(&program, &node) {
-            Ok(mut child) => {
-                tokio::select! {
-                    ended = child.wait() => {
-                        let how = ended.map_or_else(|error| error.to_string(), |s| s.to_string());
-                        println!("{} ended ({how}), starting it again", node.pod);
-                    }
-                    () = stopped(&mut stopping) => {
-                        end(&node, child).await;
-                        return;
-                    }
-                }
-            }
-            Err(error) => println!("{} cannot start: {error}", node.pod),
-        }
-        if started.elapsed() >= STEADY {
-            pause = RESTART_MIN;
-        }
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = stopped(&mut stopping) => return,
-        }
-        pause = (2 * pause).min(RESTART_MAX);
-        restarted.send_replace(());
-    }
-}
-
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // An error means that nobody is left who could want the nodes to run.
-    let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Starts a node; `pid` in its folder says which process it is.
-fn spawn(program: &Path, node: &Node) -> std::io::Result<Child> {
-    // Standard output repeats the log files, which lie beside the data.
-    let errors = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(node.config.data_dir.join("stderr.log"))?;
-    let child = Command::new(program)
-        .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| name == "RUST_LOG" || name == "PATH"))
-        .envs(node.config.to_env())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(errors)
-        // Ctrl-C in a terminal reaches the whole group: the nodes are ended by us, in order.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(id) = child.id() {
-        std::fs::write(node.config.data_dir.join("pid"), format!("{id}\n"))?;
-    }
-    Ok(child)
-}
-
-async fn end(node: &Node, mut child: Child) {
-    let pid = child
-        .id()
-        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    if let Some(pid) = pid
-        && kill_process(pid, Signal::TERM).is_ok()
-        && let Ok(ended) = timeout(GRACE, child.wait()).await
-    {
-        match ended {
-            Ok(status) if !status.success() => println!("{} ended: {status}", node.pod),
-            Ok(_) => {}
-            Err(error) => println!("{}: {error}", node.pod),
-        }
-        return;
-    }
-    println!("{} did not end in time and is killed", node.pod);
-    let _ = child.kill().await;
-}
-
-/// What a node says of itself in `/status`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-struct Status {
-    #[serde(default)]
-    ready: bool,
-    #[serde(default)]
-    is_leader: bool,
-    #[serde(default)]
-    term: u64,
-    #[serde(default)]
-    committed_instance_id: u64,
-}
-
-async fn ask(node: &Node) -> Option<Status> {
-    let asked = async {
-        let stream = TcpStream::connect(("127.0.0.1", node.config.port))
-            .await
-            .ok()?;
-        let io = TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.ok()?;
-        tokio::spawn(connection);
-        let request = http::Request::get("/status").header("host", "localhost");
-        let request = request.body(Empty::<bytes::Bytes>::new()).ok()?;
-        let answer = sender.send_request(request).await.ok()?;
-        let body = answer.into_body().collect().await.ok()?.to_bytes();
-        serde_json::from_slice(&body).ok()
-    };
-    timeout(STATUS_TIMEOUT, asked).await.ok().flatten()
-}
-
-/// The table on a terminal; elsewhere a line for what changed.
-fn show(nodes: &[Node], states: &[Option<Status>], table: bool, shown: &mut String) {
-    let leader = nodes.iter().zip(states).find_map(|(node, state)| {
-        state
-            .as_ref()
-            .filter(|state| state.is_leader)
-            .map(|state| (node, state))
-    });
-    let ready = states.iter().flatten().filter(|state| state.ready).count();
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = match leader {
-        Some((node, state)) => write!(
-            text,
-            "{ready}/{} ready, {} leads in term {}",
-            nodes.len(),
-            node.pod,
-            state.term
-        ),
-        None => write!(text, "{ready}/{} ready, no leader", nodes.len()),
-    };
-    if !table {
-        if *shown != text {
-            println!("{text}");
-            *shown = text;
-        }
-        return;
-    }
-    let mut drawn = String::from("\x1b[2J\x1b[H");
-    let _ = writeln!(drawn, "{text}   (Ctrl-C stops)\n");
-    let _ = writeln!(
-        drawn,
-        "{:<10} {:>3} {:>6}  {:<9} {:<7} {:>12}",
-        "ROLE", "ID", "PORT", "HEALTH", "LEADER", "COMMITTED"
-    );
-    for (node, state) in nodes.iter().zip(states) {
-        let health = match state {
-            None => "down",
-            Some(state) if state.ready => "ready",
-            Some(_) => "not ready",
-        };
-        let state = state.clone().unwrap_or_default();
-        let _ = writeln!(
-            drawn,
-            "{:<10} {:>3} {:>6}  {:<9} {:<7} {:>12}",
-            node.config.role.name(),
-            node.config.node_id.number(),
-            node.config.port,
-            health,
-            if state.is_leader { "leads" } else { "" },
-            state.committed_instance_id
-        );
-    }
-    print!("{drawn}");
-    let _ = std::io::stdout().flush();
 }
 
 #[cfg(test)]
@@ -452,9 +336,52 @@ mod tests {
     fn a_port_base_without_room_is_refused() {
         let yaml = include_str!("../../crds/samples/small.yaml");
         let objects = crate::render(&serde_saphyr::from_str(yaml).unwrap()).unwrap();
-        assert!(matches!(
-            nodes(&objects, Path::new("/d"), 65_000),
-            Err(Error::PortBase(65_000))
-        ));
+        for base in [0, PORT_BASE_MAX + 1, 64_999, u16::MAX] {
+            let said = nodes(&objects, Path::new("/d"), base).unwrap_err();
+            assert!(said.to_string().contains("from 1 to 64980"), "{said}");
+        }
+        for base in [1, PORT_BASE_MAX] {
+            nodes(&objects, Path::new("/d"), base).unwrap();
+        }
+    }
+
+    fn rendered(spec: &str) -> Objects<Desired> {
+        let text = format!(
+            "apiVersion: clustersync.io/v1alpha1\nkind: PaxosCluster\nmetadata: {{name: a}}\nspec: {spec}"
+        );
+        crate::render(&crate::manifest::parse(&text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_highest_base_has_room_for_the_last_store() {
+        let objects = rendered("{store: {enabled: true, replicas: 255}}");
+        let nodes = nodes(&objects, Path::new("/d"), PORT_BASE_MAX).unwrap();
+        let highest = nodes.iter().map(|node| node.config.port).max();
+        assert_eq!(highest, Some(u16::MAX));
+    }
+
+    #[test]
+    fn roles_that_are_too_large_for_their_ports_are_refused() {
+        for (spec, expected) in [
+            (
+                "{proposer: {replicas: 101}}",
+                "a-proposer-101 and a-acceptor-1",
+            ),
+            (
+                "{learner: {replicas: 101}, store: {enabled: true}}",
+                "port 8301",
+            ),
+        ] {
+            let said = nodes(&rendered(spec), Path::new("/d"), 8000).unwrap_err();
+            assert!(said.to_string().contains(expected), "{said}");
+        }
+        let most = "{proposer: {replicas: 100}, learner: {replicas: 255}}";
+        nodes(&rendered(most), Path::new("/d"), 8000).unwrap();
+    }
+
+    #[test]
+    fn a_stopped_cluster_has_nothing_to_run() {
+        let said = nodes(&rendered("{stopped: true}"), Path::new("/d"), 8000);
+        assert!(matches!(said, Err(Error::Stopped)));
     }
 }

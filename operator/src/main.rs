@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use futures::FutureExt;
 use kube::{Client, CustomResourceExt};
 use operator::config::{Check, Cli, Command, Local, Run};
@@ -13,6 +13,7 @@ use operator::crd::PaxosCluster;
 use operator::desired::{Desired, Objects, to_document};
 use operator::lease::Election;
 use operator::local;
+use operator::manifest;
 use operator::observe::OverHttp;
 use operator::reconcile::{self, Context, Options};
 use operator::telemetry::{self, Metrics};
@@ -22,7 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let matches = proposer::client::without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let outcome = match cli.command {
         Command::Run(options) => run(&options),
         Command::Crd => {
             print!("{}", to_document(&PaxosCluster::crd()));
@@ -44,8 +47,7 @@ fn main() -> ExitCode {
 fn render(file: &Path) -> Result<Objects<Desired>, Failure> {
     let name = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
-    let cluster: PaxosCluster =
-        serde_saphyr::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
+    let cluster = manifest::parse(&text).map_err(|error| format!("{name}: {error}"))?;
     Ok(operator::render(&cluster).map_err(|invalid| format!("{name}: {invalid}"))?)
 }
 
@@ -62,7 +64,7 @@ async fn local(options: &Local) -> Result<(), Failure> {
     let objects = render(&options.file)?;
     let data_dir = std::path::absolute(&options.data_dir)?;
     let nodes = local::nodes(&objects, &data_dir, options.port_base)?;
-    Ok(local::run(nodes, shutdown).await?)
+    Ok(local::run(nodes, &data_dir, options.take_over, shutdown).await?)
 }
 
 /// Resolves at Ctrl-C or SIGTERM.
@@ -87,7 +89,7 @@ async fn run(options: &Run) -> Result<(), Failure> {
             .await
             .map_err(|error| format!("--listen {address}: {error}"))?,
         None => proposer::serve::bind(DEFAULT_PORT)
-            .map_err(|error| format!("port {DEFAULT_PORT}: {error}: choose another by --listen"))?,
+            .map_err(|error| format!("{error}: --listen chooses another address"))?,
     };
     let listen = listener.local_addr()?;
     let probes = axum::serve(listener, telemetry::router(metrics.clone())).into_future();

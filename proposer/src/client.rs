@@ -11,12 +11,14 @@ mod propose;
 mod read;
 mod sse;
 mod status;
+mod troubles;
+mod who;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use args::{Cli, Options, Program, Task};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use exit::{Failure, Verdict};
 use http::Http;
 use print::Printer;
@@ -37,7 +39,9 @@ impl Context {
 
 /// Runs the command that the process' arguments name.
 pub fn main() -> ExitCode {
-    let Program::Client { options, task } = Cli::parse().program;
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let Program::Client { options, task } = cli.program;
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -61,6 +65,21 @@ pub fn main() -> ExitCode {
     };
     runtime.shutdown_background();
     code
+}
+
+/// The same command, for which a variable of the environment that is set but empty counts as unset, as it
+/// does for a node.
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &clap::Arg| {
+        let variable = argument.get_env().and_then(std::env::var_os);
+        variable.is_some_and(|held| held.to_string_lossy().trim().is_empty())
+    };
+    command
+        .mut_args(|argument| match is_empty(&argument) {
+            true => argument.env(None),
+            false => argument,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 async fn run(context: &Context, task: Task) -> Result<Verdict, Failure> {

@@ -94,6 +94,22 @@ pub fn init(config: &Config) -> Result<Logs, Error> {
     Ok(logs)
 }
 
+/// Whether `RUST_LOG` is as it should be, for those who want to know before [`init`].
+pub fn check_environment() -> Result<(), Error> {
+    let held = std::env::var(FILTER).ok();
+    match held.filter(|held| !held.is_empty()) {
+        Some(held) => parse_filter(&held).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn parse_filter(held: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::try_new(held).map_err(|error| Error::Filter {
+        held: held.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
 /// The logs of that node, and what feeds them.
 fn build(
     config: &Config,
@@ -108,10 +124,7 @@ fn build(
     let filter = filter
         .filter(|filter| !filter.is_empty())
         .unwrap_or(default);
-    let filter = EnvFilter::try_new(filter).map_err(|error| Error::Filter {
-        held: filter.to_owned(),
-        reason: error.to_string(),
-    })?;
+    let filter = parse_filter(filter)?;
     let channel = |name: &str| {
         let file = format!("{}_{name}.log", config.name());
         Channel {

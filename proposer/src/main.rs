@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use proposer::config::Config;
+use proposer::driver::StartError;
+use proposer::media::FileMedia;
 use proposer::{client, logs, serve};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
@@ -17,11 +20,15 @@ fn main() -> ExitCode {
 }
 
 fn node() -> ExitCode {
-    let config = match Config::from_env(|name| std::env::var(name).ok()) {
-        Ok(config) => config,
-        Err(invalid) => {
-            for variable in invalid {
+    let config = Config::from_env(|name| std::env::var(name).ok());
+    let config = match (config, logs::check_environment()) {
+        (Ok(config), Ok(())) => config,
+        (config, filter) => {
+            for variable in config.err().into_iter().flatten() {
                 eprintln!("{variable}");
+            }
+            if let Err(filter) = filter {
+                eprintln!("{filter}");
             }
             return ExitCode::from(2);
         }
@@ -42,27 +49,50 @@ fn node() -> ExitCode {
     };
     let written = logs.clone();
     let ended = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let failed = |error: std::io::Error| vec![format!("cannot wait for signals: {error}")];
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
-        let listener = serve::bind(config.port)?;
-        proposer::run(config, listener, logs, shutdown).await
+        let listener = prepare(&config)?;
+        let ended = proposer::run(config, listener, logs, shutdown).await;
+        ended.map_err(|error| vec![error.to_string()])
     });
     // Threads that only wait for the next message end with the process.
     runtime.shutdown_background();
     let code = match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!(target: "important", %error, "cannot run");
-            eprintln!("{error}");
+        Err(errors) => {
+            for error in errors {
+                error!(target: "important", error, "cannot run");
+                eprintln!("{error}");
+            }
             ExitCode::FAILURE
         }
     };
     written.flush(Duration::from_millis(200));
     code
+}
+
+/// The socket of the node. Port and data folder are both looked at before the node starts, so that
+/// whoever sets it up hears of all that is wrong at once.
+fn prepare(config: &Config) -> Result<TcpListener, Vec<String>> {
+    let listener = serve::bind(config.port);
+    let folder = FileMedia::open(&config.data_dir).map(drop);
+    let folder = folder.map_err(|source| StartError::Folder {
+        path: config.data_dir.clone(),
+        source,
+    });
+    match (listener, folder) {
+        (Ok(listener), Ok(())) => Ok(listener),
+        (listener, folder) => {
+            let listener = listener.err().map(|error| error.to_string());
+            let folder = folder.err().map(|error| error.to_string());
+            Err(listener.into_iter().chain(folder).collect())
+        }
+    }
 }

@@ -69,8 +69,8 @@ pub struct FileMedia {
     _lock: Arc<File>,
 }
 
-/// Holds the lock. Not part of [`Media::list`].
-const LOCK: &str = "LOCK";
+/// The file that holds a folder's lock. Not part of [`Media::list`].
+pub const LOCK: &str = "LOCK";
 
 impl FileMedia {
     /// Opens the folder, made durably if absent, and locks it until the last clone is dropped.

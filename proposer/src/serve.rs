@@ -72,7 +72,26 @@ pub fn bind(port: u16) -> io::Result<TcpListener> {
     }
 }
 
+/// An error names the address, and what to do where that is known.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    try_listen(address).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                ": another process listens there; stop it, or choose another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                ": this user may not; choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE"
+            }
+            _ => "",
+        };
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on {address}: {error}{advice}"),
+        )
+    })
+}
+
+fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;

@@ -27,8 +27,8 @@ pub(super) enum Program {
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
-  1  not committed as the version differs, absent, or no longer in the log
-  2  the command or the request is wrong
+  1  not committed as the version differs; absent at a learner or store; no longer in its log
+  2  the command or the request is wrong, or no address has a server of the role that is needed
   3  no server could do it within --timeout; it had no effect
   4  the outcome is unknown: it may have taken effect, or may do so later; send it again with
      the same --request-id, which has no second effect";
@@ -219,6 +219,9 @@ impl std::str::FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Server, String> {
+        if text.trim().starts_with("https://") {
+            return Err("TLS is not supported: expected host:port".to_owned());
+        }
         let plain = text.trim().trim_start_matches("http://");
         let plain = plain.trim_end_matches('/');
         let with_port = match plain.parse::<Authority>() {

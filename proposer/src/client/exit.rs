@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub(super) enum Verdict {
     /// Done, found.
     Yes,
-    /// Not committed, as the version differs; absent.
+    /// Not committed, as the version differs; absent at a node that would have it.
     No,
 }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
@@ -12,12 +13,20 @@ use serde_json::value::RawValue;
 use super::Context;
 use super::args::{Log, Server, Watch};
 use super::exit::{Failure, Verdict};
-use super::read::escape;
+use super::http::Answer;
+use super::read::{escape, is_passing};
 use super::sse::Events;
+use super::troubles::Troubles;
+use super::who::{Misplaced, Who, who};
+use crate::paxos::ids::Role;
 use crate::wire::present;
 
 /// A stream that is silent for this long is opened anew: its learner may be gone without a word.
 const SILENCE: Duration = Duration::from_secs(60);
+/// With other learners to follow, how long one may take to begin.
+const OPEN_WITHIN: Duration = Duration::from_secs(1);
+/// A learner that served for so long is the first to be asked again when its stream ends.
+const SERVED: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest error answer read.
 const MAX_PROBLEM_BYTES: usize = 64 << 10;
@@ -31,6 +40,9 @@ struct Item {
 
 /// A form in which items come, line by line; a new one for each connection.
 trait Feed: Default {
+    /// Its content type.
+    const MEDIA_TYPE: &str;
+
     fn line(&mut self, line: &str) -> Result<Option<Item>, serde_json::Error>;
 }
 
@@ -74,6 +86,8 @@ impl Fields<'_> {
 }
 
 impl Feed for LogFeed {
+    const MEDIA_TYPE: &str = "application/x-ndjson";
+
     fn line(&mut self, line: &str) -> Result<Option<Item>, serde_json::Error> {
         if line.is_empty() {
             return Ok(None);
@@ -90,6 +104,8 @@ impl Feed for LogFeed {
 }
 
 impl Feed for WatchFeed {
+    const MEDIA_TYPE: &str = "text/event-stream";
+
     fn line(&mut self, line: &str) -> Result<Option<Item>, serde_json::Error> {
         let Some(event) = self.0.line(line) else {
             return Ok(None);
@@ -150,16 +166,36 @@ async fn follow_from<F: Feed>(
         left: limit,
         good_at: Instant::now(),
     };
-    for learner in context.options.learners.iter().cycle() {
+    let learners = &context.options.learners;
+    let mut troubles = Troubles::default();
+    let mut at = 0;
+    loop {
+        if let Some(failure) = troubles.all_misplaced(learners.len(), "CLUSTER_SYNC_LEARNERS") {
+            return Err(failure);
+        }
+        if troubles.is_misplaced(at) {
+            at = (at + 1) % learners.len();
+            continue;
+        }
+        let learner = &learners[at];
         let path = path(progress.next);
+        let (opened_at, was_good_at) = (Instant::now(), progress.good_at);
         match stream::<F>(context, learner, &path, &mut progress).await? {
             End::Enough => break,
             End::Complete if !follow => break,
             End::Complete => {}
-            End::Broken(why) if progress.good_at.elapsed() >= context.options.timeout => {
-                return Err(Failure::Unavailable(format!("{learner}: {why}")));
+            End::Misplaced(misplaced) => troubles.misplaced(at, misplaced),
+            End::Broken(why) => {
+                troubles.failed(at, learner, &why);
+                if progress.good_at.elapsed() >= context.options.timeout {
+                    return Err(Failure::Unavailable(troubles.to_string()));
+                }
             }
-            End::Broken(_) => {}
+        }
+        // One that has served for a while is likely to do so again, sooner than one that hangs.
+        let served = progress.good_at > was_good_at && opened_at.elapsed() >= SERVED;
+        if !served {
+            at = (at + 1) % learners.len();
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -174,6 +210,8 @@ enum End {
     Complete,
     /// It broke off, or could not be opened.
     Broken(String),
+    /// What is there has no such stream.
+    Misplaced(Misplaced),
 }
 
 async fn stream<F: Feed>(
@@ -185,25 +223,28 @@ async fn stream<F: Feed>(
     if progress.left == Some(0) {
         return Ok(End::Enough);
     }
-    let open = context.http.open(Method::GET, learner, path, Bytes::new());
-    let response = match tokio::time::timeout(context.options.timeout, open).await {
+    let http = &context.http;
+    let open = http.open(Method::GET, learner, path, Bytes::new());
+    let within = match context.options.learners.len() {
+        1 => context.options.timeout,
+        _ => context.options.timeout.min(OPEN_WITHIN),
+    };
+    let response = match tokio::time::timeout(within, open).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Ok(End::Broken(error.why)),
-        Err(_) => return Ok(End::Broken("no answer".to_owned())),
+        Err(_) => return Ok(End::Broken(format!("no answer within {within:?}"))),
     };
     let (head, mut body) = response.into_parts();
     if head.status != StatusCode::OK {
         let problem = Limited::new(body, MAX_PROBLEM_BYTES).collect().await;
         let body = problem.map(http_body_util::Collected::to_bytes);
-        let answer = super::http::Answer {
-            status: head.status,
-            body: body.unwrap_or_default(),
-        };
-        return match head.status {
-            StatusCode::GONE => Err(Failure::Gone(answer.detail())),
-            status if status.is_client_error() => Err(Failure::Refused(answer.detail())),
-            _ => Ok(End::Broken(answer.detail())),
-        };
+        let answer = Answer::new(head.status, body.unwrap_or_default());
+        return no_stream(context, learner, &answer, within).await;
+    }
+    let media_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if !media_type.is_some_and(|given| given.starts_with(F::MEDIA_TYPE.as_bytes())) {
+        let answer = Answer::new(head.status, Bytes::new());
+        return no_stream(context, learner, &answer, within).await;
     }
     progress.good_at = Instant::now();
     let mut feed = F::default();
@@ -223,7 +264,7 @@ async fn stream<F: Feed>(
             let item = feed.line(&String::from_utf8_lossy(&pending));
             pending.clear();
             let item = item.map_err(|error| {
-                Failure::Unknown(format!("{learner} sends what is not understood: {error}"))
+                Failure::Unavailable(format!("{learner} sends what is not understood: {error}"))
             })?;
             let Some(item) = item else { continue };
             progress.next = Some(item.instance + 1);
@@ -239,5 +280,30 @@ async fn stream<F: Feed>(
             }
         }
         pending.extend_from_slice(data);
+    }
+}
+
+/// What an answer means that is no stream.
+async fn no_stream(
+    context: &Context,
+    learner: &Server,
+    answer: &Answer,
+    within: Duration,
+) -> Result<End, Failure> {
+    let status = answer.status;
+    if status.is_server_error() || is_passing(status) {
+        return Ok(End::Broken(answer.detail()));
+    }
+    let who = who(&context.http, learner, within).await;
+    // A store has no streams.
+    if let Some(misplaced) = Misplaced::new(learner, &who, &[Role::Learner], answer) {
+        return Ok(End::Misplaced(misplaced));
+    }
+    let why = format!("{learner}: {}", answer.detail());
+    match who {
+        Who::Silent(why) => Ok(End::Broken(why)),
+        _ if status == StatusCode::GONE => Err(Failure::Gone(why)),
+        _ if status.is_client_error() => Err(Failure::Refused(why)),
+        _ => Ok(End::Broken(answer.detail())),
     }
 }

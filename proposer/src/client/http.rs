@@ -15,10 +15,9 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::args::Server;
-use super::exit::Failure;
 
 /// A server that does not take a connection within this time is passed over.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// The longest answer read as a whole, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -36,6 +35,10 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    pub(super) fn new(status: StatusCode, body: Bytes) -> Answer {
+        Answer { status, body }
+    }
+
     /// The body; `null` when it is no JSON.
     pub(super) fn json(&self) -> Json {
         serde_json::from_slice(&self.body).unwrap_or_default()
@@ -46,10 +49,13 @@ impl Answer {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// The body as a `T`.
-    pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+    /// The body as a `T`, or why it is none.
+    pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, String> {
         let parsed = serde_json::from_slice(&self.body);
-        parsed.map_err(|error| Failure::Unknown(format!("no answer of this service: {error}")))
+        parsed.map_err(|error| {
+            let status = self.status;
+            format!("it answered {status} with what is no answer of Cluster Sync ({error})")
+        })
     }
 
     /// What the server says about an error.
@@ -110,7 +116,7 @@ impl Http {
         let sent = self.client.request(request).await;
         sent.map_err(|error| NoAnswer {
             sent: !error.is_connect(),
-            why: innermost(&error),
+            why: reason(&error),
         })
     }
 
@@ -130,10 +136,7 @@ impl Http {
                 sent: true,
                 why: innermost(&*error),
             })?;
-            Ok(Answer {
-                status: head.status,
-                body: body.to_bytes(),
-            })
+            Ok(Answer::new(head.status, body.to_bytes()))
         };
         tokio::time::timeout(within, call)
             .await
@@ -153,6 +156,24 @@ impl Http {
     ) -> Result<Answer, NoAnswer> {
         self.call(Method::GET, server, path, Bytes::new(), within)
             .await
+    }
+}
+
+/// In the words of what a person can do about it.
+fn reason(error: &hyper_util::client::legacy::Error) -> String {
+    let innermost = innermost(error);
+    if error.is_connect() {
+        return format!("cannot connect: {innermost}");
+    }
+    let source = std::error::Error::source(error);
+    match source.and_then(|source| source.downcast_ref::<hyper::Error>()) {
+        Some(http) if http.is_parse() => format!(
+            "what listens there does not answer in HTTP/1.1, as this client does, without TLS: {innermost}"
+        ),
+        Some(http) if http.is_incomplete_message() => {
+            "the connection ended before an answer: the server went away, or expects TLS".to_owned()
+        }
+        _ => innermost,
     }
 }
 

@@ -13,7 +13,10 @@ use serde_json::{Value as Json, json};
 use super::Context;
 use super::args::{Cas, Data, Delete, Put, Request, Server};
 use super::exit::{Failure, Verdict};
-use super::http::Http;
+use super::http::{Answer, Http};
+use super::read::is_passing;
+use super::troubles::Troubles;
+use super::who::{Misplaced, WRITERS, who};
 
 /// With other proposers to ask, how long one may take: longer than an election.
 const TRY_WITHIN: Duration = Duration::from_secs(2);
@@ -166,12 +169,19 @@ pub(super) async fn propose(
     deadline: Instant,
 ) -> Result<Json, Failure> {
     let mut may_have_effect = false;
-    let mut last = String::new();
+    let mut troubles = Troubles::default();
     let mut pause = PAUSE;
     for round in 1.. {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
+        }
+        if let Some(failure) = troubles.all_misplaced(servers.len(), "CLUSTER_SYNC_SERVERS") {
+            return Err(failure);
+        }
+        if troubles.is_misplaced(*at) {
+            *at = (*at + 1) % servers.len();
+            continue;
         }
         let server = &servers[*at];
         let within = left.min(if servers.len() > 1 {
@@ -182,26 +192,53 @@ pub(super) async fn propose(
         // The proposer speaks first: it knows more than that there was no answer.
         let wait_ms = (within.as_millis() * 9 / 10).max(1);
         let path = format!("/propose?wait=true&timeoutMs={wait_ms}");
-        match http
+        let trouble = match http
             .call(Method::POST, server, &path, body.clone(), within)
             .await
         {
             Ok(answer) => match answer.status {
-                StatusCode::OK => return Ok(answer.json()),
-                StatusCode::SERVICE_UNAVAILABLE => last = format!("{server}: {}", answer.detail()),
+                StatusCode::OK => match outcome(&answer) {
+                    Ok(outcome) => return Ok(outcome),
+                    // Whatever is at that address or before it may have passed the request on.
+                    Err(why) => {
+                        may_have_effect = true;
+                        why
+                    }
+                },
+                StatusCode::SERVICE_UNAVAILABLE => answer.detail(),
+                status if is_passing(status) => answer.detail(),
+                // No proposer answers in this way.
+                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+                    let who = who(http, server, left.min(TRY_WITHIN)).await;
+                    match Misplaced::new(server, &who, WRITERS, &answer) {
+                        Some(misplaced) => {
+                            troubles.misplaced(*at, misplaced);
+                            continue;
+                        }
+                        None => answer.detail(),
+                    }
+                }
                 status if status.is_client_error() => {
-                    return Err(Failure::Refused(answer.detail()));
+                    let why = format!("{server}: {}", answer.detail());
+                    // This try had no effect, which says nothing of those before it.
+                    return Err(match may_have_effect {
+                        true => Failure::Unknown(format!(
+                            "{why}; an earlier try may have had an effect"
+                        )),
+                        false => Failure::Refused(why),
+                    });
                 }
                 _ => {
                     may_have_effect = true;
-                    last = format!("{server}: {}", answer.detail());
+                    answer.detail()
                 }
             },
             Err(error) => {
                 may_have_effect |= error.sent;
-                last = format!("{server}: {}", error.why);
+                error.why
             }
-        }
+        };
+        troubles.failed(*at, server, &trouble);
         *at = (*at + 1) % servers.len();
         let left = deadline.saturating_duration_since(Instant::now());
         tokio::time::sleep(pause.min(left)).await;
@@ -210,9 +247,18 @@ pub(super) async fn propose(
         }
     }
     Err(match may_have_effect {
-        true => Failure::Unknown(last),
-        false => Failure::Unavailable(last),
+        true => Failure::Unknown(troubles.to_string()),
+        false => Failure::Unavailable(troubles.to_string()),
     })
+}
+
+/// The outcome in an answer of a proposer; anything else is none.
+fn outcome(answer: &Answer) -> Result<Json, String> {
+    let outcome: Json = answer.parse()?;
+    match outcome["status"].as_str() {
+        Some("COMMITTED" | "NOT_COMMITTED") => Ok(outcome),
+        _ => Err("it answered 200 OK without an outcome, as no proposer does".to_owned()),
+    }
 }
 
 #[cfg(test)]
