@@ -2,12 +2,15 @@
 //! every kind with the operator killed in the middle, deletion.
 //! Needs KUBECONFIG and IMAGE (an image with both programs that the Kubernetes cluster has or can
 //! pull); CLIENT_IMAGE is any image with bash, for a client inside a pod. Without the first two it says
-//! so and ends. What it leaves after a failure is for inspection; the next run clears it.
+//! so and ends. With NODE_DIR, a folder of the one node, run there as root, volumes are filled as well.
+//! E2E_ONLY=losses runs the losses alone. What it leaves after a failure is for inspection; the next run clears it.
 
 #[path = "e2e/day_two.rs"]
 mod day_two;
 #[path = "e2e/kubernetes.rs"]
 mod kubernetes;
+#[path = "e2e/losses.rs"]
+mod losses;
 #[path = "e2e/table.rs"]
 mod table;
 #[path = "e2e/writers.rs"]
@@ -55,6 +58,13 @@ async fn everything(image: &str, client_image: &str) {
 
     clear();
     install(image, &mut table);
+    if std::env::var("E2E_ONLY").is_ok_and(|only| only == "losses") {
+        losses(&client, image, &mut table).await;
+        helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]);
+        clear();
+        table.print();
+        return;
+    }
     let before = objects();
     create("small", image, &mut table);
     propose_from_a_pod(client_image, &mut table);
@@ -87,10 +97,17 @@ async fn everything(image: &str, client_image: &str) {
     let step = "read after the roll";
     read_all(&client, step, "full", &rolled, &mut table).await;
     remove("full");
+    losses(&client, image, &mut table).await;
     lose_a_volume(&client, &mut table).await;
     uninstall(&client, &mut table).await;
     clear();
     table.print();
+}
+
+async fn losses(client: &kube::Client, image: &str, table: &mut Table) {
+    losses::another_acceptor_count(client, image, table).await;
+    losses::lose_all_learners(client, image, table).await;
+    losses::fill_volumes(client, image, table).await;
 }
 
 /// Removes what an earlier run left.
