@@ -182,7 +182,7 @@ mod tests {
     fn every_unknown_field_is_named_with_its_path() {
         let text = "apiVersion: clustersync.io/v1alpha1\nkind: PaxosCluster\nmetadata: {name: a}\n\
                     statuz: {}\nspec:\n  Debug: true\n  learner: {replica: 2, storage: {sise: 1Gi}}\n  \
-                    store: {enabled: true, enable: true}\n  acceptor: {tolerations: [{key: a}, {kee: b}]}\n";
+                    store: {enabled: true, enable: true}\n  networkPolicy: {enable: true}\n";
         let said = refused(text);
         for field in [
             "statuz",
@@ -190,7 +190,7 @@ mod tests {
             "spec.learner.replica",
             "spec.learner.storage.sise",
             "spec.store.enable",
-            "spec.acceptor.tolerations[1].kee",
+            "spec.networkPolicy.enable",
         ] {
             assert!(said.contains(field), "{field}: {said}");
         }
