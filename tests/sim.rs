@@ -31,6 +31,9 @@ fn many_seeds_keep_every_rule_and_recover() {
         total.refused,
         total.lost_disks,
         total.unmasked,
+        total.told,
+        total.untold,
+        total.withheld,
     ];
     assert!(
         faults.iter().all(|count| *count > seeds / 100),

@@ -155,6 +155,7 @@ impl Metrics {
             "committed",
             "not_committed",
             "reused",
+            "not_read",
             "unknown",
             "no_leader",
         ];

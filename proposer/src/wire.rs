@@ -212,6 +212,7 @@ impl<'a> EntryView<'a> {
             Outcome::NotCommitted { .. } => "NOT_COMMITTED",
             Outcome::Reused => "CONFLICT",
             Outcome::Read(_) => "READ",
+            Outcome::Untold | Outcome::Withheld => "UNKNOWN",
         };
         let version = match entry.applied.outcome {
             Outcome::Committed { version } | Outcome::NotCommitted { version } => Some(version),
@@ -354,7 +355,7 @@ pub fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
 #[schema(as = Outcome)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeView<'a> {
-    /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `UNKNOWN`, `CONFLICT` or `NO_LEADER`.
+    /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `NOT_READ`, `UNKNOWN`, `CONFLICT` or `NO_LEADER`.
     pub status: &'static str,
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -374,6 +375,10 @@ pub struct OutcomeView<'a> {
 /// What a client should do about an unknown outcome.
 pub const UNKNOWN_DETAIL: &str =
     "the outcome was not known in time: send the same request again, it takes effect at most once";
+/// What a client should do about a READ whose answer would have been too large.
+pub const NOT_READ_DETAIL: &str = "READ was done, and what it found is too much to keep beside what \
+     other READs found: send it again with fewer others, or get the resource from a learner, \
+     GET /resource/{id}";
 /// What a client should do about a reused `requestId`.
 pub const REUSED_DETAIL: &str =
     "requestId was used before with another body: use a new requestId for a new request";
@@ -408,6 +413,7 @@ impl<'a> OutcomeView<'a> {
                 None,
             ),
             Outcome::Noop => ("COMMITTED", None, None, None),
+            Outcome::Untold | Outcome::Withheld => ("UNKNOWN", None, None, Some(UNKNOWN_DETAIL)),
         };
         OutcomeView {
             status,

@@ -7,7 +7,7 @@ use proposer::paxos::command::{Command, Operation};
 use proposer::paxos::ids::{Ballot, ClusterId, NodeId, NodeName, Role, Slot};
 use proposer::paxos::machine::{Applied, Outcome, Resource};
 use proposer::paxos::message::{
-    Forwarded, Learn, Learned, Message, Reply, Request, Value, Values, Vote,
+    Forwarded, Learn, Learned, Message, Recalled, Reply, Request, Value, Values, Vote,
 };
 use proposer::paxos::standing::{Refusal, Roster, Start};
 use proptest::collection::{btree_map, vec};
@@ -137,6 +137,8 @@ fn outcome() -> BoxedStrategy<Outcome> {
         number().prop_map(|version| Outcome::Committed { version }),
         number().prop_map(|version| Outcome::NotCommitted { version }),
         Just(Outcome::Reused),
+        Just(Outcome::Untold),
+        Just(Outcome::Withheld),
         prop::option::of(resource).prop_map(Outcome::Read),
     ]
     .boxed()
@@ -256,6 +258,10 @@ pub fn message() -> BoxedStrategy<Message> {
                 Message::Learned(Learned { applied, durable, first, outcomes })
             }
         ),
+        1 => vec(slot(), 0..5).prop_map(Message::Recall),
+        1 => (slot(), outcomes()).prop_map(|(applied, outcomes)| {
+            Message::Recalled(Recalled { applied, outcomes })
+        }),
         1 => (any::<u32>(), values()).prop_map(|(wait_ms, values)| {
             Message::Forward { wait_ms, values }
         }),
@@ -301,11 +307,12 @@ pub fn record() -> BoxedStrategy<Record> {
     .boxed()
 }
 
-/// What a learner keeps; of a READ, not its answer.
+/// What a learner keeps; of a READ, not its answer, and of an answer nothing.
 pub fn entries() -> impl Strategy<Value = Vec<Entry>> {
-    let entry = (slot(), value(), applied()).prop_map(|(slot, value, mut applied)| {
-        if let Outcome::Read(found) = &mut applied.outcome {
-            *found = None;
+    let entry = (slot(), value(), applied()).prop_map(|(slot, value, applied)| {
+        let mut applied = applied.bare();
+        if matches!(applied.outcome, Outcome::Untold | Outcome::Withheld) {
+            applied.outcome = Outcome::Reused;
         }
         Entry {
             slot,

@@ -25,10 +25,9 @@ use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::paxos::codec::{self, Entry};
-use crate::paxos::command::Command;
 use crate::paxos::ids::Slot;
 use crate::paxos::learner::{Effects, Input, Learner};
-use crate::paxos::message::{Learn, Learned, Message, Request, Value};
+use crate::paxos::message::{Learn, Learned, Message, Request};
 use crate::peers::{Breakers, Lane};
 use crate::snapshots::Snapshots;
 use crate::wal::{self, Position, Wal};
@@ -54,6 +53,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) mod audit;
 mod handle;
+mod log;
+mod outcomes;
 mod snapshot;
 mod stores;
 pub(crate) mod transfer;
@@ -61,6 +62,7 @@ pub(crate) mod transfer;
 pub use audit::AGREEMENT_IS_VIOLATED;
 use handle::{Ask, Shared};
 pub use handle::{Busy, Handle, NoEntries, State};
+use log::LogReader;
 use snapshot::SNAPSHOT_EVERY_BYTES;
 pub use stores::StoreSeen;
 use transfer::Piece;
@@ -139,6 +141,7 @@ pub fn start(
         core: Learner::new(members, applied),
         wal,
         index,
+        log_reader: LogReader::default(),
         snapshots,
         snapshot_bytes: 0,
         logged_bytes: 0,
@@ -203,6 +206,7 @@ struct Run {
     wal: Wal<FileMedia>,
     /// Where in the log the record lies that starts with a slot.
     index: BTreeMap<Slot, Position>,
+    log_reader: LogReader,
     snapshots: Snapshots,
     /// Size of our last snapshot, and bytes of log since it.
     snapshot_bytes: u64,
@@ -247,6 +251,7 @@ fn run_loop(run: Run, turn: &Turn<Run>, asks: &Receiver<Ask>) {
             run.acceptors.refresh();
             run.learners.refresh();
             run.step(Input::Tick);
+            run.log_reader.tick();
         }
         run.answer_held(now);
         if run.unsynced.is_some_and(|since| now - since >= SYNC_AFTER)
@@ -297,6 +302,9 @@ impl Run {
                 // The asker may be gone.
                 let _ = answer.send(self.older(from, bytes));
             }
+            Ask::Recall { slots, answer } => {
+                let _ = answer.send(self.recall(&slots));
+            }
             Ask::Written(written) => self.written(written),
             Ask::Received(Piece::Entries(entries)) => self.learn_entries(entries),
             Ask::Received(Piece::Snapshot(slot)) => self.install(slot),
@@ -340,50 +348,6 @@ impl Run {
         }
     }
 
-    fn apply(&mut self, chosen: Vec<(Slot, Value)>) {
-        let mut entries = Vec::with_capacity(chosen.len());
-        {
-            let mut state = self
-                .shared
-                .state
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            for (slot, value) in chosen {
-                match state.machine.apply(slot, &value) {
-                    Ok(applied) => {
-                        // A copy: a slice would keep the whole message in memory.
-                        let value = Value(Bytes::copy_from_slice(&value.0));
-                        let entry = Entry {
-                            slot,
-                            value,
-                            applied,
-                        };
-                        state.push(entry.clone());
-                        entries.push(entry);
-                    }
-                    Err(undecodable) => {
-                        self.halt(format!("instance {slot}: {undecodable}"));
-                        break;
-                    }
-                }
-            }
-        }
-        let Some((first, last)) = entries.first().zip(entries.last()) else {
-            return;
-        };
-        if let Some(notifier) = &self.notifier {
-            notifier.applied(&entries);
-        }
-        let bytes = codec::encode_entries(&entries);
-        self.index.insert(first.slot, self.wal.append(&bytes));
-        self.unsynced.get_or_insert_with(Instant::now);
-        self.unsynced_bytes += bytes.len();
-        self.logged_bytes += bytes.len() as u64;
-        self.metrics.applied_slot.set(last.slot.0 as i64);
-        self.show_state();
-        self.shared.applied.send_replace(last.slot);
-    }
-
     fn sync(&mut self) {
         let started = Instant::now();
         match self.wal.sync() {
@@ -392,9 +356,8 @@ impl Run {
         }
         self.metrics.wal_size.set(self.wal.bytes() as i64);
         self.show_log();
-        self.shared
-            .durable
-            .store(self.core.delivered().0, Ordering::Relaxed);
+        let applied = self.handle.state().machine.applied();
+        self.shared.durable.store(applied.0, Ordering::Relaxed);
         self.unsynced = None;
         self.unsynced_bytes = 0;
         // A large state is written less often: the log may grow to twice its size.
@@ -416,42 +379,7 @@ impl Run {
     }
 
     fn show_log(&self) {
-        let next = self.core.delivered().next();
-        let first = self.index.first_key_value().map_or(next, |(slot, _)| *slot);
-        self.metrics.first_slot.set(first.0 as i64);
-    }
-
-    /// Answers whose values are applied, and those that have waited long enough.
-    fn answer_held(&mut self, now: Instant) {
-        let applied = self.core.delivered();
-        let halted = self.is_halted();
-        let state = self
-            .shared
-            .state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        for held in self
-            .held
-            .extract_if(.., |h| h.last <= applied || h.until <= now || halted)
-        {
-            let outcomes = held.learn.values.iter().enumerate().map(|(i, value)| {
-                let slot = held.first.plus(i as u64);
-                if slot > state.machine.applied() {
-                    return None;
-                }
-                // Too long ago for memory: the session table knows what became of the request.
-                let session = || state.machine.outcome(&Command::decode(value).ok()??);
-                state.outcome(slot).or_else(session)
-            });
-            let learned = Learned {
-                applied,
-                durable: Slot(self.shared.durable.load(Ordering::Relaxed)),
-                first: held.first,
-                outcomes: outcomes.collect(),
-            };
-            // The leader may have given up on this answer.
-            let _ = held.answer.send(learned);
-        }
+        self.metrics.first_slot.set(self.first_in_log().0 as i64);
     }
 
     fn fetch(&self, request: Request) {
@@ -477,45 +405,6 @@ impl Run {
                 }
             });
         }
-    }
-
-    /// Entries that are in the log on disk alone; the first slot it has when `from` is before it.
-    fn older(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, Slot> {
-        let Some((start, _)) = self.index.range(..=from).next_back() else {
-            let applied = self.core.delivered();
-            let floor = self
-                .index
-                .first_key_value()
-                .map_or(applied.next(), |(first, _)| *first);
-            return if from > applied {
-                Ok(Vec::new())
-            } else {
-                Err(floor)
-            };
-        };
-        let start = *start;
-        let mut entries = Vec::new();
-        let mut size = 0;
-        for position in self.index.range(start..).map(|(_, position)| *position) {
-            let record = match self.wal.read(position) {
-                Ok(record) => record,
-                Err(error) => end_on_disk_error(&error),
-            };
-            match codec::decode_entries(record) {
-                Ok(record) => {
-                    size += record
-                        .iter()
-                        .map(|entry| entry.value.len() + 64)
-                        .sum::<usize>();
-                    entries.extend(record.into_iter().filter(|entry| entry.slot >= from));
-                }
-                Err(error) => end_on_disk_error(&error),
-            }
-            if size >= bytes {
-                break;
-            }
-        }
-        Ok(entries)
     }
 
     fn is_halted(&self) -> bool {

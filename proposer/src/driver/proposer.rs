@@ -26,21 +26,25 @@ use crate::metrics::Metrics;
 use crate::paxos::ids::{Ballot, NodeId, NodeName, Slot};
 use crate::paxos::machine::{Applied, Outcome};
 use crate::paxos::message::{
-    Forwarded, Heartbeat, Learn, Learned, Message, Reply, Request, Value, Values,
+    Forwarded, Heartbeat, Learn, Learned, Message, Recalled, Reply, Request, Value, Values,
 };
 use crate::paxos::proposer::{Effects, Input, Proposer, Settings, To};
+use crate::paxos::recall::Recalls;
 use crate::peers::{Breakers, Lane, guard, post};
 use crate::state_file::{self, State, StateFile};
 use crate::wire::HeartbeatBody;
+pub use found::{Answers, FoundRoom};
 use lag::History;
 
+mod found;
 mod lag;
 
 /// Requests, and bytes of their values, that may wait or be under way; more are answered 503.
 const MAX_REQUESTS: usize = 16_384;
 const MAX_REQUEST_BYTES: usize = 64 << 20;
-/// Slots that may be open at once: given out and not applied by a learner.
+/// Slots that may be open at once, given out and not applied by a learner, and bytes of their values.
 const MAX_OPEN_SLOTS: u64 = 8192;
+const MAX_OPEN_BYTES: usize = 64 << 20;
 /// Events handled before the next look at the time.
 const GROUP: usize = 1024;
 /// Messages of requests to the leader under way at once, and what one carries at most.
@@ -70,6 +74,8 @@ pub enum Answer {
     Assigned(Slot),
     /// It was chosen and applied.
     Done(Applied),
+    /// READ was applied, and what it found is too much to keep for it.
+    NotRead,
     /// It may or may not take effect.
     Unknown,
     /// No leader took it: it has no effect.
@@ -95,6 +101,8 @@ pub struct Handle {
 struct Shared {
     requests: AtomicUsize,
     request_bytes: AtomicUsize,
+    /// What READs found and no client has yet.
+    found_bytes: AtomicUsize,
     view: RwLock<View>,
     leaving: AtomicBool,
     /// The number of the next read.
@@ -121,7 +129,7 @@ struct NewJob {
     wait: bool,
     forwarded: bool,
     deadline: Instant,
-    answer: oneshot::Sender<Vec<Answer>>,
+    answer: oneshot::Sender<Answers>,
     /// Gives back the room that the job takes when it is dropped.
     room: Room,
 }
@@ -153,7 +161,7 @@ impl Handle {
         wait: bool,
         forwarded: bool,
         within: Duration,
-    ) -> Result<Vec<Answer>, Busy> {
+    ) -> Result<Answers, Busy> {
         let room = self.room(&values)?;
         let count = values.len();
         let within = if wait {
@@ -174,7 +182,7 @@ impl Handle {
         self.jobs.send(job).map_err(|_| Busy)?;
         Ok(answered
             .await
-            .unwrap_or_else(|_| vec![Answer::Unknown; count]))
+            .unwrap_or_else(|_| Answers::all(Answer::Unknown, count)))
     }
 
     /// Whether there is no room at all for another request: it need not even be read.
@@ -270,6 +278,7 @@ enum Event {
     /// An acceptor's, and how long it took over a batch.
     Reply(NodeId, Reply, Option<Duration>),
     Learned(NodeId, Learned),
+    Recalled(NodeId, Option<Recalled>),
     /// An acceptor could not be asked, or is late.
     Unanswered(NodeId),
     Heartbeat(Heartbeat),
@@ -315,7 +324,9 @@ struct Job {
     submitted: bool,
     deadline: Instant,
     started: Instant,
-    answer: oneshot::Sender<Vec<Answer>>,
+    /// Taken by what READs of it found.
+    found: FoundRoom,
+    answer: oneshot::Sender<Answers>,
     _room: Room,
 }
 
@@ -401,6 +412,8 @@ struct Run {
     queue: VecDeque<Item>,
     /// Values that this leader has proposed, until their outcomes are known.
     proposed: BTreeMap<Slot, Item>,
+    /// READs whose outcome is to be fetched.
+    recalls: Recalls<Item>,
     /// Messages under way to a leader, by number.
     forwards: BTreeMap<u64, Forward>,
     next_forward: u64,
@@ -499,6 +512,7 @@ impl Run {
             jobs: BTreeMap::new(),
             queue: VecDeque::new(),
             proposed: BTreeMap::new(),
+            recalls: Recalls::default(),
             forwards: BTreeMap::new(),
             next_forward: 0,
             forward_at: now,
@@ -548,6 +562,7 @@ impl Run {
                 self.take_jobs(&mut jobs);
             }
             self.pump();
+            self.recall();
             self.note_chosen();
             self.show();
         }
@@ -571,6 +586,7 @@ impl Run {
         self.acceptors.refresh();
         self.learners.refresh();
         self.proposers.refresh();
+        self.recalls.tick();
         self.step(Input::Tick);
         let now = Instant::now();
         self.watch_leader(now);
@@ -693,6 +709,7 @@ impl Run {
                 self.step(Input::Reply { from, reply });
             }
             Event::Learned(from, learned) => self.learned(from, learned),
+            Event::Recalled(from, recalled) => self.recalled(from, recalled),
             Event::Unanswered(acceptor) => drop(self.step(Input::Unanswered(acceptor))),
             Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
             Event::Followed(node) => drop(self.followed_at.insert(node, Instant::now())),
@@ -977,7 +994,7 @@ impl Run {
         } = new;
         let count = values.len();
         if count == 0 || (forwarded && !self.core.is_leading()) {
-            let _ = answer.send(vec![Answer::NoLeader; count]);
+            let _ = answer.send(Answers::all(Answer::NoLeader, count));
             return;
         }
         let id = self.next_job;
@@ -997,6 +1014,7 @@ impl Run {
             submitted: false,
             deadline,
             started: Instant::now(),
+            found: FoundRoom::default(),
             answer,
             _room: room,
         };
@@ -1025,10 +1043,14 @@ impl Run {
 
     fn propose(&mut self) {
         let room = MAX_OPEN_SLOTS.saturating_sub(self.core.open_slots());
-        let count = self
-            .queue
-            .len()
-            .min(usize::try_from(room).unwrap_or(usize::MAX));
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let mut bytes = self.core.open_bytes();
+        let fits = |item: &&Item| {
+            let fits = bytes < MAX_OPEN_BYTES;
+            bytes += item.value.len();
+            fits
+        };
+        let count = self.queue.iter().take(room).take_while(fits).count();
         if count == 0 {
             return;
         }
@@ -1120,7 +1142,7 @@ impl Run {
                 let mut open = Vec::new();
                 for (item, outcome) in items.into_iter().zip(outcomes) {
                     match outcome {
-                        Some(applied) => self.settle(item.job, item.index, Answer::Done(applied)),
+                        Some(applied) => self.outcome(applied.slot, item, applied),
                         None => open.push(item),
                     }
                 }
@@ -1158,8 +1180,9 @@ impl Run {
         );
         for (i, outcome) in learned.outcomes.into_iter().enumerate() {
             let Some(applied) = outcome else { continue };
-            if let Some(item) = self.proposed.remove(&learned.first.plus(i as u64)) {
-                self.settle(item.job, item.index, Answer::Done(applied));
+            let slot = learned.first.plus(i as u64);
+            if let Some(item) = self.proposed.remove(&slot) {
+                self.outcome(slot, item, applied);
             }
         }
         // An answer with outcomes may get lost: what somebody waits for counts as applied only when
@@ -1209,6 +1232,8 @@ impl Run {
         self.queue.retain(|item| self.jobs.contains_key(&item.job));
         self.proposed
             .retain(|_, item| self.jobs.contains_key(&item.job));
+        let jobs = &self.jobs;
+        self.recalls.forget(|item| !jobs.contains_key(&item.job));
     }
 
     fn finish(&mut self, id: u64) {
@@ -1239,6 +1264,10 @@ impl Run {
                     .observe(job.started.elapsed().as_secs_f64());
             }
         }
+        let answers = Answers {
+            list: answers,
+            room: job.found,
+        };
         // The client may be gone.
         let _ = job.answer.send(answers);
     }
@@ -1376,6 +1405,7 @@ fn outcome_label(answer: &Answer) -> &'static str {
             Outcome::Reused => "reused",
             _ => "committed",
         },
+        Answer::NotRead => "not_read",
         Answer::Unknown => "unknown",
         Answer::NoLeader => "no_leader",
     }

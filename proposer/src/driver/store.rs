@@ -7,6 +7,7 @@
 //! missed; its own applied slot says where to go on. Every store follows the same log, so all of them
 //! write all of it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -135,6 +136,7 @@ impl Handle {
         snapshots: &Snapshots,
         mut ledger: Ledger,
     ) {
+        let mut failing = BTreeMap::new();
         for turn in first.. {
             let count = links.len().max(1);
             let Some(link) = links.get(turn % count).cloned() else {
@@ -147,10 +149,21 @@ impl Handle {
                     match transfer::next_piece(&link, snapshots, applied.next(), WAIT).await {
                         Ok(answer) => answer,
                         Err(why) => {
-                            debug!(learner = %link.node, why, "cannot follow it");
+                            // Said once, and again when the reason changes.
+                            let said = failing.insert(link.node, why.clone());
+                            match said.is_some_and(|said| said == why) {
+                                true => debug!(learner = %link.node, why, "cannot follow it"),
+                                false => warn!(
+                                    target: "important",
+                                    learner = %link.node,
+                                    why,
+                                    "cannot follow it, asking the next learner"
+                                ),
+                            }
                             break;
                         }
                     };
+                failing.remove(&link.node);
                 self.answered(&link, committed);
                 links.refresh();
                 if let Some((_, piece)) = piece {

@@ -184,11 +184,18 @@ fn busy(_: Busy) -> Problem {
 
 async fn message(State(state): State<Arc<Learner>>, Raw(body): Raw) -> Result<Response, Problem> {
     let frame = state.node.decode(body)?;
-    let Message::Learn(learn) = frame.message else {
-        return Err(Problem::bad_request(
-            "message",
-            "is none that a learner takes",
-        ));
+    let learn = match frame.message {
+        Message::Learn(learn) => learn,
+        Message::Recall(slots) => {
+            let recalled = state.handle.recall(slots).await.map_err(busy)?;
+            return Ok(state.node.answer(Message::Recalled(recalled)));
+        }
+        _ => {
+            return Err(Problem::bad_request(
+                "message",
+                "is none that a learner takes",
+            ));
+        }
     };
     // What is applied here is of one cluster only.
     if state.node.identity.cluster().is_none() {

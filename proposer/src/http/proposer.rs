@@ -1,27 +1,33 @@
 //! The proposer's routes: clients' requests, heartbeats and the cluster's own.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use http::StatusCode;
+use futures::stream;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::{Node, RoleState, frame_limits, json_bytes, router};
-use crate::driver::proposer::{Answer, Handle};
+use crate::driver::proposer::{Answer, Answers, FoundRoom, Handle};
 use crate::link;
 use crate::paxos::ids::{Ballot, NodeId};
 use crate::paxos::machine::Outcome;
 use crate::paxos::message::{Forwarded, Message, Value};
+use crate::paxos::recent::{ANSWER_BYTES, fit};
 use crate::problem::{Body, Params, Problem, Raw, explain};
 use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
-    HeartbeatBody, NO_LEADER_DETAIL, OutcomeView, ProposeBody, REUSED_DETAIL, UNKNOWN_DETAIL,
+    HeartbeatBody, NO_LEADER_DETAIL, NOT_READ_DETAIL, OutcomeView, ProposeBody, REUSED_DETAIL,
+    UNKNOWN_DETAIL,
 };
 
 /// Requests in one batch.
@@ -141,7 +147,7 @@ fn no_leader() -> Problem {
         (status = 200, description = "The outcome, with wait=true", body = OutcomeView<'_>),
         (status = 202, description = "It has its place in the log", body = OutcomeView<'_>),
         (status = 409, description = "requestId was used before with another body"),
-        (status = 503, description = "No leader is known, or too busy: it had no effect"),
+        (status = 503, description = "No leader is known, or too busy: it had no effect; or too much is being read"),
         (status = 504, description = "The outcome is not known in time: send it again", body = OutcomeView<'_>)
     )
 )]
@@ -161,7 +167,8 @@ async fn propose(
         .handle
         .submit(vec![value], query.wait, false, within)
         .await;
-    match answers.map_err(|_| busy())?.pop() {
+    let Answers { mut list, room } = answers.map_err(|_| busy())?;
+    match list.pop() {
         Some(Answer::Assigned(slot)) => {
             let accepted = accepted(slot.0);
             Ok(render(StatusCode::ACCEPTED, &accepted))
@@ -169,8 +176,15 @@ async fn propose(
         Some(Answer::Done(applied)) if applied.outcome == Outcome::Reused => {
             Err(Problem::conflict(REUSED_DETAIL))
         }
-        Some(Answer::Done(applied)) => Ok(render(StatusCode::OK, &OutcomeView::of(&applied))),
+        Some(Answer::Done(applied)) => {
+            let view = OutcomeView::of(&applied);
+            Ok(render_found(StatusCode::OK, &view, room))
+        }
         Some(Answer::NoLeader) => Err(no_leader()),
+        Some(Answer::NotRead) => Err(Problem::unavailable(
+            NOT_READ_DETAIL,
+            Duration::from_secs(1),
+        )),
         Some(Answer::Unknown) | None => {
             let unknown = OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL));
             Ok(render(StatusCode::GATEWAY_TIMEOUT, &unknown))
@@ -207,7 +221,10 @@ async fn propose_batch(
         return Ok(Json(Vec::<()>::new()).into_response());
     }
     let answers = state.handle.submit(values, query.wait, false, within).await;
-    let answers = answers.map_err(|_| busy())?;
+    let Answers {
+        list: answers,
+        room,
+    } = answers.map_err(|_| busy())?;
     if answers.iter().all(|answer| *answer == Answer::NoLeader) {
         return Err(no_leader());
     }
@@ -216,6 +233,7 @@ async fn propose_batch(
         .map(|answer| match answer {
             Answer::Assigned(slot) => accepted(slot.0),
             Answer::Done(applied) => OutcomeView::of(applied),
+            Answer::NotRead => OutcomeView::bare("NOT_READ", Some(NOT_READ_DETAIL)),
             Answer::Unknown => OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL)),
             Answer::NoLeader => OutcomeView::bare("NO_LEADER", Some(NO_LEADER_DETAIL)),
         })
@@ -228,7 +246,7 @@ async fn propose_batch(
         (true, false) => StatusCode::OK,
         (false, false) => StatusCode::ACCEPTED,
     };
-    Ok(render(status, &views))
+    Ok(render_found(status, &views, room))
 }
 
 fn accepted<'a>(instance: u64) -> OutcomeView<'a> {
@@ -241,6 +259,29 @@ fn accepted<'a>(instance: u64) -> OutcomeView<'a> {
 fn render<T: serde::Serialize + ?Sized>(status: StatusCode, body: &T) -> Response {
     // Numbers, fixed texts and JSON that was parsed before: nothing in it can fail.
     json_bytes(status, serde_json::to_vec(body).unwrap_or_default())
+}
+
+/// The same, of what READs found: it takes its room until the client has it.
+fn render_found<T: serde::Serialize + ?Sized>(
+    status: StatusCode,
+    body: &T,
+    room: FoundRoom,
+) -> Response {
+    const CHUNK: usize = 64 << 10;
+    if room.bytes() < CHUNK {
+        return render(status, body);
+    }
+    let json = Bytes::from(serde_json::to_vec(body).unwrap_or_default());
+    let length = HeaderValue::from(json.len());
+    let chunks = stream::unfold((json, room), |(mut json, room)| async move {
+        let next = json.split_to(CHUNK.min(json.len()));
+        (!next.is_empty()).then_some((Ok::<_, Infallible>(next), (json, room)))
+    });
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (CONTENT_LENGTH, length),
+    ];
+    (status, headers, HttpBody::from_stream(chunks)).into_response()
 }
 
 /// The value that a request's body says. Only an error is worth a second pass, for its place.
@@ -368,6 +409,7 @@ async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarde
     let Ok(answers) = state.handle.submit(values, wait, true, within).await else {
         return Forwarded::Busy;
     };
+    let answers = answers.list;
     // Some may have had no room before their time was over.
     let consecutive = |(i, answer): (usize, &Answer)| match (&answers[0], answer) {
         (Answer::Assigned(first), Answer::Assigned(slot)) => *slot == first.plus(i as u64),
@@ -386,7 +428,7 @@ async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarde
                 _ => None,
             });
             Forwarded::Outcomes {
-                outcomes: outcomes.collect(),
+                outcomes: fit(ANSWER_BYTES, outcomes),
             }
         }
     }

@@ -14,7 +14,9 @@ use super::acceptor::Record;
 pub use super::ids::NodeName;
 use super::ids::{Ballot, ClusterId, NodeId, Role, Slot};
 use super::machine::{Applied, Outcome, Resource};
-use super::message::{Forwarded, Learn, Learned, Message, Reply, Request, Value, Values, Vote};
+use super::message::{
+    Forwarded, Learn, Learned, Message, Recalled, Reply, Request, Value, Values, Vote,
+};
 use super::standing::{Refusal, Roster, Start};
 
 /// The version of this encoding. A node refuses frames of another one by name.
@@ -184,6 +186,13 @@ pub struct Entry {
     pub applied: Applied,
 }
 
+impl Entry {
+    /// About how many bytes it takes in memory and on its way.
+    pub fn size(&self) -> usize {
+        64 + self.value.len()
+    }
+}
+
 /// Consecutive entries as one record of a learner's log.
 pub fn encode_entries(entries: &[Entry]) -> Bytes {
     let size: usize = entries.iter().map(|entry| 32 + entry.value.len()).sum();
@@ -193,14 +202,7 @@ pub fn encode_entries(entries: &[Entry]) -> Bytes {
     for entry in entries {
         out.put_u64_le(entry.slot.0);
         put_value(&mut out, &entry.value);
-        let applied = match &entry.applied.outcome {
-            Outcome::Read(_) => &Applied {
-                outcome: Outcome::Read(None),
-                ..entry.applied
-            },
-            _ => &entry.applied,
-        };
-        put_applied(&mut out, applied);
+        put_applied(&mut out, &entry.applied.bare());
     }
     out.freeze()
 }
@@ -258,10 +260,17 @@ fn put_message(out: &mut BytesMut, message: &Message) {
             out.put_u64_le(applied.0);
             out.put_u64_le(durable.0);
             out.put_u64_le(first.0);
-            out.put_u32_le(outcomes.len() as u32);
-            outcomes
-                .iter()
-                .for_each(|outcome| put_optional_applied(out, outcome));
+            put_outcomes(out, outcomes);
+        }
+        Message::Recall(slots) => {
+            out.put_u8(33);
+            out.put_u32_le(slots.len() as u32);
+            slots.iter().for_each(|slot| out.put_u64_le(slot.0));
+        }
+        Message::Recalled(Recalled { applied, outcomes }) => {
+            out.put_u8(34);
+            out.put_u64_le(applied.0);
+            put_outcomes(out, outcomes);
         }
         Message::Forward { wait_ms, values } => {
             out.put_u8(41);
@@ -279,10 +288,7 @@ fn put_message(out: &mut BytesMut, message: &Message) {
                 }
                 Forwarded::Outcomes { outcomes } => {
                     out.put_u8(4);
-                    out.put_u32_le(outcomes.len() as u32);
-                    outcomes
-                        .iter()
-                        .for_each(|outcome| put_optional_applied(out, outcome));
+                    put_outcomes(out, outcomes);
                 }
             }
         }
@@ -313,6 +319,11 @@ fn message(bytes: &mut Bytes) -> Result<Message> {
             applied: slot(bytes)?,
             durable: slot(bytes)?,
             first: slot(bytes)?,
+            outcomes: list(bytes, 1, optional_applied)?,
+        }),
+        33 => Message::Recall(list(bytes, 8, slot)?),
+        34 => Message::Recalled(Recalled {
+            applied: slot(bytes)?,
             outcomes: list(bytes, 1, optional_applied)?,
         }),
         41 => Message::Forward {
@@ -657,6 +668,8 @@ fn put_applied(out: &mut BytesMut, applied: &Applied) {
         Outcome::Reused => (4, 0),
         Outcome::Read(None) => (5, 0),
         Outcome::Read(Some(resource)) => (6, resource.version),
+        Outcome::Untold => (21, 0),
+        Outcome::Withheld => (22, 0),
     };
     out.put_u8(kind);
     out.put_u64_le(applied.slot.0);
@@ -674,7 +687,7 @@ fn put_applied(out: &mut BytesMut, applied: &Applied) {
 
 fn applied(bytes: &mut Bytes) -> Result<Applied> {
     match u8(bytes)? {
-        0 => Err(Error::Malformed("no outcome where one must be")),
+        0 | 21 | 22 => Err(Error::Malformed("no outcome where one must be")),
         kind => applied_of(kind, bytes),
     }
 }
@@ -702,9 +715,18 @@ fn applied_of(kind: u8, bytes: &mut Bytes) -> Result<Applied> {
                 client_id,
             }))
         }
+        21 => Outcome::Untold,
+        22 => Outcome::Withheld,
         _ => return Err(Error::Malformed("unknown kind of outcome")),
     };
     Ok(Applied { slot: at, outcome })
+}
+
+fn put_outcomes(out: &mut BytesMut, outcomes: &[Option<Applied>]) {
+    out.put_u32_le(outcomes.len() as u32);
+    outcomes
+        .iter()
+        .for_each(|outcome| put_optional_applied(out, outcome));
 }
 
 fn put_optional_applied(out: &mut BytesMut, applied: &Option<Applied>) {

@@ -17,6 +17,8 @@ use super::machine::{Resource, Resources};
 
 /// A group that has grown to this many is split.
 const MOST_IN_GROUP: usize = 128;
+/// Data of this many bytes is shared with whoever reads it. Copying less costs no more than sharing.
+const SHARED_FROM: usize = 1 << 10;
 
 /// Resources by name.
 #[derive(Clone, Debug, Default)]
@@ -77,9 +79,13 @@ impl Named {
         &self.text[self.name_length..]
     }
 
-    fn resource(&self) -> Resource {
+    fn resource(self: &Arc<Named>) -> Resource {
+        let data = match self.data().len() {
+            0..SHARED_FROM => Bytes::copy_from_slice(self.data()),
+            _ => Bytes::from_owner(Text(self.clone())).slice(self.name_length..),
+        };
         Resource {
-            data: Bytes::copy_from_slice(self.data()),
+            data,
             version: self.version,
             slot: self.slot,
             timestamp: self.timestamp,
@@ -96,6 +102,15 @@ impl Named {
         digest.add(self.client_id.as_bytes());
         digest.add_checksum(self.data());
         digest.finish()
+    }
+}
+
+/// A resource's bytes, which live as long as anybody reads them.
+struct Text(Arc<Named>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.text
     }
 }
 
@@ -125,7 +140,7 @@ impl InMemory {
         self.row(name).map(|row| row.resource())
     }
 
-    fn row(&self, name: &str) -> Option<&Named> {
+    fn row(&self, name: &str) -> Option<&Arc<Named>> {
         let (_, group) = self.groups.range::<str, _>(up_to(name)).next_back()?;
         let place = place(group, name).ok()?;
         Some(&group[place])

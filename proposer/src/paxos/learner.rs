@@ -12,6 +12,8 @@ use super::message::{Learn, Reply, Request, Value, Vote};
 
 /// How far beyond the first gap values are kept; later ones are fetched once the gap is closed.
 const AHEAD_SLOTS: u64 = 32_768;
+/// Bytes of such values. The ones that are furthest ahead go first.
+const AHEAD_BYTES: usize = 32 << 20;
 
 /// What reaches a learner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +53,9 @@ pub struct Learner {
     delivered: Slot,
     committed: Slot,
     ahead_slots: u64,
+    most_ahead_bytes: usize,
     ahead: BTreeMap<Slot, Value>,
+    ahead_bytes: usize,
     /// Where the gap was at the last tick; a gap that is still there at the next one is fetched.
     gap_at_tick: Option<Slot>,
     fetch: Option<Fetch>,
@@ -74,7 +78,9 @@ impl Learner {
             delivered,
             committed: delivered,
             ahead_slots: AHEAD_SLOTS,
+            most_ahead_bytes: AHEAD_BYTES,
             ahead: BTreeMap::new(),
+            ahead_bytes: 0,
             gap_at_tick: None,
             fetch: None,
         }
@@ -88,6 +94,14 @@ impl Learner {
         }
     }
 
+    /// The same, keeping so many bytes of them.
+    pub fn with_ahead_bytes(self, most_ahead_bytes: usize) -> Learner {
+        Learner {
+            most_ahead_bytes,
+            ..self
+        }
+    }
+
     /// Takes one input. Total, like every step.
     pub fn step(&mut self, input: Input) -> Effects {
         let mut effects = Effects::default();
@@ -95,7 +109,7 @@ impl Learner {
             Input::Learn(learn) => {
                 self.committed = self.committed.max(learn.committed);
                 for (i, value) in learn.values.iter().enumerate() {
-                    self.keep(learn.first.plus(i as u64), value.clone());
+                    self.keep(learn.first.plus(i as u64), value.clone(), &mut effects);
                 }
             }
             Input::Reply {
@@ -135,6 +149,11 @@ impl Learner {
         self.delivered
     }
 
+    /// Bytes of the values that wait for a gap before them to close.
+    pub fn ahead_bytes(&self) -> usize {
+        self.ahead_bytes
+    }
+
     /// Every slot up to here is known to be chosen.
     pub fn committed(&self) -> Slot {
         self.committed
@@ -146,18 +165,32 @@ impl Learner {
             self.delivered = delivered;
             self.committed = self.committed.max(delivered);
             self.ahead = self.ahead.split_off(&delivered.next());
+            self.ahead_bytes = self.ahead.values().map(Value::len).sum();
             self.fetch = None;
         }
     }
 
-    fn keep(&mut self, slot: Slot, value: Value) {
-        if slot > self.delivered && slot.0 <= self.delivered.0.saturating_add(self.ahead_slots) {
-            self.ahead.insert(slot, value);
+    fn keep(&mut self, slot: Slot, value: Value, effects: &mut Effects) {
+        if slot <= self.delivered || slot.0 > self.delivered.0.saturating_add(self.ahead_slots) {
+            return;
+        }
+        self.ahead_bytes += value.len();
+        if let Some(known) = self.ahead.insert(slot, value) {
+            self.ahead_bytes -= known.len();
+        }
+        if slot == self.delivered.next() {
+            return self.deliver(effects);
+        }
+        while self.ahead_bytes > self.most_ahead_bytes
+            && let Some((_, furthest)) = self.ahead.pop_last()
+        {
+            self.ahead_bytes -= furthest.len();
         }
     }
 
     fn deliver(&mut self, effects: &mut Effects) {
         while let Some(value) = self.ahead.remove(&self.delivered.next()) {
+            self.ahead_bytes -= value.len();
             self.delivered = self.delivered.next();
             effects.deliver.push((self.delivered, value));
         }
@@ -239,14 +272,36 @@ impl Learner {
         }
         self.fetch = None;
         for (slot, value) in found {
-            self.keep(slot, value);
+            self.keep(slot, value, effects);
         }
-        self.deliver(effects);
         // A long way behind: the next stretch at once, not at the next tick.
         if effects.missing.is_none() && self.delivered < self.committed {
             self.start_fetch(effects);
         }
     }
+}
+
+/// Cuts what is delivered into what one record of a log takes: about so many bytes, or one value.
+pub fn records(
+    delivered: Vec<(Slot, Value)>,
+    bytes: usize,
+) -> impl Iterator<Item = Vec<(Slot, Value)>> {
+    let mut rest = delivered.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = rest.next()?;
+        let mut size = size_of(&first.1);
+        let mut record = vec![first];
+        while let Some(next) = rest.next_if(|(_, value)| size + size_of(value) <= bytes) {
+            size += size_of(&next.1);
+            record.push(next);
+        }
+        Some(record)
+    })
+}
+
+/// Of a value in a record, with its slot and what became of it.
+fn size_of(value: &Value) -> usize {
+    32 + value.len()
 }
 
 #[cfg(test)]

@@ -50,6 +50,12 @@ pub enum Outcome {
     Reused,
     /// What READ found.
     Read(Option<Resource>),
+    /// A learner's answer, and in no log: it is applied, and what became of it is no longer known
+    /// there.
+    Untold,
+    /// An answer, and in no log: READ is applied, and what it found did not fit the message. Learners
+    /// are to be asked for it.
+    Withheld,
 }
 
 /// What applying a slot gave.
@@ -66,6 +72,24 @@ impl Applied {
     pub fn repeats(&self, before: &Applied) -> bool {
         let is_read = |applied: &Applied| matches!(applied.outcome, Outcome::Read(_));
         self == before || is_read(self) && is_read(before)
+    }
+
+    /// Without what READ found, as logs and memory keep it.
+    pub fn bare(&self) -> Applied {
+        let outcome = match &self.outcome {
+            Outcome::Read(_) => Outcome::Read(None),
+            other => other.clone(),
+        };
+        Applied { outcome, ..*self }
+    }
+
+    /// Bytes of it in a message, at most.
+    pub fn size(&self) -> usize {
+        const NUMBERS: usize = 41;
+        match &self.outcome {
+            Outcome::Read(Some(found)) => NUMBERS + found.client_id.len() + found.data.len(),
+            _ => NUMBERS,
+        }
     }
 }
 

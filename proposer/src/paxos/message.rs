@@ -246,6 +246,15 @@ pub struct Learned {
     pub outcomes: Vec<Option<Applied>>,
 }
 
+/// A learner's answer to [`Message::Recall`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Recalled {
+    /// Every slot up to here is applied.
+    pub applied: Slot,
+    /// One for each of the first slots asked for, as many as fit; `None` for a slot not applied yet.
+    pub outcomes: Vec<Option<Applied>>,
+}
+
 /// The leader's answer to [`Message::Forward`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Forwarded {
@@ -276,6 +285,10 @@ pub enum Message {
     Learn(Learn),
     /// Learner to leader.
     Learned(Learned),
+    /// Proposer to learner: what became of the values in these slots?
+    Recall(Vec<Slot>),
+    /// Learner to proposer.
+    Recalled(Recalled),
     /// Follower to leader: clients' values.
     Forward {
         /// How long to wait for the outcomes; 0: answer as soon as slots are given out.
@@ -307,7 +320,12 @@ impl Message {
                 votes.iter().map(|vote| 20 + vote.value.len()).sum()
             }
             Message::Learned(Learned { outcomes, .. })
-            | Message::Forwarded(Forwarded::Outcomes { outcomes, .. }) => 17 * outcomes.len(),
+            | Message::Recalled(Recalled { outcomes, .. })
+            | Message::Forwarded(Forwarded::Outcomes { outcomes, .. }) => {
+                let size = |outcome: &Option<Applied>| outcome.as_ref().map_or(1, Applied::size);
+                outcomes.iter().map(size).sum()
+            }
+            Message::Recall(slots) => 8 * slots.len(),
             _ => 0,
         }
     }

@@ -33,6 +33,8 @@ pub mod machine;
 pub mod message;
 pub mod output;
 pub mod proposer;
+pub mod recall;
+pub mod recent;
 pub mod sessions;
 pub mod snapshot;
 pub mod standing;

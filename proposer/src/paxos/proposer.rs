@@ -213,6 +213,8 @@ struct Leading {
     chosen: BTreeMap<Slot, Values>,
     /// Batches told to the learners until one of them has applied them, with the tick of the telling.
     untold: BTreeMap<Slot, (Values, u64)>,
+    /// Bytes of all values from the first of `untold` on.
+    open_bytes: usize,
     /// The newest round of [`Request::Renew`].
     round: u64,
     /// Whether all acceptors were asked in that round.
@@ -356,6 +358,14 @@ impl Proposer {
                     .map_or(self.committed.next(), |(s, _)| *s);
                 leading.next.0.saturating_sub(told.0)
             }
+            _ => 0,
+        }
+    }
+
+    /// How many bytes the values in those slots have: the caller bounds it, too.
+    pub fn open_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Leading(leading) => leading.open_bytes,
             _ => 0,
         }
     }
@@ -583,8 +593,9 @@ impl Proposer {
                     .get(&Slot(slot))
                     .map_or(Value::NOOP, |vote| vote.value.clone())
             })
-            .collect();
+            .collect::<VecDeque<Value>>();
         self.phase = Phase::Leading(Box::new(Leading {
+            open_bytes: unsent.iter().map(Value::len).sum(),
             ballot,
             recovered,
             next: recovered,
@@ -615,6 +626,7 @@ impl Proposer {
         };
         effects.assigned = Some(leading.next);
         leading.next = leading.next.plus(values.len() as u64);
+        leading.open_bytes += bytes_of(&values);
         leading.unsent.extend(values);
         self.send_batches(effects);
     }
@@ -782,7 +794,8 @@ impl Proposer {
             if last > applied {
                 break;
             }
-            entry.remove();
+            let (values, _) = entry.remove();
+            leading.open_bytes -= bytes_of(&values);
         }
     }
 

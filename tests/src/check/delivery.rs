@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proposer::paxos::codec::Entry;
 use proposer::paxos::ids::{NodeId, Slot};
-use proposer::paxos::machine::Applied;
+use proposer::paxos::machine::{Applied, Outcome};
 use proposer::paxos::message::Value;
 
 /// How far each learner is, and what came of each slot.
@@ -48,12 +48,26 @@ impl Delivery {
             return assert_eq!(applied, known, "learners make the same of slot {slot}");
         }
         self.outcomes.push(applied.clone());
-        if !value.is_noop() {
+        // A READ that is sent again reads again.
+        if !value.is_noop() && !matches!(applied.outcome, Outcome::Read(_)) {
             let first = *self.first.entry(value.clone()).or_insert(slot);
             assert_eq!(
                 applied.slot, first,
                 "a request has its effect once, at its first slot"
             );
+        }
+    }
+
+    /// A client is told what became of the value in a slot.
+    pub(super) fn outcome_told(&self, slot: Slot, told: &Applied) {
+        let known = self.outcomes.get(slot.0 as usize - 1);
+        match told.outcome {
+            Outcome::Untold => assert!(known.is_some(), "slot {slot} is applied"),
+            _ => assert_eq!(
+                Some(told),
+                known,
+                "a client is told what became of slot {slot}"
+            ),
         }
     }
 

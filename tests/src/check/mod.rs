@@ -6,7 +6,7 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said or witnessed before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and a request sent again gets its first one; nothing is forgotten that a quorum of learners has not had on disk |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, a request sent again gets its first one, and clients are told nothing else; nothing is forgotten that a quorum of learners has not had on disk |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
 mod agreement;
@@ -18,6 +18,7 @@ mod reads;
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::codec::Entry;
 use proposer::paxos::ids::{Members, NodeId, Slot};
+use proposer::paxos::machine::Applied;
 use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
 
 pub use agreement::Agreement;
@@ -165,6 +166,11 @@ impl Checker {
             "learners deliver what is chosen"
         );
         self.delivery.delivered(learner, entry);
+    }
+
+    /// A client is told what became of the value in a slot.
+    pub fn outcome_told(&self, slot: Slot, told: &Applied) {
+        self.delivery.outcome_told(slot, told);
     }
 
     /// A learner has taken over another's state.

@@ -16,6 +16,7 @@ const REMEMBERED: usize = 64;
 pub(super) struct Clients {
     values: u64,
     reads: u64,
+    reads_in_log: u64,
     sent: VecDeque<Value>,
 }
 
@@ -32,6 +33,7 @@ impl Clients {
         {
             return again.clone();
         }
+        self.reads_in_log = config.reads_in_log;
         let value = self.fresh(rng.between(0, config.value_bytes) as usize);
         self.sent.push_back(value.clone());
         if self.sent.len() > REMEMBERED {
@@ -40,18 +42,21 @@ impl Clients {
         value
     }
 
-    /// A command unlike any other: a write with so many bytes of data, or a removal, at times on a
-    /// condition.
+    /// A command unlike any other: a write with so many bytes of data, a removal, at times on a
+    /// condition, or a READ.
     pub(super) fn fresh(&mut self, bytes: usize) -> Value {
         self.values += 1;
+        let is_read = self.reads_in_log > 0 && self.values.is_multiple_of(self.reads_in_log);
         let (operation, data) = match self.values % 11 {
             10 => (Operation::Delete, Vec::new()),
+            _ if is_read => (Operation::Read, Vec::new()),
             _ => (Operation::Write, vec![b'1'; bytes]),
         };
         let command = Command {
             operation,
             timestamp: self.values,
-            if_version: (self.values % 7 == 6).then_some(self.values % 5),
+            if_version: (self.values % 7 == 6 && operation != Operation::Read)
+                .then_some(self.values % 5),
             client_id: "c",
             request_id: None,
             resource: ["red", "green", "blue"][self.values as usize % 3],

@@ -4,12 +4,13 @@
 use proposer::paxos::acceptor::{AnswerLimits, TrimPolicy};
 use proposer::paxos::codec::VERSION as VERSION_OF_BYTES;
 use proposer::paxos::proposer::Settings;
+use proposer::paxos::recent::{ANSWER_BYTES, Bounds, RECALLED_BYTES};
 
 use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -34,6 +35,16 @@ pub struct Config {
     pub trimming: TrimPolicy,
     /// The learners' window.
     pub ahead_slots: u64,
+    /// Bytes in it.
+    pub ahead_bytes: usize,
+    /// Bytes in a record of a learner's log.
+    pub record_bytes: usize,
+    /// What learners remember of what they applied.
+    pub recent: Bounds,
+    /// Bytes of outcomes in one answer, and in one of those that were withheld.
+    pub outcome_bytes: (usize, usize),
+    /// Of so many values one is a READ; 0: none.
+    pub reads_in_log: u64,
     /// The round all proposers have claimed before the start.
     pub first_round: u64,
     /// How many of a thousand programs speak another version of the encoding.
@@ -174,6 +185,11 @@ impl Config {
             patience_ticks: pick(r, &[3, 8, 60]),
             thrifty: r.chance(700),
         };
+        let recent = Bounds {
+            entries: pick(r, &[1, 8, 65_536]),
+            bytes: pick(r, &[100, 2_000, 2 << 20]),
+            found_bytes: pick(r, &[0, 500, 8 << 20]),
+        };
         let answers = AnswerLimits {
             bytes: pick(r, &[64, 512, 2 << 20]),
             votes: pick(r, &[1, 3, 16_384]),
@@ -192,6 +208,14 @@ impl Config {
                 stride: pick(r, &[1, 8, 40]),
             },
             ahead_slots: pick(r, &[1, 8, 32_768]),
+            ahead_bytes: pick(r, &[1, 500, 32 << 20]),
+            record_bytes: pick(r, &[1, 200, 1 << 20]),
+            recent,
+            outcome_bytes: pick(
+                r,
+                &[(1_000, 50), (2_000, 400), (ANSWER_BYTES, RECALLED_BYTES)],
+            ),
+            reads_in_log: pick(r, &[0, 2, 3, 10]),
             first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),
             mixed: pick(r, &[0, 0, 0, 0, 300, 500]),
             other_dialect: pick(

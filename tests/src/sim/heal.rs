@@ -127,7 +127,11 @@ impl Sim {
     fn everybody_has(&self, chosen: Slot) {
         for node in self.nodes.iter().filter(|node| !node.lost && !node.gone) {
             let has = match &node.process {
-                Process::Proposer(proposer, _) if proposer.is_leading() => {
+                Process::Proposer(proposer, desk) if proposer.is_leading() => {
+                    assert!(
+                        desk.is_clear(),
+                        "everybody is told what became of his value"
+                    );
                     assert_eq!(
                         proposer.open_slots(),
                         0,

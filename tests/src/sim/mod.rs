@@ -6,6 +6,7 @@
 
 mod client;
 mod config;
+mod desk;
 mod disk;
 mod disks;
 mod fault;
@@ -155,7 +156,7 @@ impl Sim {
                 process: Process::Down,
                 disk: match name.role {
                     Role::Acceptor => Disk::Log(Box::new(Log::new(config.segment_bytes))),
-                    Role::Learner => Disk::Shelf(Shelf::new(config.segment_bytes)),
+                    Role::Learner => Disk::Shelf(Shelf::new(config)),
                     _ => Disk::Claims(Claims::new(config.first_round)),
                 },
             })

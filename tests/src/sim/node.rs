@@ -1,15 +1,16 @@
 //! One process, its disk, and what strikes it next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use proposer::paxos::acceptor::Record;
 use proposer::paxos::codec::NodeName;
-use proposer::paxos::ids::{NodeId, Slot};
+use proposer::paxos::ids::NodeId;
 use proposer::paxos::message::{Reply, Request};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::Proposer;
 use proposer::paxos::standing::Member;
 
+use super::desk::Desk;
 use super::disk::{BadWrite, Claims};
 use super::log::{Copy, Log};
 use super::replica::{Replica, Shelf};
@@ -53,8 +54,8 @@ pub(super) struct Node {
 pub(super) enum Process {
     /// None runs.
     Down,
-    /// A proposer and, while it leads, what each learner has on disk.
-    Proposer(Proposer, BTreeMap<NodeId, Slot>),
+    /// A proposer, and what its driver keeps for it.
+    Proposer(Proposer, Desk),
     /// An acceptor with its queue.
     Acceptor(Voter),
     /// A learner and what it has applied.

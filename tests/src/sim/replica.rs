@@ -8,12 +8,14 @@ use bytes::Bytes;
 use proposer::media::{Media, MediaFile, SimMedia};
 use proposer::paxos::codec::{self, Entry};
 use proposer::paxos::ids::Slot;
-use proposer::paxos::learner::Learner;
-use proposer::paxos::machine::Machine;
+use proposer::paxos::learner::{Learner, records};
+use proposer::paxos::machine::{Applied, Machine};
 use proposer::paxos::message::Value;
+use proposer::paxos::recent::{Bounds, Recent, outcomes};
 use proposer::snapshots::Snapshots;
 use proposer::wal::{Options, Position, Wal};
 
+use super::config::Config;
 use super::disk::{BadWrite, end, flip_bit, spoil};
 use super::rng::Rng;
 use super::transfer::CatchUp;
@@ -24,6 +26,8 @@ pub(super) struct Shelf {
     log: SimMedia,
     snapshots: SimMedia,
     options: Options,
+    recent: Bounds,
+    record_bytes: usize,
     /// Every slot up to here is known to be on it.
     pub(super) durable: Slot,
 }
@@ -34,6 +38,8 @@ pub(super) struct Replica {
     pub(super) core: Learner,
     /// What it has applied.
     pub(super) machine: Machine,
+    /// What it remembers of it.
+    recent: Recent,
     /// What it misses and another learner has.
     pub(super) catch_up: Option<CatchUp>,
     /// A copy of the state on its way into a snapshot.
@@ -43,31 +49,37 @@ pub(super) struct Replica {
     /// Where in the log the record lies that starts with a slot.
     index: BTreeMap<Slot, Position>,
     snapshot: Slot,
+    record_bytes: usize,
 }
 
 /// What a start from the disk gives.
 pub(super) struct Opened {
     machine: Machine,
+    recent: Recent,
     wal: Wal<SimMedia>,
     snapshots: Snapshots<SimMedia>,
     index: BTreeMap<Slot, Position>,
     snapshot: Slot,
+    record_bytes: usize,
 }
 
 impl Shelf {
     /// An empty disk.
-    pub(super) fn new(segment_bytes: u64) -> Shelf {
+    pub(super) fn new(config: &Config) -> Shelf {
         Shelf {
             log: SimMedia::new(),
             snapshots: SimMedia::new(),
-            options: super::log::options(segment_bytes),
+            options: super::log::options(config.segment_bytes),
+            recent: config.recent,
+            record_bytes: config.record_bytes,
             durable: Slot::ZERO,
         }
     }
 
     /// The disk is replaced by an empty one.
     pub(super) fn wipe(&mut self) {
-        *self = Shelf::new(self.options.segment_bytes);
+        (self.log, self.snapshots) = (SimMedia::new(), SimMedia::new());
+        self.durable = Slot::ZERO;
     }
 
     /// The process ends, and perhaps the machine with it.
@@ -116,6 +128,7 @@ impl Shelf {
         let snapshots = Snapshots::open(self.snapshots.clone()).map_err(|e| e.to_string())?;
         let newest = snapshots.load_newest().map_err(|e| e.to_string())?;
         let mut machine = newest.unwrap_or_default();
+        let mut recent = Recent::new(self.recent);
         let snapshot = machine.applied();
         let mut index = BTreeMap::new();
         let mut next = None;
@@ -129,15 +142,17 @@ impl Shelf {
             }
             next = Some(last.slot.next());
             index.insert(first.slot, position);
-            let mut new = entries.iter().filter(|entry| entry.slot > snapshot);
-            new.try_for_each(|entry| replay(&mut machine, entry))
+            let mut new = entries.into_iter().filter(|entry| entry.slot > snapshot);
+            new.try_for_each(|entry| replay(&mut machine, &mut recent, entry))
         });
         let wal = wal.map_err(|e| e.to_string())?;
         if next.is_some_and(|next| next <= machine.applied()) {
             index.clear();
         }
         Ok(Opened {
+            record_bytes: self.record_bytes,
             machine,
+            recent,
             wal,
             snapshots,
             index,
@@ -146,16 +161,18 @@ impl Shelf {
     }
 }
 
-fn replay(machine: &mut Machine, entry: &Entry) -> Result<(), String> {
+fn replay(machine: &mut Machine, recent: &mut Recent, entry: Entry) -> Result<(), String> {
     let expected = machine.applied().next();
     if entry.slot != expected {
         return Err(format!("{} where {expected} should be", entry.slot));
     }
     let applied = machine.apply(entry.slot, &entry.value);
-    match applied.map_err(|e| e.to_string())? == entry.applied {
-        true => Ok(()),
-        false => Err(format!("{} gives another outcome now", entry.slot)),
+    let applied = applied.map_err(|e| e.to_string())?;
+    if !applied.repeats(&entry.applied) {
+        return Err(format!("{} gives another outcome now", entry.slot));
     }
+    recent.push(Entry { applied, ..entry });
+    Ok(())
 }
 
 impl Replica {
@@ -165,6 +182,8 @@ impl Replica {
         Replica {
             core,
             machine: opened.machine,
+            recent: opened.recent,
+            record_bytes: opened.record_bytes,
             catch_up: None,
             copy: None,
             wal: opened.wal,
@@ -176,20 +195,38 @@ impl Replica {
 
     /// Applies what is delivered; on disk at the next sync.
     pub(super) fn apply(&mut self, deliver: Vec<(Slot, Value)>) -> Vec<Entry> {
-        let apply = |(slot, value)| {
-            let applied = self.machine.apply(slot, &value);
-            Entry {
-                slot,
-                applied: applied.expect("clients send commands"),
-                value,
-            }
-        };
-        let entries: Vec<Entry> = deliver.into_iter().map(apply).collect();
-        if let Some(first) = entries.first() {
+        let mut all = Vec::new();
+        for record in records(deliver, self.record_bytes) {
+            let mut apply = |(slot, value)| {
+                let applied = self.machine.apply(slot, &value);
+                let entry = Entry {
+                    slot,
+                    applied: applied.expect("clients send commands"),
+                    value,
+                };
+                self.recent.push(entry.clone());
+                entry
+            };
+            let entries: Vec<Entry> = record.into_iter().map(&mut apply).collect();
             let position = self.wal.append(&codec::encode_entries(&entries));
-            self.index.insert(first.slot, position);
+            self.index.insert(entries[0].slot, position);
+            all.extend(entries);
         }
-        entries
+        all
+    }
+
+    /// What became of these slots, whose values are known if they were told again.
+    pub(super) fn outcomes<'a>(
+        &self,
+        slots: impl Iterator<Item = (Slot, Option<&'a Value>)>,
+    ) -> Vec<Option<Applied>> {
+        let logged = |slot| self.entries(slot)?.into_iter().next();
+        outcomes(&self.recent, &self.machine, slots, logged)
+    }
+
+    /// How many bytes it holds in memory: of values, and of what READs found.
+    pub(super) fn remembers(&self) -> (usize, usize) {
+        self.recent.bytes()
     }
 
     /// Makes the log durable.
@@ -228,6 +265,7 @@ impl Replica {
             return Ok(false);
         }
         self.machine = self.snapshots.install(slot).map_err(|e| e.to_string())?;
+        self.recent = Recent::new(shelf.recent);
         self.snapshot = slot;
         self.core.skip_to(slot);
         self.sync(shelf)?;

@@ -31,6 +31,12 @@ pub struct Summary {
     pub lost_disks: u64,
     /// Starts that a witness refused.
     pub unmasked: u64,
+    /// Outcomes told to clients.
+    pub told: u64,
+    /// Outcomes that no learner could tell any more.
+    pub untold: u64,
+    /// What READs found that did not fit an answer, and was fetched.
+    pub withheld: u64,
 }
 
 /// A seed that broke a rule.

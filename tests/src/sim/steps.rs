@@ -8,6 +8,7 @@ use proposer::paxos::ids::{Members, NodeId, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::message::{Learned, Message};
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
+use proposer::paxos::recent::fit;
 use proposer::paxos::standing::Member;
 
 use super::disk::BadWrite;
@@ -65,6 +66,7 @@ impl Sim {
                 self.summary.damaged += u64::from(damaged);
                 let learner = Learner::new(members, Slot::ZERO);
                 let core = learner.with_ahead_slots(self.config.ahead_slots);
+                let core = core.with_ahead_bytes(self.config.ahead_bytes);
                 let replica = Replica::new(opened, core);
                 self.check.learner_restarted(id, replica.core.delivered());
                 Process::Learner(Box::new(replica))
@@ -157,6 +159,7 @@ impl Sim {
                     self.step_proposer(at, Input::Unanswered(acceptor.expect("few acceptors")));
                 }
                 self.watch_learners(at);
+                self.tick_desk(at);
                 self.step_proposer(at, Input::Tick);
             }
             (Process::Proposer(..), Timer::Election(newest)) if newest == election_timer => {
@@ -201,17 +204,24 @@ impl Sim {
                 self.write_next(at);
             }
             (Process::Learner(..), Message::Learn(learn)) => {
-                let first = learn.first;
-                self.step_learner(at, learner::Input::Learn(learn));
+                self.step_learner(at, learner::Input::Learn(learn.clone()));
                 let node = &self.nodes[at];
                 if let (Process::Learner(replica), Disk::Shelf(shelf)) = (&node.process, &node.disk)
                 {
+                    let slots = (learn.first.0..).map(Slot);
+                    let outcomes = replica.outcomes(slots.zip(learn.values.iter().map(Some)));
                     let learned = Learned {
                         applied: replica.core.delivered(),
                         durable: shelf.durable,
-                        first,
-                        outcomes: Vec::new(),
+                        first: learn.first,
+                        outcomes: fit(self.config.outcome_bytes.0, outcomes),
                     };
+                    let message = Message::Learned(learned.clone());
+                    let most = self.config.outcome_bytes.0;
+                    assert!(
+                        message.size_hint() <= most,
+                        "an answer of at most {most} bytes"
+                    );
                     let packet = self.said(at, Message::Learned(learned));
                     self.answer(at, from, packet);
                 }
@@ -230,16 +240,15 @@ impl Sim {
                 Some(message) => message,
                 None => return self.summary.refused += 1,
             },
-            Packet::Told(number, told) => return self.told(at, number, told),
+            Packet::Told(number, told) => return self.told(at, from, number, told),
             Packet::Heartbeat(_) | Packet::Ask(..) => return,
         };
         match (&mut self.nodes[at].process, message) {
             (Process::Proposer(..), Message::Reply(reply)) => {
                 self.step_proposer(at, Input::Reply { from, reply });
             }
-            (Process::Proposer(_, durable), Message::Learned(learned)) => {
-                durable.insert(from, learned.durable);
-                self.step_proposer(at, Input::Learned(learned.applied));
+            (Process::Proposer(..), Message::Learned(learned)) => {
+                self.learned(at, from, learned);
             }
             (Process::Acceptor(voter), Message::Reply(reply)) => {
                 voter.inbox.push_back(Waiting::Heard(from, reply));
@@ -254,13 +263,13 @@ impl Sim {
 
     /// A leader lets the acceptors forget what a quorum of learners has on disk.
     fn watch_learners(&mut self, at: usize) {
-        let Process::Proposer(proposer, durable) = &mut self.nodes[at].process else {
+        let Process::Proposer(proposer, desk) = &mut self.nodes[at].process else {
             return;
         };
         if !proposer.is_leading() {
-            return durable.clear();
+            return desk.clear();
         }
-        let mut slots: Vec<Slot> = durable.values().copied().collect();
+        let mut slots: Vec<Slot> = desk.durable.values().copied().collect();
         slots.sort_unstable_by(|a, b| b.cmp(a));
         if let Some(slot) = slots.get(usize::from(self.config.learners) / 2) {
             let slot = *slot;
@@ -290,6 +299,12 @@ impl Sim {
             self.crash(at, down);
             return None;
         };
+        if effects.leader_changed
+            && let Process::Proposer(proposer, desk) = &mut self.nodes[at].process
+            && !proposer.is_leading()
+        {
+            desk.clear();
+        }
         self.perform(at, &effects);
         Some(effects)
     }
@@ -346,6 +361,17 @@ impl Sim {
         self.check.committed(replica.core.committed());
         assert_eq!(effects.missing, None, "no acceptor forgets what is chosen");
         let entries = replica.apply(effects.deliver);
+        let (values, found) = replica.remembers();
+        let bounds = self.config.recent;
+        assert!(
+            values <= bounds.bytes && found <= bounds.found_bytes,
+            "memory is bounded"
+        );
+        let ahead = replica.core.ahead_bytes();
+        assert!(
+            ahead <= self.config.ahead_bytes,
+            "{ahead} bytes ahead of a gap"
+        );
         for entry in &entries {
             self.check.delivered(node.name.id, entry);
         }
@@ -433,7 +459,12 @@ impl Sim {
         if self.leaders().contains(&at) {
             values.iter().for_each(|value| self.check.proposed(value));
         }
-        self.step_proposer(at, Input::Propose(values));
+        let count = values.len() as u64;
+        let effects = self.step_proposer(at, Input::Propose(values));
+        let assigned = effects.and_then(|effects| effects.assigned);
+        if let (Some(first), Process::Proposer(_, desk)) = (assigned, &mut self.nodes[at].process) {
+            desk.wait_for(first, count);
+        }
     }
 
     /// Clients read through any proposer.

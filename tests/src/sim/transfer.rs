@@ -3,9 +3,11 @@
 
 use bytes::Bytes;
 use proposer::paxos::codec::{self, Entry};
-use proposer::paxos::ids::{Role, Slot};
+use proposer::paxos::ids::{NodeId, Role, Slot};
 use proposer::paxos::learner;
-use proposer::paxos::message::Learn;
+use proposer::paxos::machine::Applied;
+use proposer::paxos::message::{Learn, Recalled};
+use proposer::paxos::recent::first;
 
 use super::node::{Asker, Process};
 use super::{Packet, Sim};
@@ -13,9 +15,11 @@ use super::{Packet, Sim};
 /// Ticks without an answer before the next learner is asked.
 const PATIENCE: u32 = 4;
 
-/// A question to another learner, with a number of the asker's own.
-#[derive(Clone, Copy, Debug)]
+/// A question to a learner, with a number of the asker's own.
+#[derive(Clone, Debug)]
 pub(super) enum Ask {
+    /// A proposer's: what became of these slots?
+    Recall(Vec<Slot>),
     /// What comes from this slot on?
     Entries(Slot),
     /// The bytes from `offset` on of this snapshot, or of the newest.
@@ -25,6 +29,8 @@ pub(super) enum Ask {
 /// The answer.
 #[derive(Clone, Debug)]
 pub(super) enum Told {
+    /// What became of the first of them.
+    Recalled(Recalled),
     /// A record of the log.
     Entries(Bytes),
     /// The log does not go back so far.
@@ -94,6 +100,21 @@ impl Sim {
             return;
         };
         let told = match ask {
+            Ask::Recall(slots) => {
+                let slots = slots.into_iter().map(|slot| (slot, None));
+                let (_, most) = self.config.outcome_bytes;
+                let outcomes = first(most, replica.outcomes(slots));
+                let size = |outcome: &Option<Applied>| outcome.as_ref().map_or(1, Applied::size);
+                let bytes: usize = outcomes.iter().map(size).sum();
+                assert!(
+                    bytes <= most || outcomes.len() == 1,
+                    "an answer of {bytes} bytes"
+                );
+                Told::Recalled(Recalled {
+                    applied: replica.machine.applied(),
+                    outcomes,
+                })
+            }
             Ask::Entries(first) => match replica.entries(first) {
                 Some(entries) => Told::Entries(codec::encode_entries(&entries)),
                 None => Told::Gone,
@@ -113,7 +134,10 @@ impl Sim {
     }
 
     /// The answer has come.
-    pub(super) fn told(&mut self, at: usize, number: u64, told: Told) {
+    pub(super) fn told(&mut self, at: usize, from: NodeId, number: u64, told: Told) {
+        if let Told::Recalled(recalled) = told {
+            return self.recalled(at, from, number, recalled);
+        }
         let Process::Learner(replica) = &mut self.nodes[at].process else {
             return;
         };
@@ -121,7 +145,7 @@ impl Sim {
             return;
         };
         catch_up.silent = 0;
-        match (catch_up.asked.1, told) {
+        match (catch_up.asked.1.clone(), told) {
             (Ask::Entries(first), Told::Entries(bytes)) => {
                 let entries = codec::decode_entries(bytes).expect("a learner sends entries");
                 let Some(last) = entries.last().map(|entry| entry.slot) else {
@@ -230,7 +254,7 @@ impl Sim {
             return;
         };
         if let Some(catch_up) = &mut replica.catch_up {
-            (catch_up.asked, catch_up.silent) = ((number, ask), 0);
+            (catch_up.asked, catch_up.silent) = ((number, ask.clone()), 0);
             let to = catch_up.learners[0];
             self.send(at, to, &Packet::Ask(number, ask));
         }

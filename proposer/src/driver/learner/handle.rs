@@ -1,7 +1,6 @@
 //! What the rest of the node sees of a learner: it hands values to the loop, and reads what the loop
 //! has applied.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -19,13 +18,11 @@ use crate::metrics::Metrics;
 use crate::paxos::audit::{Checkpoint, Trail};
 use crate::paxos::codec::{Entry, NodeName};
 use crate::paxos::ids::{NodeId, Slot};
-use crate::paxos::machine::{Applied, Machine};
-use crate::paxos::message::{Learn, Learned, Reply};
+use crate::paxos::machine::Machine;
+use crate::paxos::message::{Learn, Learned, Recalled, Reply};
+use crate::paxos::recent::Recent;
 use crate::snapshots::{self, Snapshots};
 
-/// Newest entries kept in memory, for `/log` and for outcomes asked again; older ones are on disk.
-const RECENT_ENTRIES: usize = 65_536;
-const RECENT_BYTES: usize = 2 << 20;
 /// How much of a snapshot one message carries.
 const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
 
@@ -35,6 +32,11 @@ pub(super) enum Ask {
         learn: Learn,
         from: NodeName,
         answer: oneshot::Sender<Learned>,
+    },
+    /// What became of these slots?
+    Recall {
+        slots: Vec<Slot>,
+        answer: oneshot::Sender<Recalled>,
     },
     Fetched {
         from: NodeId,
@@ -87,8 +89,8 @@ pub(super) struct Shared {
 pub struct State {
     /// The resources and sessions.
     pub machine: Machine,
-    pub(super) recent: VecDeque<Entry>,
-    pub(super) recent_bytes: usize,
+    /// Older entries are on disk.
+    pub(super) recent: Recent,
     /// For the comparison with other learners.
     pub(super) trail: Trail,
 }
@@ -97,44 +99,7 @@ impl State {
     /// Keeps what the machine has just applied.
     pub(super) fn push(&mut self, entry: Entry) {
         self.trail.note(entry.slot, &entry.value, &self.machine);
-        self.recent_bytes += entry.value.len();
-        self.recent.push_back(entry);
-        while self.recent.len() > RECENT_ENTRIES || self.recent_bytes > RECENT_BYTES {
-            let Some(oldest) = self.recent.pop_front() else {
-                break;
-            };
-            self.recent_bytes -= oldest.value.len();
-        }
-    }
-
-    /// Entries from `from` on, as far as memory goes back; `None` when it does not.
-    fn recent(&self, from: Slot, bytes: usize) -> Option<Vec<Entry>> {
-        let next = self.machine.applied().next();
-        let oldest = self.recent.front().map_or(next, |entry| entry.slot);
-        if from < oldest {
-            return None;
-        }
-        let skip = usize::try_from(from.0 - oldest.0).unwrap_or(usize::MAX);
-        let mut left = bytes;
-        let fits = |entry: &&Entry| {
-            let fits = left > 0;
-            left = left.saturating_sub(entry.value.len() + 64);
-            fits
-        };
-        Some(
-            self.recent
-                .iter()
-                .skip(skip)
-                .take_while(fits)
-                .cloned()
-                .collect(),
-        )
-    }
-
-    pub(super) fn outcome(&self, slot: Slot) -> Option<Applied> {
-        let oldest = self.recent.front()?.slot;
-        let index = usize::try_from(slot.0.checked_sub(oldest.0)?).ok()?;
-        self.recent.get(index).map(|entry| entry.applied.clone())
+        self.recent.push(entry);
     }
 }
 
@@ -170,9 +135,21 @@ impl Handle {
         answered.await.map_err(|_| Busy)
     }
 
+    /// What became of the first of these slots, as many as fit one answer.
+    pub async fn recall(&self, slots: Vec<Slot>) -> Result<Recalled, Busy> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Ask::Recall { slots, answer })?;
+        answered.await.map_err(|_| Busy)
+    }
+
     /// Entries from a slot on, at least one if it is applied, and about `bytes` of them.
     pub async fn entries(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, NoEntries> {
-        if let Some(entries) = self.state().recent(from, bytes) {
+        let recent = {
+            let state = self.state();
+            let applied = state.machine.applied();
+            state.recent.entries(from, applied, bytes)
+        };
+        if let Some(entries) = recent {
             return Ok(entries);
         }
         let _place = self.older.acquire().await.map_err(|_| NoEntries::Busy)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tracing::debug;
+use tracing::warn;
 
 use super::{Ask, Handle};
 use crate::driver::end_on_disk_error;
@@ -48,7 +48,12 @@ pub(super) async fn catch_up(
     for link in links {
         match catch_up_from(link, snapshots, delivered, floor, learner).await {
             Ok(()) => return,
-            Err(why) => debug!(learner = %link.node, why, "cannot catch up from it"),
+            Err(why) => warn!(
+                target: "important",
+                learner = %link.node,
+                why,
+                "cannot catch up from it, asking the next learner"
+            ),
         }
     }
     tokio::time::sleep(PAUSE).await;

@@ -31,6 +31,8 @@ fn messages() -> Vec<Message> {
         Outcome::Reused,
         Outcome::Read(None),
         Outcome::Read(Some(resource)),
+        Outcome::Untold,
+        Outcome::Withheld,
     ]
     .into_iter()
     .map(|outcome| Some(Applied { slot, outcome }))
@@ -123,6 +125,11 @@ fn messages() -> Vec<Message> {
             applied: slot,
             durable: committed,
             first: slot,
+            outcomes: outcomes.clone(),
+        }),
+        Message::Recall(vec![slot, Slot(1)]),
+        Message::Recalled(Recalled {
+            applied: slot,
             outcomes: outcomes.clone(),
         }),
         Message::Forward { wait_ms: 5, values },

@@ -217,3 +217,69 @@ fn what_one_acceptor_has_forgotten_while_another_is_silent_is_asked_of_other_lea
     assert_eq!(effects.truncated, Some(Slot(2)));
     assert_eq!(effects.fetch, fetch(1, 3));
 }
+
+fn learn_values(first: u64, sizes: &[usize], committed: u64) -> Input {
+    let value = |size: &usize| Value(vec![b'v'; *size].into());
+    Input::Learn(Learn {
+        first: Slot(first),
+        values: sizes.iter().map(value).collect(),
+        committed: Slot(committed),
+    })
+}
+
+fn slots(effects: &Effects) -> Vec<u64> {
+    effects.deliver.iter().map(|(slot, _)| slot.0).collect()
+}
+
+#[test]
+fn what_is_ahead_of_a_gap_is_bounded_in_bytes_and_the_furthest_goes_first() {
+    let mut learner = learner(3).with_ahead_bytes(1_000);
+    for first in [8, 2, 5] {
+        learner.step(learn_values(first, &[200; 3], 10));
+        assert!(learner.ahead_bytes <= 1_000);
+    }
+    // What is told again takes no more room.
+    learner.step(learn_values(2, &[200; 3], 10));
+    assert_eq!(
+        learner.ahead.keys().map(|slot| slot.0).collect::<Vec<_>>(),
+        [2, 3, 4, 5, 6]
+    );
+    assert_eq!(
+        slots(&learner.step(learn_values(1, &[200], 10))),
+        [1, 2, 3, 4, 5, 6]
+    );
+    assert_eq!(learner.ahead_bytes, 0);
+    learner.step(Input::Tick);
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(7, 10));
+}
+
+#[test]
+fn what_can_be_delivered_is_whatever_its_size() {
+    let mut learner = learner(3).with_ahead_bytes(100);
+    let effects = learner.step(learn_values(1, &[5_000, 5_000, 5_000], 3));
+    assert_eq!(slots(&effects), [1, 2, 3]);
+    learner.step(learn_values(6, &[50, 5_000], 7));
+    learner.skip_to(Slot(5));
+    assert_eq!(slots(&learner.step(Input::Tick)), [6]);
+    let effects = learner.step(learn_values(7, &[5_000], 7));
+    assert_eq!(slots(&effects), [7]);
+    assert_eq!(learner.ahead_bytes, 0);
+}
+
+#[test]
+fn what_is_delivered_at_once_is_cut_into_records() {
+    let delivered = |sizes: &[usize]| {
+        let value = |(i, size): (usize, &usize)| (Slot(i as u64), Value(vec![0; *size].into()));
+        sizes.iter().enumerate().map(value).collect::<Vec<_>>()
+    };
+    let cut = |sizes: &[usize], bytes| {
+        let records = records(delivered(sizes), bytes);
+        records.map(|record| record.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(cut(&[], 100), [] as [usize; 0]);
+    assert_eq!(cut(&[10; 5], 84), [2, 2, 1]);
+    assert_eq!(cut(&[10, 500, 10, 10], 100), [1, 1, 2]);
+    assert_eq!(cut(&[0; 100], 1 << 20), [100]);
+    // Values without a byte take room in a record, too.
+    assert!(cut(&[0; 1_000], 3_200).len() >= 10);
+}

@@ -1,0 +1,54 @@
+//! What the learner tells proposers of the values that it has applied.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{Held, Run};
+use crate::paxos::ids::Slot;
+use crate::paxos::machine::Applied;
+use crate::paxos::message::{Learned, Recalled, Value};
+use crate::paxos::recent::{ANSWER_BYTES, RECALLED_BYTES, first, fit, outcomes};
+
+impl Run {
+    /// Answers whose values are applied, and those that have waited long enough.
+    pub(super) fn answer_held(&mut self, now: Instant) {
+        let applied = self.core.delivered();
+        let halted = self.is_halted();
+        let due = |held: &mut Held| held.last <= applied || held.until <= now || halted;
+        let due: Vec<Held> = self.held.extract_if(.., due).collect();
+        for held in due {
+            let values = held.learn.values.iter().map(Some);
+            let slots = (held.first.0..).map(Slot);
+            let outcomes = self.outcomes(slots.zip(values));
+            let learned = Learned {
+                applied,
+                durable: Slot(self.shared.durable.load(Ordering::Relaxed)),
+                first: held.first,
+                outcomes: fit(ANSWER_BYTES, outcomes),
+            };
+            // The leader may have given up on this answer.
+            let _ = held.answer.send(learned);
+        }
+    }
+
+    /// What became of the first of these slots, as many as fit one answer.
+    pub(super) fn recall(&mut self, slots: &[Slot]) -> Recalled {
+        let outcomes = self.outcomes(slots.iter().map(|slot| (*slot, None)));
+        Recalled {
+            applied: self.handle.state().machine.applied(),
+            outcomes: first(RECALLED_BYTES, outcomes),
+        }
+    }
+
+    fn outcomes<'a>(
+        &mut self,
+        slots: impl Iterator<Item = (Slot, Option<&'a Value>)>,
+    ) -> Vec<Option<Applied>> {
+        let state = self.shared.state.read();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let (reader, wal, index) = (&mut self.log_reader, &self.wal, &self.index);
+        let logged = |slot| reader.entries(wal, index, slot, 1)?.into_iter().next();
+        outcomes(&state.recent, &state.machine, slots, logged)
+    }
+}
