@@ -108,5 +108,8 @@ impl AddAssign for Summary {
         self.refused += other.refused;
         self.lost_disks += other.lost_disks;
         self.unmasked += other.unmasked;
+        self.told += other.told;
+        self.untold += other.untold;
+        self.withheld += other.withheld;
     }
 }
