@@ -316,6 +316,20 @@ fn the_learners_alone_are_told_whom_to_notify() {
     }
 }
 
+#[test]
+fn every_node_is_told_its_other_names_and_nobody_else_restarts_for_them() {
+    let mut object = parse(&root().join("crds/samples/store.yaml"));
+    for (pod, env) in environments(&object) {
+        assert!(!env.contains_key("ALLOWED_HOSTS"), "{pod}");
+        assert!(!env.contains_key("LISTEN"), "{pod}");
+    }
+    object.spec.hosts = vec!["Paxos.Example.com".to_owned(), "gateway".to_owned()];
+    for (pod, env) in environments(&object) {
+        let hosts = env.get("ALLOWED_HOSTS").map(String::as_str);
+        assert_eq!(hosts, Some("paxos.example.com,gateway"), "{pod}");
+    }
+}
+
 fn schema() -> Value {
     let crd = serde_json::to_value(PaxosCluster::crd()).expect("a CRD is JSON");
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()

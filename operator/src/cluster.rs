@@ -32,6 +32,8 @@ pub const DEFAULT_IMAGE: &str = concat!(
 
 /// As many as a learner takes.
 const CLIENTS_MAX: usize = 255;
+/// As many as a node takes.
+const HOSTS_MAX: usize = 255;
 const DEFAULT_STORAGE: &str = "5Gi";
 const DEFAULT_REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
 /// No CPU limit: a throttled leader misses its heartbeats and loses its office.
@@ -60,6 +62,8 @@ pub struct Cluster {
     pub election_timeout: Duration,
     /// Who may be told of committed writes.
     pub notify_clients: Vec<Target>,
+    /// Names by which clients call the nodes, beside their own.
+    pub hosts: Vec<String>,
     /// Nothing is to be applied or restarted.
     pub paused: bool,
     /// There are to be no pods.
@@ -242,6 +246,7 @@ impl Cluster {
             heartbeat_interval,
             election_timeout,
             notify_clients: parse_clients(&spec.notify_clients)?,
+            hosts: parse_hosts(&spec.hosts)?,
             paused: object
                 .annotations()
                 .get(names::PAUSED_ANNOTATION)
@@ -390,6 +395,21 @@ fn parse_clients(clients: &[String]) -> Result<Vec<Target>, Invalid> {
         })
     };
     clients.iter().enumerate().map(parse).collect()
+}
+
+fn parse_hosts(hosts: &[String]) -> Result<Vec<String>, Invalid> {
+    if hosts.len() > HOSTS_MAX {
+        let problem = format!("has {} names, must have at most {HOSTS_MAX}", hosts.len());
+        return Err(Invalid::new("spec.hosts", problem));
+    }
+    let parse = |(i, name): (usize, &String)| {
+        proposer::config::host(name).ok_or_else(|| {
+            let problem =
+                format!("is {name:?}, must be a name without a port, such as paxos.example.com");
+            Invalid::new(format!("spec.hosts[{i}]"), problem)
+        })
+    };
+    hosts.iter().enumerate().map(parse).collect()
 }
 
 fn millis(

@@ -139,6 +139,14 @@ pub struct PaxosClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 255))]
     pub notify_clients: Vec<String>,
+
+    /// Names by which clients call the nodes, beside those of the cluster's own Services and pods: such as
+    /// the name of an Ingress or of a load balancer, without a port. A request with another name in its
+    /// Host header is answered 421; IP addresses and names without dots always pass. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 255))]
+    pub hosts: Vec<String>,
+
     /// Whether the cluster rests: no pods, all volumes kept. Without it, it goes on as the same cluster.
     /// Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use proposer::config::{Config, Role};
+use proposer::config::{Access, Config, Role};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -174,6 +175,11 @@ fn here(config: Config, data_dir: PathBuf, port_base: u16) -> Config {
         stores: local(Role::Store, &config.stores),
         log_dir: data_dir.join("logs"),
         data_dir,
+        // There is no authentication: other machines must not reach it.
+        access: Access {
+            listen: Some(Ipv4Addr::LOCALHOST.into()),
+            ..config.access
+        },
         ..config
     }
 }
@@ -330,6 +336,10 @@ mod tests {
         );
         assert_eq!(config.data_dir, Path::new("/d").join(&nodes[1].pod));
         assert_eq!(config.log_dir, config.data_dir.join("logs"));
+        for node in &nodes {
+            let env = node.config.to_env();
+            assert!(env.contains(&("LISTEN", "127.0.0.1".to_owned())), "{env:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::notify::Target;
 use crate::paxos::ids::NodeId;
 pub use crate::paxos::ids::Role;
+pub use access::{Access, host};
+
+mod access;
 
 /// Whose addresses a process of this role cannot work without.
 const fn needs(role: Role, use_cluster_store: bool) -> &'static [Role] {
@@ -54,6 +57,8 @@ pub struct Config {
     pub notify_clients: Vec<Target>,
     /// `MEMBERS_DIR`: the folder whose files take the place of the lists; see [`crate::addresses`].
     pub members_dir: Option<PathBuf>,
+    /// `LISTEN`, `ALLOWED_HOSTS`, `ALLOWED_ORIGINS`
+    pub access: Access,
 }
 
 /// One bad variable.
@@ -112,6 +117,7 @@ impl Config {
             election_timeout: DEFAULT_ELECTION_TIMEOUT,
             notify_clients: Vec::new(),
             members_dir: None,
+            access: Access::default(),
         }
     }
 
@@ -177,6 +183,7 @@ impl Config {
         let members_dir = reader
             .read("MEMBERS_DIR", "a folder's path", |v| Some(PathBuf::from(v)))
             .flatten();
+        let access = Access::read(&mut reader);
         let needed = role.map_or(&[][..], |role| needs(role, use_cluster_store == Some(true)));
         let mut lists: BTreeMap<Role, Vec<String>> = BTreeMap::new();
         let mut in_files = Vec::new();
@@ -262,6 +269,7 @@ impl Config {
                 election_timeout,
                 notify_clients,
                 members_dir,
+                access,
             }),
             _ => Err(reader.invalid),
         }
@@ -301,6 +309,7 @@ impl Config {
         if let Some(dir) = &self.members_dir {
             env.push(("MEMBERS_DIR", dir.display().to_string()));
         }
+        env.extend(self.access.to_env());
         env
     }
 
@@ -498,6 +507,11 @@ mod tests {
             election_timeout: Duration::from_millis(77),
             notify_clients: vec![Target::parse("e:6").unwrap(), Target::parse("f").unwrap()],
             members_dir: Some("/nowhere".into()),
+            access: Access {
+                listen: Some("127.0.0.1".parse().unwrap()),
+                hosts: vec!["h.example".into()],
+                origins: vec!["http://o.example".into()],
+            },
         };
         let env: BTreeMap<_, _> = config.to_env().into_iter().collect();
         assert_eq!(Config::from_env(|name| env.get(name).cloned()), Ok(config));

@@ -16,21 +16,29 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::IntoParams;
 
+use crate::addresses::Addresses;
+use crate::bounds::{self, Kind, Spent};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::paxos::codec::{Frame, NodeName};
 use crate::paxos::message::Message;
-use crate::problem::{BodyLimits, Params, Problem, finish};
+use crate::problem::{BodyLimits, Params, Problem, finish, no_memory};
 use crate::wire::answers::{Health, LogsView, NodeStatus, Ready};
+use door::Door;
 
 pub mod acceptor;
+pub mod door;
 pub mod learner;
 pub mod proposer;
 mod resources;
 pub mod store;
 mod watch;
+
+/// About what the largest answers of these kinds take while they are made.
+const LOGS_BYTES: usize = 2 << 20;
+const METRICS_BYTES: usize = 256 << 10;
 
 /// What the routes of every role share.
 #[derive(Clone)]
@@ -45,6 +53,8 @@ pub struct Node {
     pub logs: Logs,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Who may knock.
+    pub door: Door,
     /// Set when the process is about to end: answers then ask clients to connect elsewhere.
     pub ending: Arc<AtomicBool>,
 }
@@ -56,9 +66,16 @@ impl Node {
     }
 
     /// For this configuration, started now.
-    pub fn new(config: &Config, identity: Identity, logs: Logs, metrics: Arc<Metrics>) -> Node {
+    pub fn new(
+        config: &Config,
+        addresses: &Addresses,
+        identity: Identity,
+        logs: Logs,
+        metrics: Arc<Metrics>,
+    ) -> Node {
         Node {
             identity,
+            door: Door::new(&config.access, addresses),
             started: Instant::now(),
             debug: config.debug,
             logs,
@@ -192,6 +209,7 @@ pub(crate) async fn logs<S: RoleState>(
             "detailed logs are off: start the node with DEBUG=true",
         ));
     }
+    reserve(LOGS_BYTES).await?;
     Ok(Json(LogsView {
         logs: state.node().logs.recent(limit),
     }))
@@ -209,6 +227,7 @@ pub(crate) async fn important_logs<S: RoleState>(
     Params(query): Params<LogsQuery>,
 ) -> Result<Json<LogsView>, Problem> {
     let limit = query.limit()?;
+    reserve(LOGS_BYTES).await?;
     Ok(Json(LogsView {
         logs: state.node().logs.important(limit),
     }))
@@ -233,6 +252,9 @@ pub(crate) async fn metrics<S: RoleState>(State(state): State<Arc<S>>) -> Respon
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
+    if let Err(spent) = reserve(METRICS_BYTES).await {
+        return spent.into_response();
+    }
     let metrics = state.node().metrics.clone();
     match tokio::task::spawn_blocking(move || metrics.text()).await {
         Ok(text) => (content_type, text).into_response(),
@@ -262,7 +284,16 @@ async fn measure<S: RoleState>(
     let method = request.method().clone();
     // The route's pattern, not the path: labels must have few values.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
+    let (mut response, page) = match state.node().door.admit(&request) {
+        Ok(page) => (next.run(request).await, page),
+        Err(refusal) => (refusal, None),
+    };
+    if !response
+        .headers()
+        .contains_key(header::X_CONTENT_TYPE_OPTIONS)
+    {
+        door::mark(response.headers_mut(), page);
+    }
     if state.node().ending.load(Ordering::Relaxed) {
         // Closed by agreement, not between a client's request and its answer.
         let close = HeaderValue::from_static("close");
@@ -303,6 +334,7 @@ pub(crate) fn frame_limits() -> axum::Extension<BodyLimits> {
     BodyLimits {
         max_bytes,
         read_timeout: Duration::from_secs(10),
+        kind: Kind::Frames,
     }
     .layer()
 }
@@ -329,6 +361,12 @@ impl Node {
         let frame = self.identity.frame(message);
         ([(header::CONTENT_TYPE, content_type)], frame).into_response()
     }
+}
+
+/// Takes the memory for an answer of about that size before it is made.
+pub(crate) async fn reserve(bytes: usize) -> Result<(), Problem> {
+    let reserved = bounds::reserve_answer(bytes).await;
+    reserved.map_err(|Spent| no_memory())
 }
 
 /// An answer in JSON that was rendered already.

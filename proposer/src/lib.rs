@@ -6,6 +6,7 @@
 //! environment; [`client`] is the client's side of all this, a command of the same program.
 
 pub mod addresses;
+pub mod bounds;
 pub mod breaker;
 pub mod client;
 pub mod config;
@@ -39,6 +40,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use addresses::Addresses;
+use bounds::{Bounds, Limits};
 use config::{Config, Role};
 use driver::StartError;
 use driver::barrier::Barrier;
@@ -65,6 +67,9 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let metrics = Metrics::new(&config).map_err(std::io::Error::other)?;
     let metrics = Arc::new(metrics);
+    let nodes = Role::ALL.map(|role| config.addresses(role).len());
+    let limits = Limits::of_this_process(nodes.iter().sum());
+    let bounds = Bounds::new(limits, metrics.bounds.clone());
     let identity = Identity::open(&config).map_err(StartError::from)?;
     let start = identity.start();
     info!(
@@ -75,9 +80,9 @@ pub async fn run(
         "{} starts",
         config.name()
     );
-    let node = Node::new(&config, identity.clone(), logs, metrics.clone());
-    let about_to_end = node.ending.clone();
     let addresses = Addresses::start(&config)?;
+    let node = Node::new(&config, &addresses, identity.clone(), logs, metrics.clone());
+    let about_to_end = node.ending.clone();
     let (end, ending) = watch::channel(false);
     let mut proposer = None;
     let app = match config.role {
@@ -119,6 +124,7 @@ pub async fn run(
     };
     let options = serve::Options {
         drain_timeout: DRAIN,
+        bounds,
         ..serve::Options::default()
     };
     serve::serve(listener, app, shutdown, options).await?;

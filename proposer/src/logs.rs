@@ -34,9 +34,12 @@ mod rotate;
 #[cfg(test)]
 mod tests;
 
-/// How many entries each of the two memories holds.
+/// The target of lines that standard output and the files get, and `GET /logs/important` does not.
+pub const PRIVATE: &str = "private";
+/// How many entries each of the two memories holds, and bytes of them.
 pub const ENTRIES: usize = 1000;
-/// A longer entry, in bytes of JSON, is dropped: it would let the memories grow without bound.
+const NEWEST_BYTES: usize = 2 << 20;
+/// A longer entry, in bytes of JSON, is dropped.
 pub const MAX_ENTRY_BYTES: usize = 64 << 10;
 /// Entries waiting for a sink.
 const QUEUE: usize = 8192;
@@ -75,8 +78,14 @@ struct Shared {
 
 /// A memory, and a file behind it.
 struct Channel {
-    newest: Mutex<VecDeque<Arc<[u8]>>>,
+    newest: Mutex<Newest>,
     file: SyncSender<Message>,
+}
+
+#[derive(Default)]
+struct Newest {
+    lines: VecDeque<Arc<[u8]>>,
+    bytes: usize,
 }
 
 enum Message {
@@ -181,7 +190,7 @@ impl Logs {
 }
 
 impl Shared {
-    fn take(&self, level: Level, line: &[u8]) {
+    fn take(&self, level: Level, private: bool, line: &[u8]) {
         if line.len() > MAX_ENTRY_BYTES {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
@@ -196,7 +205,9 @@ impl Shared {
         let important = (level <= Level::INFO).then_some(&self.important);
         for channel in important.into_iter().chain(&self.all) {
             send(&channel.file);
-            channel.remember(Arc::clone(&line));
+            if !private {
+                channel.remember(Arc::clone(&line));
+            }
         }
     }
 }
@@ -204,17 +215,19 @@ impl Shared {
 impl Channel {
     fn remember(&self, line: Arc<[u8]>) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest.len() == ENTRIES {
-            newest.pop_front();
+        newest.bytes += line.len();
+        newest.lines.push_back(line);
+        while newest.lines.len() > ENTRIES || newest.bytes > NEWEST_BYTES {
+            let oldest = newest.lines.pop_front();
+            newest.bytes -= oldest.map_or(0, |line| line.len());
         }
-        newest.push_back(line);
     }
 
     fn newest(&self, limit: usize) -> Vec<serde_json::Value> {
         let lines: Vec<Arc<[u8]>> = {
             let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-            let skip = newest.len().saturating_sub(limit);
-            newest.iter().skip(skip).cloned().collect()
+            let skip = newest.lines.len().saturating_sub(limit);
+            newest.lines.iter().skip(skip).cloned().collect()
         };
         let entries = lines.iter().map(|line| serde_json::from_slice(line));
         entries.flatten().collect()
@@ -256,6 +269,7 @@ struct Lines(Arc<Shared>);
 struct Entry<'a> {
     shared: &'a Shared,
     level: Level,
+    private: bool,
 }
 
 impl<'a> MakeWriter<'a> for Lines {
@@ -265,6 +279,7 @@ impl<'a> MakeWriter<'a> for Lines {
         Entry {
             shared: &self.0,
             level: Level::INFO,
+            private: false,
         }
     }
 
@@ -272,6 +287,7 @@ impl<'a> MakeWriter<'a> for Lines {
         Entry {
             shared: &self.0,
             level: *metadata.level(),
+            private: metadata.target() == PRIVATE,
         }
     }
 }
@@ -279,7 +295,7 @@ impl<'a> MakeWriter<'a> for Lines {
 impl Write for Entry<'_> {
     /// The layer hands over an entry in one piece.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.shared.take(self.level, line);
+        self.shared.take(self.level, self.private, line);
         Ok(line.len())
     }
 

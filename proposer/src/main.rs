@@ -10,13 +10,32 @@ use proposer::media::FileMedia;
 use proposer::{client, logs, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::error;
+use tracing::{error, info};
 
 fn main() -> ExitCode {
     match std::env::args_os().len() {
         0 | 1 => node(),
         _ => client::main(),
     }
+}
+
+/// Signals that end other programs unless they say otherwise: a closed terminal, `systemctl reload`,
+/// somebody who expects log files to be opened again. There is nothing to do: a node reads its lists by
+/// itself, and its log files keep their size.
+fn ignore_hangups() -> std::io::Result<()> {
+    for (kind, name) in [
+        (SignalKind::hangup(), "SIGHUP"),
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+    ] {
+        let mut signals = signal(kind)?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                info!(target: "important", signal = name, "a signal that means nothing to a node");
+            }
+        });
+    }
+    Ok(())
 }
 
 fn node() -> ExitCode {
@@ -58,6 +77,7 @@ fn node() -> ExitCode {
                 _ = interrupt.recv() => {}
             }
         };
+        ignore_hangups().map_err(failed)?;
         let listener = prepare(&config)?;
         let ended = proposer::run(config, listener, logs, shutdown).await;
         ended.map_err(|error| vec![error.to_string()])
@@ -81,7 +101,7 @@ fn node() -> ExitCode {
 /// The socket of the node. Port and data folder are both looked at before the node starts, so that
 /// whoever sets it up hears of all that is wrong at once.
 fn prepare(config: &Config) -> Result<TcpListener, Vec<String>> {
-    let listener = serve::bind(config.port);
+    let listener = serve::bind_at(config.access.listen, config.port);
     let folder = FileMedia::open(&config.data_dir).map(drop);
     let folder = folder.map_err(|source| StartError::Folder {
         path: config.data_dir.clone(),

@@ -4,11 +4,13 @@
 //! has returned; a name, its change or its removal once [`Media::sync_dir`] has. Until then a crash
 //! may keep or lose each 512-byte sector and each name on its own.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::bounds::descriptors::patiently;
 
 mod sim;
 
@@ -78,12 +80,10 @@ impl FileMedia {
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<FileMedia> {
         let dir = dir.into();
         create_dir(&dir)?;
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(dir.join(LOCK))?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = dir.join(LOCK);
+        let lock = patiently(LOCK, || options.open(&lock))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -95,7 +95,8 @@ impl FileMedia {
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        let folder = Arc::new(File::open(&dir)?);
+        let folder = patiently("the folder", || File::open(&dir))?;
+        let folder = Arc::new(folder);
         Ok(FileMedia {
             dir,
             folder,
@@ -104,7 +105,8 @@ impl FileMedia {
     }
 }
 
-/// Creates a folder and its missing parents; each new name is synced into the folder that holds it.
+/// Creates a folder and its missing parents, for the owner and the group; each new name is synced into
+/// the folder that holds it.
 fn create_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -114,11 +116,11 @@ fn create_dir(dir: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     create_dir(parent)?;
-    match std::fs::create_dir(dir) {
+    match DirBuilder::new().mode(0o750).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    File::open(parent)?.sync_all()
+    patiently("the folder", || File::open(parent))?.sync_all()
 }
 
 impl Media for FileMedia {
@@ -126,7 +128,7 @@ impl Media for FileMedia {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
+        for entry in patiently("the folder", || std::fs::read_dir(&self.dir))? {
             let entry = entry?;
             // A name that is not UTF-8 is none of ours, and neither is a folder.
             if let Ok(name) = entry.file_name().into_string()
@@ -141,19 +143,17 @@ impl Media for FileMedia {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.dir.join(name))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let path = self.dir.join(name);
+        patiently(name, || options.open(&path))
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.dir.join(name))
+        let path = self.dir.join(name);
+        patiently(name, || {
+            OpenOptions::new().read(true).write(true).open(&path)
+        })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -13,6 +13,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::bounds::{CUT, Shown};
 use crate::config::{Config, Role};
 use crate::paxos::message::{Reply, Request};
 use crate::paxos::standing::Refusal;
@@ -114,6 +115,8 @@ pub struct Metrics {
     pub notifications: IntCounterVec,
     /// HTTP requests.
     pub http: HistogramVec,
+    /// Connections and the memory of requests and answers.
+    pub bounds: Shown,
     wal_sync_duration: Histogram,
     wal_written: IntCounter,
     store_commit_duration: Histogram,
@@ -278,6 +281,21 @@ impl Metrics {
                 "HTTP requests, by method, route and status code.",
                 &["method", "route", "code"],
             )?,
+            bounds: Shown {
+                connections: m.gauge(ALL, "connections", "Open connections of clients and peers.")?,
+                cut: m.counters(
+                    ALL,
+                    "connections_cut_total",
+                    "Connections closed so that others find a place, or memory for their requests; full: turned away.",
+                    ("why", &CUT),
+                )?,
+                buffered: m.gauges(
+                    ALL,
+                    "buffered_bytes",
+                    "Memory of requests that are read and of answers that are not taken yet, by kind.",
+                    "kind",
+                )?,
+            },
             wal_sync_duration: m.histogram(
                 LOG,
                 "wal_fsync_duration_seconds",

@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 
 use crate::addresses::Addresses;
 use crate::config::{Config, Role};
+use crate::logs;
 use crate::metrics::Metrics;
 use crate::paxos::codec::Entry;
 use crate::paxos::command::{Command, Operation};
@@ -177,7 +178,10 @@ async fn tell(target: Target, mut notifications: mpsc::Receiver<Bytes>, metrics:
                 "failed"
             }
             Err(why) => {
-                warn!(target: "important", client = %target, why, "cannot be notified");
+                // Why is for who runs the node: told to whoever asks for the log, it would be a
+                // way to find out what listens at those addresses.
+                warn!(target: "important", client = %target, "cannot be notified");
+                warn!(target: logs::PRIVATE, client = %target, why, "cannot be notified");
                 failing = true;
                 "failed"
             }

@@ -15,10 +15,15 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::bounds::{Kind, Reading, SMALL};
+pub(crate) use names::Named;
+
+mod names;
 
 /// The largest body taken unless a route says otherwise with [`BodyLimits::layer`]: 1 MiB.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -188,6 +193,8 @@ pub struct BodyLimits {
     pub max_bytes: usize,
     /// How long the whole body may take to arrive.
     pub read_timeout: Duration,
+    /// Which part of the memory it takes.
+    pub kind: Kind,
 }
 
 impl Default for BodyLimits {
@@ -195,6 +202,7 @@ impl Default for BodyLimits {
         BodyLimits {
             max_bytes: MAX_BODY_BYTES,
             read_timeout: BODY_READ_TIMEOUT,
+            kind: Kind::Bodies,
         }
     }
 }
@@ -216,7 +224,7 @@ impl<S: Sync> FromRequest<S> for Raw {
     async fn from_request(request: Request, _: &S) -> Result<Raw, Problem> {
         let limits = request.extensions().get().copied();
         let limits: BodyLimits = limits.unwrap_or_default();
-        match tokio::time::timeout(limits.read_timeout, read(request, limits.max_bytes)).await {
+        match tokio::time::timeout(limits.read_timeout, read(request, limits)).await {
             Ok(read) => read.map(Raw),
             Err(_) => Err(Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
@@ -229,7 +237,8 @@ impl<S: Sync> FromRequest<S> for Raw {
     }
 }
 
-async fn read(request: Request, max_bytes: usize) -> Result<Bytes, Problem> {
+async fn read(request: Request, limits: BodyLimits) -> Result<Bytes, Problem> {
+    let max_bytes = limits.max_bytes;
     // A client that expects 100-continue has sent nothing yet and waits for this very answer.
     let waits = request.headers().contains_key(EXPECT);
     let body = request.into_body();
@@ -239,14 +248,84 @@ async fn read(request: Request, max_bytes: usize) -> Result<Bytes, Problem> {
         }
         return Err(Problem::too_large(max_bytes));
     }
-    match Limited::new(body, max_bytes).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(max_bytes)),
-        Err(error) => Err(Problem::new(
+    let mut reading = Reading::start(limits.kind);
+    match collect(body, max_bytes, &mut reading).await {
+        Ok(whole) => {
+            reading.end();
+            Ok(whole)
+        }
+        Err(NotRead::TooLarge) => Err(Problem::too_large(max_bytes)),
+        Err(NotRead::Broken(why)) => Err(Problem::new(
             StatusCode::BAD_REQUEST,
-            format!("the body broke off: {}", root(&*error)),
+            format!("the body broke off: {why}"),
         )),
+        Err(NotRead::Spent(body)) => {
+            if !waits {
+                discard(body, max_bytes).await;
+            }
+            Err(no_memory())
+        }
     }
+}
+
+/// What to say when the memory for requests or answers is spent.
+pub(crate) fn no_memory() -> Problem {
+    Problem::unavailable(
+        "this node has no memory left for requests and answers as large as this one: send it again, \
+         or to another node",
+        Duration::from_secs(1),
+    )
+}
+
+/// Why a body was not read.
+enum NotRead {
+    TooLarge,
+    Broken(String),
+    /// There is no memory for it; the rest of it.
+    Spent(axum::body::Body),
+}
+
+/// Reads a body into memory that was taken before: all of what it says that it has, or, where it says
+/// nothing, as much as it may have, once it has more than a little.
+async fn collect(
+    mut body: axum::body::Body,
+    max_bytes: usize,
+    reading: &mut Reading,
+) -> Result<Bytes, NotRead> {
+    let declared = body.size_hint().exact().map(|size| size as usize);
+    let mut taken = false;
+    if let Some(size) = declared.filter(|size| *size > SMALL) {
+        if reading.take(size).await.is_err() {
+            return Err(NotRead::Spent(body));
+        }
+        taken = true;
+    }
+    let mut whole: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| NotRead::Broken(root(&error).to_string()))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if whole.is_empty() && declared == Some(data.len()) {
+            // Nearly always it comes in one piece.
+            return Ok(data);
+        }
+        let size = whole.len() + data.len();
+        if size > max_bytes {
+            return Err(NotRead::TooLarge);
+        }
+        if !taken && size > SMALL {
+            if reading.take(max_bytes).await.is_err() {
+                return Err(NotRead::Spent(body));
+            }
+            taken = true;
+        }
+        if whole.is_empty() {
+            whole.reserve_exact(declared.unwrap_or(size));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.into())
 }
 
 async fn discard(mut body: axum::body::Body, up_to: usize) {
@@ -271,7 +350,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Body<T> {
         let Raw(bytes) = Raw::from_request(request, state).await?;
         // The plain parser is the fast one; only an error is worth a second pass for its place.
         match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Body(value)),
+            Ok(Named(value)) => Ok(Body(value)),
             Err(error) => Err(explain::<T>(&bytes, &error)),
         }
     }
@@ -284,16 +363,24 @@ pub(crate) fn explain<'a, T: Deserialize<'a>>(
 ) -> Problem {
     let detail = if bytes.is_empty() {
         "the body is empty: send a JSON document".to_owned()
-    } else if !error.is_data() {
-        format!("the body is not JSON: {error}")
     } else {
         let mut json = serde_json::Deserializer::from_slice(bytes);
-        match serde_path_to_error::deserialize::<_, T>(&mut json) {
-            Err(placed) => placed.to_string(),
-            Ok(_) => error.to_string(),
+        let placed = serde_path_to_error::deserialize::<_, Named<T>>(&mut json);
+        match placed.err() {
+            Some(placed) if error.is_data() => placed.to_string(),
+            // Where a text or a number breaks off there may be a field to name.
+            Some(placed) if placed.path().iter().any(is_field) => {
+                format!("{}: the body is not JSON: {error}", placed.path())
+            }
+            _ if error.is_data() => error.to_string(),
+            _ => format!("the body is not JSON: {error}"),
         }
     };
     Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+fn is_field(segment: &serde_path_to_error::Segment) -> bool {
+    matches!(segment, serde_path_to_error::Segment::Map { .. })
 }
 
 /// The parameters of a query; 400 names the one that does not parse.
@@ -305,7 +392,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Params<T>, Problem> {
         match Query::try_from_uri(&parts.uri) {
-            Ok(Query(params)) => Ok(Params(params)),
+            Ok(Query(Named(params))) => Ok(Params(params)),
             Err(rejection) => Err(Problem::bad_request("query", root(&rejection).to_string())),
         }
     }

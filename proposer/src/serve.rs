@@ -2,27 +2,36 @@
 //! to is bounded here: connections, the bytes and the time of a request's head, unread answers.
 //! `axum::serve` has none of these limits, and does not set TCP_NODELAY.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use http::Request;
+use axum::response::{IntoResponse, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower::Service;
 use tracing::{debug, warn};
+
+use crate::bounds::{self, Bounds, Connection, Limits, Shown, descriptors};
+use crate::problem::Problem;
+use watched::Watched;
+
+mod watched;
 
 /// Request line and headers, in bytes; longer heads are answered 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -30,6 +39,10 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// Connections that the kernel holds ready for us.
 const BACKLOG: i32 = 1024;
+/// What the kernel takes of an answer beyond what the client's window takes.
+const NOT_SENT_BYTES: u32 = 128 << 10;
+/// Connections that are given up at once when descriptors are short.
+const SHED: usize = 16;
 /// The pause after a failed accept, which is nearly always a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A client that takes nothing of an answer for this long, or whose host is gone, is cut.
@@ -38,13 +51,13 @@ const STALLED_AFTER: Duration = Duration::from_secs(30);
 const FIRST_REQUEST: Duration = Duration::from_millis(200);
 
 /// The bounds of [`serve`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Options {
     /// How long a request's head may take, counted from the end of the one before: also how long a
     /// connection may be idle.
     pub header_read_timeout: Duration,
-    /// Connections open at once; further ones wait in the backlog, unaccepted.
-    pub max_connections: usize,
+    /// How many connections, and how much memory they may take.
+    pub bounds: Arc<Bounds>,
     /// How long requests in flight may take to finish after the shutdown signal.
     pub drain_timeout: Duration,
 }
@@ -53,9 +66,17 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             header_read_timeout: Duration::from_secs(10),
-            max_connections: 10_000,
+            bounds: Bounds::new(Limits::default(), Shown::default()),
             drain_timeout: Duration::from_secs(4),
         }
+    }
+}
+
+/// Listens on that address of this machine, or on all as [`bind`] does.
+pub fn bind_at(listen: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+    match listen {
+        Some(address) => self::listen((address, port).into()),
+        None => bind(port),
     }
 }
 
@@ -93,7 +114,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    if address.is_ipv6() {
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
@@ -124,16 +145,21 @@ pub async fn serve(
     // loses the 400 or 431 to a bad head, and waits for the rest of a half-sent next request.
     // Turns the routes into services once, not once per request.
     let app = app.with_state(());
-    let slots = Arc::new(Semaphore::new(options.max_connections));
     // Dropping the sender is the signal to the connections.
     let (running, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
-    let serve_one = |stream, slot: OwnedSemaphorePermit| {
-        let connection = connection(http.clone(), stream, app.clone(), stopping.clone());
-        async move {
-            connection.await;
-            drop(slot);
-        }
+    let bounds = options.bounds;
+    let serve_one = |stream: TcpStream, place: Arc<Connection>| {
+        let first_byte = bounds.limits().first_byte;
+        let served = connection(
+            http.clone(),
+            stream,
+            place.clone(),
+            first_byte,
+            app.clone(),
+            stopping.clone(),
+        );
+        place.scope(served)
     };
     let mut shutdown = pin!(shutdown);
 
@@ -141,8 +167,8 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => break Ok(()),
             Some(_) = connections.join_next() => {}
-            accepted = accept(&listener, &slots) => match accepted {
-                Ok((stream, slot)) => drop(connections.spawn(serve_one(stream, slot))),
+            accepted = accept(&listener, &bounds) => match accepted {
+                Ok((stream, place)) => drop(connections.spawn(serve_one(stream, place))),
                 Err(error) => break Err(error),
             },
         }
@@ -150,14 +176,13 @@ pub async fn serve(
 
     // To those who have connected already, the end of the socket would look like a request lost.
     let listener = listener.into_std()?;
-    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
-        && let Ok((stream, _)) = listener.accept()
-    {
-        if stream.set_nonblocking(true).is_ok()
+    while let Ok((stream, from)) = listener.accept() {
+        if let Some(place) = bounds.admit(from.ip())
+            && stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
             && tune(&stream).is_ok()
         {
-            connections.spawn(serve_one(stream, slot));
+            connections.spawn(serve_one(stream, place));
         }
     }
     drop(listener);
@@ -173,23 +198,33 @@ pub async fn serve(
     result
 }
 
-/// The next connection, once there is a slot for it.
+/// The next connection that finds a place. Those that find none are closed: in the backlog they would
+/// hold up peers and probes.
 async fn accept(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await;
-    let slot = slot.map_err(io::Error::other)?;
+    bounds: &Arc<Bounds>,
+) -> io::Result<(TcpStream, Arc<Connection>)> {
     loop {
+        if descriptors::are_wanted() {
+            bounds.shed(SHED);
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
         match listener.accept().await {
-            Ok((stream, _)) => match tune(&stream) {
-                Ok(()) => return Ok((stream, slot)),
+            Ok((stream, from)) => match tune(&stream) {
+                Ok(()) => {
+                    if let Some(place) = bounds.admit(from.ip()) {
+                        return Ok((stream, place));
+                    }
+                }
                 Err(error) => debug!(%error, "the client was gone before it was served"),
             },
             // EINVAL: somebody shut the listening socket. A deaf process helps nobody.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
             Err(error) => {
-                warn!(%error, "cannot accept connections, trying again");
+                bounds.shed(SHED);
+                if bounds.may_say() {
+                    warn!(target: "important", %error, "cannot accept connections, trying again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -199,6 +234,8 @@ async fn accept(
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
+    // What a client does not take stays here, where it is counted, and not in the kernel.
+    socket.set_tcp_notsent_lowat(NOT_SENT_BYTES)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(STALLED_AFTER))?;
     socket.set_tcp_user_timeout(Some(STALLED_AFTER))
 }
@@ -206,18 +243,39 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 async fn connection(
     http: http1::Builder,
     stream: TcpStream,
+    place: Arc<Connection>,
+    first_byte: Duration,
     app: Router,
     mut stopping: watch::Receiver<()>,
 ) {
+    // Looked at and left there: what serves it reads it again.
+    let mut first = [0];
+    let spoke = tokio::select! {
+        spoke = timeout(first_byte, stream.peek(&mut first)) => spoke,
+        _ = stopping.changed() => timeout(FIRST_REQUEST, stream.peek(&mut first)).await,
+    };
+    if spoke.is_err() {
+        return debug!("a connection was silent");
+    }
     let first_request = Notify::new();
     let used = AtomicBool::new(false);
+    let (place, watched) = (&*place, Watched::new(stream, place.clone()));
     let service = service_fn(|request: Request<Incoming>| {
         if !used.swap(true, Ordering::Relaxed) {
             first_request.notify_one();
         }
-        app.clone().call(request)
+        let stays = place.asks(request.uri().path());
+        let answer = stays.then(|| app.clone().call(request));
+        async move {
+            let answer = match answer {
+                Some(answer) => answer.await?,
+                None => turned_away(),
+            };
+            place.is_answered();
+            Ok::<_, Infallible>(bounds::answered(answer))
+        }
     });
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(watched), service));
     let serve = async {
         tokio::select! {
             result = connection.as_mut() => return result,
@@ -235,6 +293,15 @@ async fn connection(
     if let Err(error) = result {
         debug!(%error, "a connection ended early");
     }
+}
+
+/// For a client whose connection had a place only if it were a peer's or a probe's.
+fn turned_away() -> Response {
+    let detail = "too many clients are connected: send it again, or to another node";
+    let mut answer = Problem::unavailable(detail, Duration::from_secs(1)).into_response();
+    let close = HeaderValue::from_static("close");
+    answer.headers_mut().insert(CONNECTION, close);
+    answer
 }
 
 #[cfg(test)]

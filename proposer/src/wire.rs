@@ -2,6 +2,7 @@
 //! of its fields.
 
 pub mod answers;
+pub mod json;
 pub(crate) mod number;
 
 use std::borrow::Cow;
@@ -93,7 +94,13 @@ impl ProposeBody<'_> {
             return bad("requestId", "must have 1 to 256 characters, or be left out");
         }
         let data = match (operation, self.data) {
-            (Operation::Write, Some(data)) => data.get().as_bytes(),
+            (Operation::Write, Some(data)) => {
+                let data = data.get().as_bytes();
+                if let Err(wrong) = json::check(data) {
+                    return bad("data", wrong);
+                }
+                data
+            }
             (Operation::Write, None) => return bad("data", "is needed by WRITE: any JSON"),
             (Operation::Delete | Operation::Read, _) => b"",
         };

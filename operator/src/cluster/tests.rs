@@ -55,6 +55,10 @@ fn a_refusal_names_the_field_what_it_held_and_what_it_may_hold() {
             "spec.notifyClients[1]: is \"http://b\", must be a plain host or host:port",
         ),
         (
+            "{hosts: [paxos.example.com, \"b:80\"]}",
+            "spec.hosts[1]: is \"b:80\", must be a name without a port",
+        ),
+        (
             "{learner: {replicas: 256}}",
             "spec.learner.replicas: is 256, must be from 1 to 255",
         ),

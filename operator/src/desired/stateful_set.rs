@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proposer::config::{Config, DEFAULT_DATA_DIR, DEFAULT_PORT, Role};
+use proposer::config::{Access, Config, DEFAULT_DATA_DIR, DEFAULT_PORT, Role};
 use proposer::paxos::ids::NodeId;
 
 use super::{label_selector, metadata, pod_template};
@@ -201,6 +201,10 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
             _ => Vec::new(),
         },
         members_dir: Some(names::MEMBERS_DIR.into()),
+        access: Access {
+            hosts: cluster.hosts.clone(),
+            ..Access::default()
+        },
         ..Config::new(role, any_node)
     };
     for peers in peers(role) {

@@ -59,6 +59,8 @@ const BULK_TIMEOUT: Duration = Duration::from_secs(2);
 const LATE_AFTER: Duration = Duration::from_millis(5);
 /// How long a leader that is about to end waits for what is under way, before it hands over.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How often a proposer can be asked to take over.
+const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 /// When the leader's process is gone: how long each proposer waits for the one before it.
 const SUCCESSION_STEP: Duration = Duration::from_millis(40);
 /// A learner lags when it is so many instances behind, or has not answered for so long.
@@ -107,6 +109,20 @@ struct Shared {
     leaving: AtomicBool,
     /// The number of the next read.
     reads: AtomicU64,
+    /// When it was last asked to take over.
+    asked_at: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    fn may_take_over(&self) -> bool {
+        let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let may = asked_at.is_none_or(|at| now - at >= TAKE_OVER_EVERY);
+        if may {
+            *asked_at = Some(now);
+        }
+        may
+    }
 }
 
 /// What the proposer shows of itself.
@@ -244,10 +260,11 @@ impl Handle {
         let _ = self.events.send(Event::Heartbeat(heartbeat));
     }
 
-    /// The leader asks this proposer to succeed it; `false` when it will not.
+    /// The leader asks this proposer to succeed it; `false` when it will not. Once in a while only:
+    /// each time costs an election.
     pub fn take_over(&self) -> bool {
         let stays = !self.is_leaving() && self.is_listed();
-        stays && self.events.send(Event::TakeOver).is_ok()
+        stays && self.shared.may_take_over() && self.events.send(Event::TakeOver).is_ok()
     }
 
     /// Hands leadership over, if it has it, and returns when no request waits here any more.

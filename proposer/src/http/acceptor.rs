@@ -18,7 +18,7 @@ use crate::driver::acceptor::Handle;
 use crate::link;
 use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::message::{Message, Reply, Request, Value, Values};
-use crate::problem::{Body, Problem, Raw, explain};
+use crate::problem::{Body, Named, Problem, Raw, explain};
 use crate::wire::answers::{Accepted, AcceptorStatus, NodeStatus, Prepared};
 use crate::wire::number::whole;
 use crate::wire::{CommandView, ProposeBody};
@@ -310,11 +310,12 @@ fn parse_value(json: &RawValue) -> Result<Value, Problem> {
         return Ok(Value::NOOP);
     }
     let text = json.get();
-    let body: ProposeBody<'_> = serde_json::from_str(text).map_err(|error| {
+    let body: Named<ProposeBody<'_>> = serde_json::from_str(text).map_err(|error| {
         let problem = explain::<ProposeBody<'_>>(text.as_bytes(), &error);
         Problem::bad_request("value", problem.detail())
     })?;
-    body.to_value()
+    body.0
+        .to_value()
         .map_err(|bad| Problem::bad_request(&format!("value.{}", bad.field), bad.expected))
 }
 

@@ -15,11 +15,12 @@ use futures::stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch::Receiver};
+use tokio::sync::watch::Receiver;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::resources::{self, PageQuery, Reads};
-use super::{Node, RoleState, frame_limits, router, watch};
+use super::{Node, RoleState, frame_limits, reserve, router, watch};
+use crate::bounds::{NoStream, Stream};
 use crate::driver::barrier::Barrier;
 use crate::driver::learner::audit::Digests;
 use crate::driver::learner::transfer::{COMMITTED_HEADER, LENGTH_HEADER, SLOT_HEADER};
@@ -39,9 +40,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes of entries in an answer to a learner or store: the larger, the fewer commits a store that
 /// was away needs to catch up.
 const PIECE_BYTES: usize = 1 << 20;
-/// Clients that may follow the log at once: each may hold a chunk in memory and takes time with
-/// every entry.
-const MAX_STREAMS: usize = 1024;
+/// A page of the log ends after about so many bytes, whatever its `limit`.
+const PAGE_BYTES: usize = 4 << 20;
+/// Memory for a piece of a stream: what its entries take as JSON.
+pub(super) const STREAM_BYTES: usize = 2 * STREAM_CHUNK_BYTES;
 
 /// What a learner answers.
 #[derive(OpenApi)]
@@ -65,18 +67,19 @@ pub(super) struct Learner {
     barrier: Barrier,
     /// Becomes true when the process is about to end: streams end then, too.
     pub(super) ending: Receiver<bool>,
-    streams: Arc<Semaphore>,
 }
 
 impl Learner {
     /// A place among the streams, to be kept as long as one lasts.
-    pub(super) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = self.streams.clone().try_acquire_owned();
-        permit.map_err(|_| {
-            Problem::unavailable(
-                format!("{MAX_STREAMS} clients follow this learner: ask another one"),
-                Duration::from_secs(5),
-            )
+    pub(super) fn stream(&self) -> Result<Stream, Problem> {
+        Stream::start().map_err(|full| {
+            let detail = match full {
+                NoStream::All(most) => format!("{most} clients follow this learner"),
+                NoStream::Source(most) => {
+                    format!("{most} clients at your address follow this learner, as many as may")
+                }
+            };
+            Problem::unavailable(detail + ": ask another one", Duration::from_secs(5))
         })
     }
 }
@@ -106,7 +109,6 @@ pub fn routes(node: Node, handle: Handle, barrier: Barrier, ending: Receiver<boo
             handle,
             barrier,
             ending,
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         },
     )
 }
@@ -228,6 +230,7 @@ async fn snapshot(
     State(state): State<Arc<Learner>>,
     Params(query): Params<SnapshotQuery>,
 ) -> Result<Response, Problem> {
+    reserve(PIECE_BYTES).await?;
     let read = move || {
         state
             .handle
@@ -269,6 +272,7 @@ async fn entries(
         _ = ending.wait_for(|ending| *ending) => {}
         () = tokio::time::sleep(Duration::from_millis(query.wait_ms.min(5000))) => {}
     }
+    reserve(PIECE_BYTES).await?;
     let committed = state.handle.committed().to_string();
     let entries = state
         .handle
@@ -432,8 +436,10 @@ async fn instances(
     if !(1..=1000).contains(&query.limit) {
         return Err(Problem::bad_request("limit", "must be from 1 to 1000"));
     }
+    reserve(PAGE_BYTES).await?;
     let mut entries: Vec<Entry> = Vec::new();
-    while entries.len() < query.limit {
+    let mut bytes = 0;
+    while entries.len() < query.limit && bytes < PAGE_BYTES {
         let next = from.plus(entries.len() as u64);
         let more = state
             .handle
@@ -443,6 +449,7 @@ async fn instances(
         if more.is_empty() {
             break;
         }
+        bytes += more.iter().map(|entry| entry.value.len()).sum::<usize>();
         entries.extend(more);
     }
     entries.truncate(query.limit);
@@ -498,12 +505,14 @@ async fn log(
     let lines = stream::unfold(start, move |(state, permit, next)| async move {
         let mut applied = state.handle.applied();
         loop {
+            let room = permit.room(STREAM_BYTES).await;
             let entries = state.handle.entries(next, STREAM_CHUNK_BYTES).await.ok()?;
             if let Some(last) = entries.last() {
                 let next = last.slot.next();
-                let lines = Ok::<_, Infallible>(render(&entries));
+                let lines = Ok::<_, Infallible>(room.fill(render(&entries)));
                 return Some((lines, (state, permit, next)));
             }
+            drop(room);
             if !query.follow {
                 return None;
             }

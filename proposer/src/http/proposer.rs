@@ -23,7 +23,7 @@ use crate::paxos::ids::{Ballot, NodeId};
 use crate::paxos::machine::Outcome;
 use crate::paxos::message::{Forwarded, Message, Value};
 use crate::paxos::recent::{ANSWER_BYTES, fit};
-use crate::problem::{Body, Params, Problem, Raw, explain};
+use crate::problem::{Body, Named, Params, Problem, Raw, explain};
 use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
     HeartbeatBody, NO_LEADER_DETAIL, NOT_READ_DETAIL, OutcomeView, ProposeBody, REUSED_DETAIL,
@@ -290,7 +290,7 @@ fn parse(body: &Bytes) -> Result<Value, Problem> {
         let detail = "the body must be one request, an object: send a list to /propose/batch";
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     }
-    let request: ProposeBody<'_> =
+    let Named(request): Named<ProposeBody<'_>> =
         serde_json::from_slice(body).map_err(|error| explain::<ProposeBody<'_>>(body, &error))?;
     request
         .to_value()
@@ -302,7 +302,7 @@ fn parse(body: &Bytes) -> Result<Value, Problem> {
 struct Batch<'a>(#[serde(borrow)] Vec<ProposeBody<'a>>);
 
 fn parse_batch(body: &Bytes) -> Result<Vec<Value>, Problem> {
-    let Batch(requests) =
+    let Named(Batch(requests)) =
         serde_json::from_slice(body).map_err(|error| explain::<Batch<'_>>(body, &error))?;
     if requests.len() > MAX_BATCH {
         let detail = format!(
@@ -388,7 +388,8 @@ async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<R
         }
         Message::TakeOver if state.handle.take_over() => Message::Done,
         Message::TakeOver => {
-            let detail = "this proposer is about to leave: ask another one to take over";
+            let detail = "this proposer is about to leave, or was asked a moment ago: ask another \
+                          one to take over";
             return Err(Problem::unavailable(detail, Duration::from_secs(1)));
         }
         Message::ReadIndex => Message::Readable(state.handle.read_index().await),

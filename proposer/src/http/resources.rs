@@ -13,7 +13,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{RoleState, json_bytes};
+use super::{RoleState, json_bytes, reserve};
 use crate::driver::barrier::Barrier;
 use crate::paxos::command::MAX_RESOURCE_CHARS;
 use crate::paxos::machine::{Page, PageLimits, Resource};
@@ -117,6 +117,7 @@ pub(super) async fn resource<S: Reads>(
     if headers.get(IF_NONE_MATCH) == Some(&etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
+    reserve(found.data.len() + name.len()).await?;
     let body = serde_json::to_vec(&ResourceView::of(&name, &found)).unwrap_or_default();
     let mut response = json_bytes(StatusCode::OK, body);
     response.headers_mut().insert(ETAG, etag);
@@ -191,6 +192,7 @@ pub(super) async fn resources<S: Reads>(
 ) -> Result<Response, Problem> {
     query.check()?;
     ready_to_read(&*state, query.consistency).await?;
+    reserve(PAGE_BYTES).await?;
     let page = state.page(query).await;
     let body = serde_json::to_vec(&PageView::of(&page)).unwrap_or_default();
     Ok(json_bytes(StatusCode::OK, body))

@@ -16,7 +16,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 use utoipa::IntoParams;
 
-use super::learner::{Learner, no_entries, slot};
+use super::learner::{Learner, STREAM_BYTES, no_entries, slot};
+use crate::bounds::Stream;
 use crate::driver::learner::STREAM_CHUNK_BYTES;
 use crate::paxos::codec::Entry;
 use crate::paxos::ids::Slot;
@@ -85,13 +86,14 @@ pub(super) async fn watch(
     state.handle.entries(from, 1).await.map_err(no_entries)?;
     let watcher = Watcher {
         state,
+        permit,
         prefix: query.prefix,
         next: from,
         last_sent: None,
     };
-    let events = stream::unfold((watcher, permit), |(mut watcher, permit)| async move {
+    let events = stream::unfold(watcher, |mut watcher| async move {
         let events = watcher.events().await?;
-        Some((Ok::<_, Infallible>(events), (watcher, permit)))
+        Some((Ok::<_, Infallible>(events), watcher))
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),
@@ -102,6 +104,7 @@ pub(super) async fn watch(
 
 struct Watcher {
     state: Arc<Learner>,
+    permit: Stream,
     prefix: String,
     next: Slot,
     /// When the client heard of us; `None` before the first time.
@@ -119,16 +122,18 @@ impl Watcher {
             if silent_until.is_none_or(|until| until <= Instant::now()) {
                 return Some(self.sent(format!(":\nid: {}\n\n", self.next.previous()).into()));
             }
+            let room = self.permit.room(STREAM_BYTES).await;
             let entries = self.state.handle.entries(self.next, STREAM_CHUNK_BYTES);
             let entries = entries.await.ok()?;
             if let Some(last) = entries.last() {
                 self.next = last.slot.next();
                 let events = render(&entries, &self.prefix);
                 if !events.is_empty() {
-                    return Some(self.sent(events.into()));
+                    return Some(self.sent(room.fill(events.into())));
                 }
                 continue;
             }
+            drop(room);
             let next = self.next;
             tokio::select! {
                 more = applied.wait_for(|applied| *applied >= next) => drop(more.ok()?),

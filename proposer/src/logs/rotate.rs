@@ -1,10 +1,13 @@
 //! A log file that is bounded, and that never reports an error: a node does not stop because its
 //! log disk does.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 /// One file grows to this many bytes.
 const FILE_BYTES: u64 = 10 << 20;
@@ -12,6 +15,8 @@ const FILE_BYTES: u64 = 10 << 20;
 const FILES: u32 = 5;
 /// How long to leave a disk alone that refused.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Read by the owner and the group: lines name clients, and what of theirs failed.
+const MODE: u32 = 0o640;
 
 pub(super) struct RotatingFile {
     path: PathBuf,
@@ -77,11 +82,25 @@ impl RotatingFile {
 
 fn open_file(path: &Path) -> io::Result<Open> {
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
+        DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
     }
-    let file = OpenOptions::new().append(true).create(true).open(path)?;
-    let bytes = file.metadata()?.len();
-    Ok(Open { file, bytes })
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(MODE);
+    // A link would have lines appended to whatever it leads to.
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if found.permissions().mode() & 0o777 & !MODE != 0 {
+        // Of an earlier build. Who does not own it cannot change it, and need not.
+        let _ = file.set_permissions(Permissions::from_mode(MODE));
+    }
+    Ok(Open {
+        file,
+        bytes: found.len(),
+    })
 }
 
 impl Write for RotatingFile {
@@ -151,6 +170,48 @@ mod tests {
             .collect();
         assert_eq!(lines, expected);
         assert!(lines.len() > 4 * 100 / 11);
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn strangers_read_no_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/logs/x.log");
+        small(&path).write_all(b"new\n").unwrap();
+        assert_eq!(mode(&path) & 0o007, 0);
+        assert_eq!(mode(path.parent().unwrap()) & 0o007, 0);
+        // One that an earlier build made for everybody.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o664)).unwrap();
+        small(&path).write_all(b"more\n").unwrap();
+        assert_eq!(mode(&path), 0o640);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new\nmore\n");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_log_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "mine\n").unwrap();
+        let path = dir.path().join("x.log");
+        for target in [
+            victim.clone(),
+            dir.path().join("absent"),
+            dir.path().join("x.log.1"),
+        ] {
+            std::os::unix::fs::symlink(&target, &path).unwrap();
+            let mut file = small(&path);
+            for _ in 0..20 {
+                file.write_all(b"a line of some length\n").unwrap();
+            }
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "mine\n");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        small(&path).write_all(b"kept\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept\n");
     }
 
     #[test]

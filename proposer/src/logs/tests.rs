@@ -54,6 +54,44 @@ impl Write for Captured {
 }
 
 #[test]
+fn private_lines_are_for_who_runs_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let stdout = Captured::default();
+    let config = config(dir.path(), true);
+    let (logs, subscriber) = build(&config, None, Box::new(stdout.clone())).unwrap();
+    with_default(subscriber, || {
+        warn!(target: PRIVATE, why = "it refused", "secret");
+        warn!(target: "important", "known");
+    });
+    logs.flush(PATIENCE);
+    assert_eq!(messages(&logs.important(ENTRIES)), ["known"]);
+    assert_eq!(messages(&logs.recent(ENTRIES)), ["known"]);
+    let file = lines(&dir.path().join("logs/learner-2_important.log"));
+    assert_eq!(messages(&file), ["secret", "known"]);
+    let printed = String::from_utf8(stdout.0.lock().unwrap().clone()).unwrap();
+    assert!(printed.contains("it refused"), "{printed}");
+}
+
+#[test]
+fn the_memories_are_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (logs, subscriber) = build(&config(dir.path(), false), None, Box::new(io::sink())).unwrap();
+    let long = "x".repeat(MAX_ENTRY_BYTES - 1000);
+    with_default(subscriber, || {
+        for i in 0..200 {
+            info!(i, long, "entry");
+        }
+    });
+    let kept = logs.important(ENTRIES);
+    assert!(
+        (25..=NEWEST_BYTES / long.len()).contains(&kept.len()),
+        "{}",
+        kept.len()
+    );
+    assert_eq!(kept.last().unwrap()["i"], 199);
+}
+
+#[test]
 fn info_and_above_is_important_and_debug_goes_to_all_only() {
     let dir = tempfile::tempdir().unwrap();
     let stdout = Captured::default();

@@ -40,6 +40,7 @@ fn app() -> Router {
     let small = BodyLimits {
         max_bytes: 4,
         read_timeout: Duration::from_millis(20),
+        kind: Kind::Bodies,
     };
     finish(
         Router::new()

@@ -128,25 +128,6 @@ async fn a_head_over_16_kib_is_refused() {
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_waits_for_one_to_end() {
-    let options = Options {
-        max_connections: 1,
-        ..Options::default()
-    };
-    let server = start(hello(), options).await;
-    let mut first = server.connect().await;
-    first.write_all(GET).await.unwrap();
-    read_until(&mut first, "hello").await;
-    let mut second = server.connect().await;
-    second.write_all(GET).await.unwrap();
-    let mut byte = [0];
-    let early = tokio::time::timeout(Duration::from_millis(50), second.read(&mut byte));
-    assert!(early.await.is_err(), "the second was served too early");
-    drop(first);
-    read_until(&mut second, "hello").await;
-}
-
-#[tokio::test]
 async fn shutdown_lets_a_request_in_flight_finish_and_takes_no_more() {
     let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (enter, left) = (Arc::clone(&entered), Arc::clone(&leave));
