@@ -5,6 +5,8 @@
 mod bodies;
 #[path = "fuzz/messages.rs"]
 mod messages;
+#[path = "fuzz/roles.rs"]
+mod roles;
 
 use std::collections::BTreeMap;
 

@@ -59,6 +59,10 @@ pub struct Observed {
     pub refused: Vec<Refused>,
     /// Why learners and stores have stopped for good, by their pods.
     pub halted: BTreeMap<String, String>,
+    /// Why no proposer may lead, by the pods of those that say so.
+    pub behind: BTreeMap<String, String>,
+    /// What learners need and no node has, by their pods.
+    pub data_lost: BTreeMap<String, String>,
     /// What each node said that answered, by its pod.
     pub answers: BTreeMap<String, Answer>,
 }
@@ -92,6 +96,10 @@ pub struct Answer {
     pub refusal: Option<String>,
     /// A learner's or a store's: why it has stopped for good.
     pub halted: Option<String>,
+    /// A proposer's: why none of them may lead.
+    pub behind: Option<String>,
+    /// A learner's: what it needs and no node has.
+    pub data_lost: Option<String>,
     /// An acceptor's: up to here it has forgotten what was chosen.
     pub trimmed_instance_id: Option<i64>,
     /// A learner's: up to here it has on disk what was chosen.
@@ -205,10 +213,13 @@ pub async fn observe(
     let acceptors = pods.iter().filter(|pod| plays(pod, Role::Acceptor));
     let refused = acceptors.filter_map(|pod| refused(pod, answer(pod)?));
     let refused = refused.collect();
-    let halted = answers
-        .iter()
-        .filter_map(|(pod, answer)| Some((pod.clone(), answer.halted.clone()?)));
-    let halted = halted.collect();
+    let said = |what: fn(&Answer) -> Option<String>| -> BTreeMap<String, String> {
+        let said = |(pod, answer): (&String, &Answer)| Some((pod.clone(), what(answer)?));
+        answers.iter().filter_map(said).collect()
+    };
+    let halted = said(|answer| answer.halted.clone());
+    let behind = said(|answer| answer.behind.clone());
+    let data_lost = said(|answer| answer.data_lost.clone());
     Ok(Observed {
         stateful_sets,
         services,
@@ -223,6 +234,8 @@ pub async fn observe(
         pods,
         refused,
         halted,
+        behind,
+        data_lost,
         answers,
     })
 }

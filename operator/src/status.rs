@@ -6,6 +6,7 @@ mod events;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proposer::config::Role;
+use proposer::driver::halt::CONTRADICTED;
 use proposer::driver::learner::AGREEMENT_IS_VIOLATED;
 
 use crate::cluster::{Cluster, Group, Invalid};
@@ -372,6 +373,10 @@ pub const APPLY_FAILED: &str = "ApplyFailed";
 pub const DISK_REFUSED: &str = "DiskRefused";
 /// The reason when a learner has applied something else than the others.
 pub const AGREEMENT_VIOLATED: &str = "AgreementViolated";
+/// The reason when a node has applied what the acceptors do not have.
+pub const CONTRADICTION: &str = "Contradiction";
+/// The reason when no node has what a learner needs.
+pub const DATA_LOST: &str = "DataLost";
 /// The reason when a learner or a store has stopped for good.
 pub const NODE_HALTED: &str = "NodeHalted";
 /// The reason while pods are started, replaced or stopped one after the other.
@@ -421,6 +426,14 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
     let halted = |(pod, why): (&String, &String)| format!("pod {pod} has stopped: {why}");
     let (disagreeing, halting): (Vec<_>, Vec<_>) =
         (observed.halted.iter()).partition(|(_, why)| why.starts_with(AGREEMENT_IS_VIOLATED));
+    let (contradicted, halting): (Vec<_>, Vec<_>) =
+        (halting.into_iter()).partition(|(_, why)| why.starts_with(CONTRADICTED));
+    // All proposers say the same.
+    let behind = observed.behind.iter().take(1).map(|(_, why)| why.clone());
+    let lost = observed.data_lost.iter().map(|(pod, why)| {
+        let volume = names::DATA_VOLUME;
+        format!("pod {pod} with PersistentVolumeClaim {volume}-{pod} cannot catch up: {why}")
+    });
     let refused = observed.refused.iter().map(|refused| {
         let Refused { pod, claim, why } = refused;
         format!("pod {pod} with PersistentVolumeClaim {claim} must not vote: {why}")
@@ -430,6 +443,11 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
             AGREEMENT_VIOLATED,
             list(disagreeing.into_iter().map(halted)),
         ),
+        (
+            CONTRADICTION,
+            list(behind.chain(contradicted.into_iter().map(halted))),
+        ),
+        (DATA_LOST, list(lost)),
         (DISK_REFUSED, list(refused)),
         (NODE_HALTED, list(halting.into_iter().map(halted))),
     ];

@@ -14,14 +14,15 @@
 //! Either is faster than the log it follows; redb holds less, restarts sooner and checks itself.
 
 use std::fs;
+use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use redb::{
-    Builder, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
-    TableDefinition, WriteTransaction,
+    Builder, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 
 use crate::media::{FileMedia, Media};
@@ -31,6 +32,7 @@ use crate::paxos::machine::{
     Ledger, NotApplied, Page, PageLimits, Resource, Resources, page_start,
 };
 use crate::paxos::sessions::{SESSIONS, Session};
+use crate::paxos::snapshot::write_parts;
 use crate::snapshots::{Snapshots, UnpackError};
 
 /// By name: the checksum of the bytes, then those of [`Resource::write`].
@@ -39,6 +41,8 @@ const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resour
 const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sessions");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const APPLIED: &str = "applied";
+/// A checksum of the value of that slot, if it is known: a snapshot holds none.
+const LAST_VALUE: &str = "last-value";
 const FORMAT: &str = "format";
 const FORMAT_NOW: u64 = 1;
 
@@ -129,10 +133,35 @@ impl Database {
         Ok((database, ledger))
     }
 
+    /// Hands over the parts of a snapshot of what was committed last, and returns its slot.
+    pub fn write_snapshot(
+        &self,
+        part: &mut dyn FnMut(Bytes) -> io::Result<()>,
+    ) -> io::Result<Slot> {
+        let wrap = |error: redb::Error| io::Error::other(at(&self.path, error));
+        let read = self.db.begin_read().map_err(|e| wrap(e.into()))?;
+        let ledger = self.ledger_in(&read).map_err(io::Error::other)?;
+        let table = read.open_table(RESOURCES).map_err(|e| wrap(e.into()))?;
+        let count = table.len().map_err(|e| wrap(e.into()))?;
+        let rows = table.range::<&str>(..).map_err(|e| wrap(e.into()))?;
+        let resources = rows.map(|row| {
+            let (name, bytes) = row.map_err(|e| wrap(e.into()))?;
+            let name: Box<str> = name.value().into();
+            let resource = decode(bytes.value(), &name, &self.path).map_err(io::Error::other)?;
+            Ok((name, resource))
+        });
+        write_parts(&ledger, count, resources, part)?;
+        Ok(ledger.applied())
+    }
+
     fn ledger(&self) -> Result<Ledger, Error> {
+        let read = self.db.begin_read();
+        self.ledger_in(&read.map_err(|error| at(&self.path, error))?)
+    }
+
+    fn ledger_in(&self, read: &ReadTransaction) -> Result<Ledger, Error> {
         let wrap = |error: redb::Error| at(&self.path, error);
         let damaged = |reason: &str| damaged(&self.path, reason);
-        let read = self.db.begin_read().map_err(|e| wrap(e.into()))?;
         let meta = read.open_table(META).map_err(|e| wrap(e.into()))?;
         let number = |name| match meta.get(name) {
             Ok(Some(number)) => Ok(number.value()),
@@ -183,7 +212,8 @@ impl Database {
             }
         }
         drop(resources);
-        let kept = self.keep(write, ledger, before);
+        let last = entries.last().map(|entry| entry.value.checksum());
+        let kept = self.keep(write, ledger, before, last);
         kept.map_err(ApplyError::Database)
     }
 
@@ -201,9 +231,18 @@ impl Database {
         let mut resources = self.resources(&write).map_err(UnpackError::Resources)?;
         let ledger = snapshots.unpack(slot, &mut resources)?;
         drop(resources);
-        let kept = self.keep(write, &ledger, Slot::ZERO);
+        let kept = self.keep(write, &ledger, Slot::ZERO, None);
         kept.map_err(UnpackError::Resources)?;
         Ok(ledger)
+    }
+
+    /// A checksum of the last value applied, if it is known.
+    pub fn last_value(&self) -> Result<Option<u64>, Error> {
+        let wrap = |error: redb::Error| at(&self.path, error);
+        let read = self.db.begin_read().map_err(|e| wrap(e.into()))?;
+        let meta = read.open_table(META).map_err(|e| wrap(e.into()))?;
+        let found = meta.get(LAST_VALUE).map_err(|e| wrap(e.into()))?;
+        Ok(found.map(|checksum| checksum.value()))
     }
 
     /// A resource by name, as of the last commit.
@@ -263,7 +302,13 @@ impl Database {
     }
 
     /// Notes what the ledger has beyond `since`, and commits.
-    fn keep(&self, write: WriteTransaction, ledger: &Ledger, since: Slot) -> Result<(), Error> {
+    fn keep(
+        &self,
+        write: WriteTransaction,
+        ledger: &Ledger,
+        since: Slot,
+        last_value: Option<u64>,
+    ) -> Result<(), Error> {
         let wrap = |error: redb::Error| at(&self.path, error);
         {
             let mut requests = write.open_table(REQUESTS).map_err(|e| wrap(e.into()))?;
@@ -281,6 +326,11 @@ impl Database {
             let mut meta = write.open_table(META).map_err(|e| wrap(e.into()))?;
             let applied = meta.insert(APPLIED, ledger.applied().0);
             applied.map_err(|e| wrap(e.into()))?;
+            let last_value = match last_value {
+                Some(checksum) => meta.insert(LAST_VALUE, checksum),
+                None => meta.remove(LAST_VALUE),
+            };
+            last_value.map_err(|e| wrap(e.into()))?;
         }
         write.commit().map_err(|error| at(&self.path, error))
     }

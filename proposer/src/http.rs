@@ -33,6 +33,7 @@ pub mod door;
 pub mod learner;
 pub mod proposer;
 mod resources;
+mod snapshots;
 pub mod store;
 mod watch;
 

@@ -99,11 +99,15 @@ pub async fn run(
             let handle = driver::learner::start(&config, &addresses, &identity, metrics)?;
             let (applied, leader) = (handle.applied(), handle.clone());
             let barrier = Barrier::start(&addresses, &identity, applied, move || leader.leader());
+            let level = handle.clone();
+            barrier.when_level(move || level.caught_up());
             http::learner::routes(node, handle, barrier, ending)
         }
         Role::Store => {
             let handle = driver::store::start(&config, &addresses, &identity, metrics)?;
             let barrier = Barrier::start(&addresses, &identity, handle.applied(), || None);
+            let level = handle.clone();
+            barrier.when_level(move || level.caught_up());
             http::store::routes(node, handle, barrier)
         }
     };

@@ -17,6 +17,7 @@ use crate::bounds::{CUT, Shown};
 use crate::config::{Config, Role};
 use crate::paxos::message::{Reply, Request};
 use crate::paxos::standing::Refusal;
+use crate::paxos::verify::Verdict;
 use make::Maker;
 
 pub use make::Described;
@@ -97,6 +98,16 @@ pub struct Metrics {
     pub resources: IntGauge,
     /// 1 when applying has stopped for good.
     pub halted: IntGauge,
+    /// 1 when what this node has contradicts what others say; see [`crate::driver::halt`].
+    pub contradicted: IntGauge,
+    /// How often this proposer stepped down as a node had applied more than it had given out.
+    pub step_downs: IntCounter,
+    /// Messages about another value than was applied, which the acceptors do not have.
+    pub learns_refused: IntCounter,
+    /// Comparisons with the acceptors' votes by what they showed.
+    pub vote_checks: IntCounterVec,
+    /// 1 while no node has what this learner needs.
+    pub data_lost: IntGauge,
     /// Comparisons with other learners by what they showed.
     pub audits: IntCounterVec,
     /// The last slot at which another learner had applied the same.
@@ -240,6 +251,32 @@ impl Metrics {
             )?,
             resources: m.gauge(LEARNER, "resources", "Resources that there are.")?,
             halted: m.gauge(APPLY, "halted", "1 when this node has stopped applying for good.")?,
+            contradicted: m.gauge(
+                &[Role::Proposer, Role::Learner, Role::Store],
+                "contradicted",
+                "1 while what this node knows contradicts what others say: acceptors or learners were set back in time, or it was told what was never chosen.",
+            )?,
+            step_downs: m.counter(
+                PROPOSER,
+                "leader_behind_total",
+                "Times that this proposer stopped leading, as a node had applied more than it had given out.",
+            )?,
+            learns_refused: m.counter(
+                LEARNER,
+                "learns_refused_total",
+                "Messages that told another value than was applied, and that no quorum of acceptors confirmed.",
+            )?,
+            vote_checks: m.counters(
+                LEARNER,
+                "vote_checks_total",
+                "Comparisons of what was applied with the votes of a quorum of acceptors, by result; forgotten: they no longer have the instance.",
+                ("result", &Verdict::NAMES),
+            )?,
+            data_lost: m.gauge(
+                LEARNER,
+                "data_lost",
+                "1 while no acceptor, learner or store has the instances that this learner needs next.",
+            )?,
             audits: m.counters(
                 LEARNER,
                 "audits_total",

@@ -7,6 +7,8 @@
 
 use std::fmt::Display;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::warn;
@@ -30,10 +32,15 @@ const SYNC_BYTES: u64 = 4 << 20;
 const MAX_PART_BYTES: usize = 4 << 20;
 const ANOTHERS: &str = "it holds another instance's state";
 
+/// How long a snapshot stays after somebody has read of it: a transfer goes on, though newer ones come.
+const HELD: Duration = Duration::from_secs(60);
+
 /// A folder of snapshots. Cloning it is cheap.
 #[derive(Clone)]
 pub struct Snapshots<M: Media = FileMedia> {
     media: M,
+    /// Who changes which snapshots there are. With it, the one that somebody reads now.
+    held: Arc<Mutex<Option<(Slot, Instant)>>>,
 }
 
 /// Why a snapshot cannot be used.
@@ -75,7 +82,8 @@ impl<E> From<Error> for UnpackError<E> {
 impl<M: Media> Snapshots<M> {
     /// The snapshots in a folder. Unfinished ones are removed.
     pub fn open(media: M) -> Result<Snapshots<M>, Error> {
-        let snapshots = Snapshots { media };
+        let held = Arc::default();
+        let snapshots = Snapshots { media, held };
         for name in snapshots.names()? {
             if name == WRITING || name.starts_with(INCOMING) {
                 let removed = snapshots.media.remove(&name);
@@ -96,8 +104,23 @@ impl<M: Media> Snapshots<M> {
         Ok(slots)
     }
 
+    /// Keeps a snapshot for a while beside the newest ones, as somebody reads it.
+    pub fn hold(&self, slot: Slot) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some((slot, Instant::now() + HELD));
+    }
+
     /// Writes a state durably and removes all but the newest snapshots. Returns its size in bytes.
     pub fn write(&self, machine: &Machine) -> Result<u64, Error> {
+        self.write_parts(|put| machine.write_snapshot(put).map(|()| machine.applied()))
+            .map(|(_, bytes)| bytes)
+    }
+
+    /// The same with a state that `parts` hands over. Its slot, and its size in bytes.
+    pub fn write_parts(
+        &self,
+        parts: impl FnOnce(&mut dyn FnMut(Bytes) -> io::Result<()>) -> io::Result<Slot>,
+    ) -> Result<(Slot, u64), Error> {
         let (mut end, mut synced) = (0, 0);
         let wrap = |source| self.io(WRITING, source);
         let _ = self.media.remove(WRITING);
@@ -112,7 +135,7 @@ impl<M: Media> Snapshots<M> {
             Ok(())
         };
         let written = put(MAGIC).and_then(|()| {
-            machine.write_snapshot(|part| {
+            parts(&mut |part| {
                 let mut head = [0; 8];
                 head[..4].copy_from_slice(&(part.len() as u32).to_le_bytes());
                 head[4..].copy_from_slice(&crc32c::crc32c(&part).to_le_bytes());
@@ -120,9 +143,10 @@ impl<M: Media> Snapshots<M> {
                 put(&part)
             })
         });
-        written.and_then(|()| file.sync_data()).map_err(wrap)?;
-        self.publish(WRITING, machine.applied())?;
-        Ok(end)
+        let slot = written.map_err(wrap)?;
+        file.sync_data().map_err(wrap)?;
+        self.publish(WRITING, slot)?;
+        Ok((slot, end))
     }
 
     /// The newest state that can be read. Damaged ones are passed over with a warning, and an error
@@ -174,7 +198,11 @@ impl<M: Media> Snapshots<M> {
     pub fn receive(&self, slot: Slot, from: u64, bytes: &[u8]) -> Result<(), Error> {
         let name = incoming(slot);
         let file = match self.media.open(&name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.media.create(&name),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // One at a time: what is left of another one will not be gone on with.
+                self.discard_incoming()?;
+                self.media.create(&name)
+            }
             file => file,
         };
         let written = file.and_then(|file| {
@@ -198,7 +226,30 @@ impl<M: Media> Snapshots<M> {
             UnpackError::Resources(never) => match never {},
         })?;
         self.publish(&incoming(slot), slot)?;
+        self.discard_incoming()?;
         Ok(Machine::from_parts(ledger, resources))
+    }
+
+    /// Removes what is here of incoming snapshots.
+    pub fn discard_incoming(&self) -> Result<(), Error> {
+        let names = self.names()?;
+        let mut incoming = names.iter().filter(|name| name.starts_with(INCOMING));
+        incoming.try_for_each(|name| self.remove(name))
+    }
+
+    /// Removes every snapshot: they can be made anew.
+    pub fn clear(&self) -> Result<(), Error> {
+        let names = self.names()?;
+        let mut all = names.iter().filter(|name| name.starts_with(PREFIX));
+        all.try_for_each(|name| self.remove(name))
+    }
+
+    /// Removes a file that may be gone already.
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        match self.media.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io(name, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Checks an incoming snapshot and hands its resources on, a part at a time. What was handed on
@@ -223,24 +274,24 @@ impl<M: Media> Snapshots<M> {
 
     /// Removes an incoming snapshot.
     pub fn discard(&self, slot: Slot) -> Result<(), Error> {
-        let name = incoming(slot);
-        let removed = self.media.remove(&name);
-        removed.map_err(|source| self.io(&name, source))
+        self.remove(&incoming(slot))
     }
 
     fn publish(&self, from: &str, slot: Slot) -> Result<(), Error> {
         let to = name(slot);
+        // One at a time: a snapshot may be received while another one is written.
+        let changing = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = changing.filter(|(_, until)| Instant::now() < *until);
+        let held = held.map(|(slot, _)| slot);
         let named = self
             .media
             .rename(from, &to)
             .and_then(|()| self.media.sync_dir());
         named.map_err(|source| self.io(&to, source))?;
         let slots = self.slots()?;
-        for old in slots.iter().rev().skip(KEPT) {
-            let old = name(*old);
-            self.media
-                .remove(&old)
-                .map_err(|source| self.io(&old, source))?;
+        let old = slots.iter().rev().skip(KEPT);
+        for old in old.filter(|old| Some(**old) != held) {
+            self.remove(&name(*old))?;
         }
         Ok(())
     }
@@ -397,5 +448,75 @@ mod tests {
             .unwrap();
         assert!(snapshots.install(Slot(3)).is_err());
         assert_eq!(snapshots.received(Slot(3)), 0);
+    }
+
+    fn send(from: &Snapshots<SimMedia>, to: &Snapshots<impl Media>, slot: Slot) {
+        loop {
+            let at = to.received(slot);
+            let (bytes, length) = from.read(slot, at, 1 << 20).unwrap().unwrap();
+            if at == length {
+                return;
+            }
+            to.receive(slot, at, &bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_another_incoming_snapshot_goes_when_a_new_one_begins() {
+        let media = SimMedia::new();
+        let to = Snapshots::open(media.clone()).unwrap();
+        to.receive(Slot(7), 0, &[7; 100_000]).unwrap();
+        to.receive(Slot(9), 0, &[9; 10]).unwrap();
+        assert_eq!((to.received(Slot(7)), to.received(Slot(9))), (0, 10));
+        to.discard(Slot(9)).unwrap();
+        to.discard(Slot(9)).unwrap();
+        assert_eq!(media.list().unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_incoming_snapshots_when_one_is_installed() {
+        let from = Snapshots::open(SimMedia::new()).unwrap();
+        from.write(&machine(9)).unwrap();
+        let media = SimMedia::new();
+        let to = Snapshots::open(media.clone()).unwrap();
+        send(&from, &to, Slot(9));
+        to.install(Slot(9)).unwrap();
+        assert_eq!(media.list().unwrap(), [name(Slot(9))]);
+    }
+
+    #[test]
+    fn a_snapshot_that_somebody_reads_stays_while_newer_ones_come() {
+        let snapshots = Snapshots::open(SimMedia::new()).unwrap();
+        snapshots.write(&machine(3)).unwrap();
+        snapshots.hold(Slot(3));
+        for slots in [5, 9, 12] {
+            snapshots.write(&machine(slots)).unwrap();
+        }
+        assert_eq!(snapshots.slots().unwrap(), [3, 9, 12].map(Slot));
+        // One at a time, and not for ever.
+        snapshots.hold(Slot(9));
+        for slots in [15, 20] {
+            snapshots.write(&machine(slots)).unwrap();
+        }
+        assert_eq!(snapshots.slots().unwrap(), [9, 15, 20].map(Slot));
+        snapshots.clear().unwrap();
+        assert_eq!(snapshots.slots().unwrap(), []);
+    }
+
+    #[test]
+    fn a_snapshot_may_be_written_while_another_one_is_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = Snapshots::open(SimMedia::new()).unwrap();
+        let to = Snapshots::open(FileMedia::open(folder.path()).unwrap()).unwrap();
+        for round in 1..300 {
+            let (own, others) = (10 * round, 10 * round + 5);
+            from.write(&machine(others)).unwrap();
+            send(&from, &to, Slot(others));
+            let (writer, state) = (to.clone(), machine(own));
+            let thread = std::thread::spawn(move || writer.write(&state).map(drop));
+            let installed = to.install(Slot(others)).map(drop);
+            let written = thread.join().unwrap();
+            assert!(written.is_ok() && installed.is_ok(), "round {round}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The JSON that clients and the readable forms of the protocol speak. The one place for the names
 //! of its fields.
 
+pub(crate) mod admit;
 pub mod answers;
 pub mod json;
 pub(crate) mod number;

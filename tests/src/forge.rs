@@ -1,14 +1,20 @@
-//! Damage that no checksum shows.
+//! Damage that no checksum shows, and messages whose sender is not who it says.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
+use proposer::config::Role;
+use proposer::link;
 use proposer::media::FileMedia;
-use proposer::paxos::codec::{decode_entries, encode_entries};
-use proposer::paxos::command::Command;
-use proposer::paxos::ids::Slot;
+use proposer::paxos::codec::{Frame, NodeName, decode_entries, encode_entries};
+use proposer::paxos::command::{Command, Operation};
+use proposer::paxos::ids::{ClusterId, NodeId, Slot};
+use proposer::paxos::message::{Message, Value};
 use proposer::wal::{Options, Wal};
+
+use crate::cluster::{Cluster, Name, http};
 
 fn open(log: &Path, mut each: impl FnMut(&[u8])) -> Wal<FileMedia> {
     fs::create_dir_all(log).expect("a learner's log");
@@ -57,4 +63,49 @@ pub fn forge(log: &Path, slot: Slot) {
     assert_eq!(altered, 1);
     fs::remove_dir_all(log).expect("a learner's log");
     fs::rename(anew, log).expect("a learner's log");
+}
+
+/// The name of a node, as messages say it.
+///
+/// # Panics
+/// For number 0.
+pub fn name((role, id): Name) -> NodeName {
+    let id = NodeId::new(id).expect("ids start at 1");
+    NodeName { role, id }
+}
+
+/// Sends a node a message that says that it is from `by`, a node of its cluster. What it answered.
+///
+/// # Panics
+/// When there is no answer.
+pub fn send(cluster: &Cluster, to: Name, by: Name, message: Message) -> http::Answer {
+    let status = cluster.node(to).status().expect("a node that answers");
+    let frame = Frame {
+        from: name(by),
+        cluster: status["cluster"].as_str().and_then(ClusterId::parse),
+        message,
+    };
+    let url = format!("{}{}", cluster.node(to).url(), link::path(name(to)));
+    let agent = http::agent(Duration::from_secs(10));
+    http::post(&agent, &url, frame.encode().to_vec()).expect("an answer")
+}
+
+/// The leader, as the sender of what it never said.
+pub fn leader(cluster: &Cluster) -> Name {
+    let leader = cluster.leader().map_or(1, |(_, id)| id);
+    (Role::Proposer, leader)
+}
+
+/// A client's write, as a value.
+pub fn write(resource: &str, data: &str) -> Value {
+    let command = Command {
+        operation: Operation::Write,
+        timestamp: 7,
+        if_version: None,
+        client_id: "mallory",
+        request_id: Some(resource),
+        resource,
+        data: data.as_bytes(),
+    };
+    command.encode()
 }

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 
 use super::{
-    AGREEMENT_VIOLATED, APPLY_FAILED, DISK_REFUSED, NODE_HALTED, PAUSED, ROLL_STUCK, STARTING,
-    STOPPED,
+    AGREEMENT_VIOLATED, APPLY_FAILED, CONTRADICTION, DATA_LOST, DISK_REFUSED, NODE_HALTED, PAUSED,
+    ROLL_STUCK, STARTING, STOPPED,
 };
 use crate::crd::PaxosClusterStatus;
 use crate::roll::Restart;
@@ -33,8 +33,15 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
         ));
     }
     if let Some((_, degraded)) = became("Degraded")
-        && [AGREEMENT_VIOLATED, DISK_REFUSED, NODE_HALTED, ROLL_STUCK]
-            .contains(&degraded.reason.as_str())
+        && [
+            AGREEMENT_VIOLATED,
+            CONTRADICTION,
+            DATA_LOST,
+            DISK_REFUSED,
+            NODE_HALTED,
+            ROLL_STUCK,
+        ]
+        .contains(&degraded.reason.as_str())
     {
         events.push(event(
             EventType::Warning,

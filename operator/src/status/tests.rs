@@ -17,6 +17,8 @@ struct World {
     answers: Vec<Answer>,
     refused: Vec<Refused>,
     halted: BTreeMap<String, String>,
+    behind: BTreeMap<String, String>,
+    data_lost: BTreeMap<String, String>,
     status: PaxosClusterStatus,
     now: i64,
 }
@@ -72,6 +74,8 @@ impl World {
             answers: Vec::new(),
             refused: Vec::new(),
             halted: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            data_lost: BTreeMap::new(),
             status: PaxosClusterStatus::default(),
             now: 0,
         }
@@ -123,6 +127,8 @@ impl World {
             proposers: self.answers.clone(),
             refused: self.refused.clone(),
             halted: self.halted.clone(),
+            behind: self.behind.clone(),
+            data_lost: self.data_lost.clone(),
             ..Default::default()
         };
         let before = Before {
@@ -448,6 +454,51 @@ fn learners_that_differ_are_told_before_anything_else() {
     world.halted.clear();
     assert_eq!(world.look(), ["DiskRefused"]);
     world.refused.clear();
+    assert_eq!(world.look(), ["Ready"]);
+}
+
+#[test]
+fn acceptors_that_were_set_back_are_told_with_who_noticed_and_what_to_do() {
+    let says = |pod: &str, why: &str| BTreeMap::from([(pod.to_owned(), why.to_owned())]);
+    let mut world = World::whole();
+    world.behind = says(
+        "ledger-proposer-3",
+        "learner-1 has applied instance 10, and a quorum of acceptors knows of none after 5",
+    );
+    assert_eq!(world.look(), ["Contradiction"]);
+    let degraded = world.status.condition("Degraded").unwrap();
+    assert_eq!(
+        (&*degraded.status, &*degraded.reason),
+        ("True", "Contradiction")
+    );
+    assert!(
+        degraded
+            .message
+            .starts_with("learner-1 has applied instance 10")
+    );
+    // A learner that has stopped for it says the same from its side.
+    world.behind.clear();
+    let why = format!("{CONTRADICTED}: a quorum of acceptors has no vote in instance 10");
+    world.halted = says("ledger-learner-1", &why);
+    assert_eq!(world.look(), ["Contradiction"]);
+    world.halted.clear();
+    assert_eq!(world.look(), ["Ready"]);
+}
+
+#[test]
+fn what_no_node_has_any_more_is_told_with_the_claims_that_may_give_it_back() {
+    let mut world = World::whole().with(Role::Learner, 0);
+    let why = "instances 1 to 32810 are forgotten by the acceptors, and no node has them";
+    let pods = ["ledger-learner-1", "ledger-learner-2"];
+    world.data_lost = pods.map(|pod| (pod.to_owned(), why.to_owned())).into();
+    world.look();
+    let degraded = world.status.condition("Degraded").unwrap();
+    assert_eq!((&*degraded.status, &*degraded.reason), ("True", "DataLost"));
+    for text in [why, "data-ledger-learner-1", "data-ledger-learner-2"] {
+        assert!(degraded.message.contains(text), "{}", degraded.message);
+    }
+    world.data_lost.clear();
+    world = world.with(Role::Learner, 2);
     assert_eq!(world.look(), ["Ready"]);
 }
 

@@ -174,3 +174,53 @@ fn a_database_has_one_process() {
     let second = Database::open(&folder.path().join("store"));
     assert!(matches!(second.err(), Some(Error::Folder { .. })));
 }
+
+#[test]
+fn a_stores_state_travels_as_a_snapshot_that_learners_and_stores_can_install() {
+    for count in [0, 1, 3000] {
+        let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (database, mut ledger) = open(&from);
+        let mut machine = Machine::new();
+        let entries = learner(0, count, &mut machine);
+        database.apply(&mut ledger, &entries).unwrap();
+
+        let snapshots = Snapshots::open(SimMedia::new()).unwrap();
+        let written = snapshots.write_parts(|part| database.write_snapshot(part));
+        let (slot, bytes) = written.unwrap();
+        assert_eq!(slot, machine.applied());
+        let (piece, length) = snapshots.read(slot, 0, u64::MAX).unwrap().unwrap();
+        assert_eq!((piece.len() as u64, length), (bytes, bytes));
+        assert_eq!(snapshots.load_newest().unwrap(), Some(machine.clone()));
+
+        let incoming = Snapshots::open(SimMedia::new()).unwrap();
+        incoming.receive(slot, 0, &piece).unwrap();
+        let (other, _) = open(&to);
+        let ledger = other.install(&incoming, slot).unwrap();
+        assert_same(&other, &ledger, &machine);
+    }
+}
+
+#[test]
+fn the_last_value_is_known_until_a_snapshot_takes_its_place() {
+    let folder = TempDir::new().unwrap();
+    let mut machine = Machine::new();
+    let (database, mut ledger) = open(&folder);
+    assert_eq!(database.last_value().unwrap(), None);
+    for _ in 0..2 {
+        let entries = learner(machine.applied().0, 9, &mut machine);
+        database.apply(&mut ledger, &entries).unwrap();
+        let last = entries.last().map(|entry| entry.value.checksum());
+        assert_eq!(database.last_value().unwrap(), last);
+    }
+    drop(database);
+    let (database, _) = open(&folder);
+    assert!(database.last_value().unwrap().is_some());
+
+    let snapshots = Snapshots::open(SimMedia::new()).unwrap();
+    snapshots.write(&machine).unwrap();
+    let slot = machine.applied();
+    let (bytes, _) = snapshots.read(slot, 0, u64::MAX).unwrap().unwrap();
+    snapshots.receive(slot, 0, &bytes).unwrap();
+    database.install(&snapshots, slot).unwrap();
+    assert_eq!(database.last_value().unwrap(), None);
+}

@@ -19,6 +19,8 @@ use crate::peers::{Breakers, Lane};
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// The pause when no proposer leads.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a node tries to reach what a leader named before it asks for something newer.
+const LEVEL_WITHIN: Duration = Duration::from_secs(5);
 /// Reads that may wait.
 const QUEUE: usize = 16_384;
 
@@ -90,6 +92,20 @@ impl Barrier {
             Ok(())
         };
         timeout(within, applied).await.unwrap_or(Err(TooLate))
+    }
+}
+
+impl Barrier {
+    /// Calls `level` once everything is applied here that was acknowledged when this was called, or
+    /// later. A node that has that is level with its cluster, whatever single nodes told it.
+    pub fn when_level(&self, level: impl FnOnce() + Send + 'static) {
+        let barrier = self.clone();
+        tokio::spawn(async move {
+            while barrier.wait(LEVEL_WITHIN).await.is_err() {
+                sleep(PAUSE).await;
+            }
+            level();
+        });
     }
 }
 

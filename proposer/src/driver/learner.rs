@@ -15,6 +15,7 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
+use super::halt::Halt;
 use super::turn::Turn;
 use super::{StartError, end_on_disk_error, folder, members};
 use crate::addresses::Addresses;
@@ -25,7 +26,8 @@ use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::paxos::codec::{self, Entry};
-use crate::paxos::ids::Slot;
+use crate::paxos::digests::Digests;
+use crate::paxos::ids::{Members, Slot};
 use crate::paxos::learner::{Effects, Input, Learner};
 use crate::paxos::message::{Learn, Learned, Message, Request};
 use crate::peers::{Breakers, Lane};
@@ -58,6 +60,7 @@ mod outcomes;
 mod snapshot;
 mod stores;
 pub(crate) mod transfer;
+mod truth;
 
 pub use audit::AGREEMENT_IS_VIOLATED;
 use handle::{Ask, Shared};
@@ -65,7 +68,9 @@ pub use handle::{Busy, Handle, NoEntries, State};
 use log::LogReader;
 use snapshot::SNAPSHOT_EVERY_BYTES;
 pub use stores::StoreSeen;
+pub use transfer::Lost;
 use transfer::Piece;
+use truth::Truth;
 
 /// Opens the learner's log, replays it and starts the loop. Call within a Tokio runtime.
 pub fn start(
@@ -82,6 +87,7 @@ pub fn start(
         state.machine = machine;
     }
     let snapshot = state.machine.applied();
+    state.digests = Digests::after(snapshot);
     let mut index = BTreeMap::new();
     let mut next = None;
     let wal = Wal::open(media, wal::Options::default(), |position, bytes| {
@@ -122,6 +128,7 @@ pub fn start(
         caught_up: AtomicBool::new(false),
         halted: RwLock::new(None),
         stores: RwLock::default(),
+        lost: RwLock::default(),
     });
     let (queue, asks) = sync_channel(QUEUE);
     let handle = Handle {
@@ -138,7 +145,10 @@ pub fn start(
     audit::start(addresses, identity, handle.clone());
     let run = Run {
         me: identity.clone(),
+        members,
         core: Learner::new(members, applied),
+        applied,
+        truth: Truth::new(Instant::now()),
         wal,
         index,
         log_reader: LogReader::default(),
@@ -152,6 +162,7 @@ pub fn start(
         metrics,
         acceptors: Links::new(addresses, identity, Role::Acceptor),
         learners: Links::new(addresses, identity, Role::Learner),
+        stores: Links::new(addresses, identity, Role::Store),
         catch_ups: 0,
         runtime: runtime::Handle::current(),
         handle: handle.clone(),
@@ -202,7 +213,12 @@ struct Held {
 
 struct Run {
     me: Identity,
+    members: Members,
     core: Learner,
+    /// The last slot that is applied and in the log. What the core has delivered may be more, when a
+    /// value cannot be applied.
+    applied: Slot,
+    truth: Truth,
     wal: Wal<FileMedia>,
     /// Where in the log the record lies that starts with a slot.
     index: BTreeMap<Slot, Position>,
@@ -218,6 +234,7 @@ struct Run {
     notifier: Option<Notifier>,
     acceptors: Links,
     learners: Links,
+    stores: Links,
     /// How often other learners were asked for what the acceptors have forgotten.
     catch_ups: usize,
     runtime: runtime::Handle,
@@ -250,7 +267,11 @@ fn run_loop(run: Run, turn: &Turn<Run>, asks: &Receiver<Ask>) {
             next_tick = now + TICK;
             run.acceptors.refresh();
             run.learners.refresh();
-            run.step(Input::Tick);
+            run.stores.refresh();
+            if !run.truth.is_in_doubt() {
+                run.step(Input::Tick);
+            }
+            run.tick_truth(now);
             run.log_reader.tick();
         }
         run.answer_held(now);
@@ -283,8 +304,12 @@ impl Run {
                 }
                 let first = learn.first;
                 let last = first.plus(learn.values.len() as u64).previous();
-                let until = Instant::now() + HOLD;
-                self.step(Input::Learn(learn.clone()));
+                let mut until = Instant::now() + HOLD;
+                if self.is_told_the_same(&learn, from) {
+                    self.step(Input::Learn(learn.clone()));
+                } else {
+                    until = Instant::now();
+                }
                 self.held.push(Held {
                     first,
                     last,
@@ -293,7 +318,12 @@ impl Run {
                     learn,
                 });
             }
-            Ask::Fetched { from, reply } => self.step(Input::Reply { from, reply }),
+            Ask::Fetched { from, reply } => {
+                self.heard(from, &reply);
+                if !self.truth.is_in_doubt() {
+                    self.step(Input::Reply { from, reply });
+                }
+            }
             Ask::Older {
                 from,
                 bytes,
@@ -306,10 +336,10 @@ impl Run {
                 let _ = answer.send(self.recall(&slots));
             }
             Ask::Written(written) => self.written(written),
-            Ask::Received(Piece::Entries(entries)) => self.learn_entries(entries),
-            Ask::Received(Piece::Snapshot(slot)) => self.install(slot),
+            Ask::Received(from, Piece::Entries(entries)) => self.learn_entries(entries, from),
+            Ask::Received(_, Piece::Snapshot(slot)) => self.install(slot),
             Ask::CaughtUp => self.catching_up = false,
-            Ask::Halt(why) => self.halt(why),
+            Ask::Halt(halt) => self.halt(halt),
         }
     }
 
@@ -322,6 +352,7 @@ impl Run {
             fetch,
             truncated,
             missing,
+            disputed,
         } = self.core.step(input);
         if let Some(floor) = truncated {
             self.catch_up(floor);
@@ -330,8 +361,15 @@ impl Run {
             error!(
                 target: "important",
                 instance = slot.0,
-                "an instance said to be chosen is known to no quorum of acceptors: \
-                 some of them have lost their disks"
+                "an instance said to be chosen is known to no quorum of acceptors: some of them \
+                 have lost their disks, or whoever said so is no leader"
+            );
+        }
+        if let Some(slot) = disputed {
+            error!(
+                target: "important",
+                instance = slot.0,
+                "two values were told for one instance: the acceptors' counts"
             );
         }
         if !deliver.is_empty() {
@@ -343,9 +381,6 @@ impl Run {
         let committed = self.core.committed();
         self.shared.committed.store(committed.0, Ordering::Relaxed);
         self.metrics.committed_slot.set(committed.0 as i64);
-        if self.core.delivered() == committed && self.handle.leader().is_some() {
-            self.shared.caught_up.store(true, Ordering::Relaxed);
-        }
     }
 
     fn sync(&mut self) {
@@ -356,8 +391,8 @@ impl Run {
         }
         self.metrics.wal_size.set(self.wal.bytes() as i64);
         self.show_log();
-        let applied = self.handle.state().machine.applied();
-        self.shared.durable.store(applied.0, Ordering::Relaxed);
+        // Not what the core has delivered: applying may have stopped before its end.
+        self.shared.durable.store(self.applied.0, Ordering::Relaxed);
         self.unsynced = None;
         self.unsynced_bytes = 0;
         // A large state is written less often: the log may grow to twice its size.
@@ -415,13 +450,16 @@ impl Run {
             .is_some()
     }
 
-    fn halt(&self, why: String) {
-        error!(target: "important", why, "the learner stops applying");
+    /// Stops for good. The first reason stays.
+    fn halt(&self, halt: Halt) {
+        let (why, kind) = (&halt.why, halt.kind.name());
+        error!(target: "important", why, kind, "the learner stops applying");
         self.metrics.halted.set(1);
-        *self
+        let mut halted = self
             .shared
             .halted
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(why);
+            .unwrap_or_else(PoisonError::into_inner);
+        halted.get_or_insert(halt);
     }
 }

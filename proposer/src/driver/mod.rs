@@ -4,6 +4,7 @@
 
 pub mod acceptor;
 pub mod barrier;
+pub mod halt;
 pub mod learner;
 pub mod proposer;
 pub(crate) mod roll_call;

@@ -28,7 +28,7 @@ use crate::paxos::machine::{Applied, Outcome};
 use crate::paxos::message::{
     Forwarded, Heartbeat, Learn, Learned, Message, Recalled, Reply, Request, Value, Values,
 };
-use crate::paxos::proposer::{Effects, Input, Proposer, Settings, To};
+use crate::paxos::proposer::{Behind, Effects, Input, Proposer, Settings, To};
 use crate::paxos::recall::Recalls;
 use crate::peers::{Breakers, Lane, guard, post};
 use crate::state_file::{self, State, StateFile};
@@ -36,6 +36,7 @@ use crate::wire::HeartbeatBody;
 pub use found::{Answers, FoundRoom};
 use lag::History;
 
+pub(crate) mod behind;
 mod found;
 mod lag;
 
@@ -138,6 +139,8 @@ pub struct View {
     pub committed: Slot,
     /// The last round claimed.
     pub counter: u64,
+    /// Why it must not lead, if so: a node has more than the acceptors know.
+    pub behind: Option<Behind>,
 }
 
 struct NewJob {
@@ -296,6 +299,8 @@ enum Event {
     Reply(NodeId, Reply, Option<Duration>),
     Learned(NodeId, Learned),
     Recalled(NodeId, Option<Recalled>),
+    /// A store has everything up to here on disk.
+    Stored(NodeId, Slot),
     /// An acceptor could not be asked, or is late.
     Unanswered(NodeId),
     Heartbeat(Heartbeat),
@@ -439,6 +444,12 @@ struct Run {
     reads: BTreeMap<u64, oneshot::Sender<Option<Slot>>>,
     leaving: Option<Leaving>,
     led_since: Instant,
+    /// Why it must not lead, if so.
+    behind: Option<Behind>,
+    /// Stores, which keep what learners may need, and how far each is.
+    stores: Links,
+    stored: BTreeMap<NodeId, Progress>,
+    stores_asked: Instant,
     /// Learners that are said to lag.
     lagging: BTreeSet<NodeId>,
     /// When this leader's slots were chosen.
@@ -519,7 +530,6 @@ impl Run {
             learners: links(Role::Learner),
             proposers: links(Role::Proposer),
             followed: None,
-            addresses,
             election_at: now,
             succession_at: None,
             heard_at: now,
@@ -536,10 +546,15 @@ impl Run {
             reads: BTreeMap::new(),
             leaving: None,
             led_since: now,
+            behind: None,
+            stores: links(Role::Store),
+            stored: BTreeMap::new(),
+            stores_asked: now,
             lagging: BTreeSet::new(),
             history: History::default(),
             usual: Duration::ZERO,
             choosing: VecDeque::new(),
+            addresses,
         };
         run.restart_election_timer();
         run
@@ -607,6 +622,7 @@ impl Run {
         self.step(Input::Tick);
         let now = Instant::now();
         self.watch_leader(now);
+        self.watch_stores(now);
         self.watch_learners(now);
         self.expire(now);
         self.save(now);
@@ -648,7 +664,7 @@ impl Run {
         });
     }
 
-    /// Lets the acceptors forget what a quorum of learners has on disk, and says which learner lags.
+    /// Lets the acceptors forget what enough nodes have on disk, and says which learner lags.
     fn watch_learners(&mut self, now: Instant) {
         if !self.core.is_leading() {
             self.progress.clear();
@@ -672,10 +688,8 @@ impl Run {
                 .remove_label_values(&[&gone]);
         }
         self.lagging.retain(listed);
-        let mut durable: Vec<Slot> = self.progress.values().map(|p| p.durable).collect();
-        durable.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(slot) = durable.get(self.learners.len() / 2) {
-            self.step(Input::Durable(*slot));
+        if let Some(slot) = self.kept() {
+            self.step(Input::Durable(slot));
         }
         let committed = self.core.committed();
         self.history.note(now, committed);
@@ -725,8 +739,12 @@ impl Run {
                 self.metrics.proposer_gets(&reply);
                 self.step(Input::Reply { from, reply });
             }
-            Event::Learned(from, learned) => self.learned(from, learned),
+            Event::Learned(from, learned) => {
+                self.has_applied(Role::Learner, from, learned.applied);
+                self.learned(from, learned);
+            }
             Event::Recalled(from, recalled) => self.recalled(from, recalled),
+            Event::Stored(from, applied) => self.stored(from, applied),
             Event::Unanswered(acceptor) => drop(self.step(Input::Unanswered(acceptor))),
             Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
             Event::Followed(node) => drop(self.followed_at.insert(node, Instant::now())),
@@ -763,6 +781,16 @@ impl Run {
     }
 
     fn heartbeat(&mut self, heartbeat: Heartbeat) {
+        if !self.core.believes(&heartbeat) {
+            let (leader, term) = (heartbeat.ballot.node(), heartbeat.ballot.counter());
+            let leader = leader.map(NodeId::number);
+            return warn!(
+                target: "important",
+                leader,
+                term,
+                "a heartbeat is ignored: no leader of this cluster can have such a term"
+            );
+        }
         if let Some(link) = self.link_to(heartbeat.ballot) {
             link.peer.heard();
         }
@@ -800,7 +828,11 @@ impl Run {
             readable,
             unreadable,
             leader_changed,
+            behind,
         } = effects;
+        if let Some(behind) = behind {
+            self.note_behind(behind);
+        }
         for (to, request) in acceptors {
             self.ask_acceptors(&to, request);
         }
@@ -828,6 +860,8 @@ impl Run {
     fn leader_changed(&mut self) {
         let leader = self.core.leader();
         if let Some(ballot) = leader {
+            self.behind = None;
+            self.metrics.contradicted.set(0);
             self.metrics.leader_changes.inc();
             self.heard_at = Instant::now();
             self.followed = self.link_to(ballot).cloned();
@@ -1410,6 +1444,7 @@ impl Run {
             last: self.core.last(),
             committed: self.core.committed_seen(),
             counter: self.core.counter(),
+            behind: self.behind,
         };
     }
 }

@@ -7,15 +7,17 @@
 //! missed; its own applied slot says where to go on. Every store follows the same log, so all of them
 //! write all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::learner::transfer::{self, Piece};
+use super::halt::Halt;
+use super::learner::transfer::{self, Piece, Told};
 use super::{StartError, end_on_disk_error, folder};
 use crate::addresses::Addresses;
 use crate::config::{Config, Role};
@@ -25,10 +27,14 @@ use crate::link::{Link, Links};
 use crate::metrics::Metrics;
 use crate::paxos::ids::Slot;
 use crate::paxos::machine::Ledger;
-use crate::snapshots::{Snapshots, UnpackError};
+use crate::snapshots::{self, Snapshots, UnpackError};
 
 /// How long a learner may hold an answer until it has something new.
 const WAIT: Duration = Duration::from_secs(1);
+/// How much of a snapshot one message carries.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// A snapshot younger than this is as good as a new one: writing it takes as many bytes as the state.
+const FRESH: Duration = Duration::from_secs(60);
 /// The pause before the next learner is asked.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -47,7 +53,13 @@ struct Shared {
     follows: AtomicU64,
     /// Set once it has been level with a learner.
     caught_up: AtomicBool,
-    halted: RwLock<Option<String>>,
+    halted: RwLock<Option<Halt>>,
+    /// What keeps it from going on for now, or shows that something is wrong.
+    trouble: RwLock<Option<String>>,
+    /// For learners that find what they need nowhere else.
+    snapshots: Snapshots,
+    /// The snapshot made last, and when; held while one is made.
+    made: Mutex<Option<(Slot, Instant)>>,
     metrics: Arc<Metrics>,
 }
 
@@ -83,9 +95,61 @@ impl Handle {
     }
 
     /// Why it no longer applies, if so.
-    pub fn halted(&self) -> Option<String> {
+    pub fn halt(&self) -> Option<Halt> {
         let halted = self.shared.halted.read();
         halted.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same in words.
+    pub fn halted(&self) -> Option<String> {
+        self.halt().map(|halt| halt.why)
+    }
+
+    /// What keeps it from going on for now, if anything.
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = self.shared.trouble.read();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It has been level with what a leader had chosen.
+    pub(crate) fn caught_up(&self) {
+        self.shared.caught_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Some bytes of a snapshot, of a fresh one if no slot is named: the slot, the bytes from `offset`
+    /// on, the whole length. `None` if there is no such snapshot. Reads the disk, and may write one.
+    pub fn snapshot(
+        &self,
+        slot: Option<Slot>,
+        offset: u64,
+    ) -> Result<Option<(Slot, Bytes, u64)>, snapshots::Error> {
+        let shared = &self.shared;
+        let slot = match slot {
+            Some(slot) => slot,
+            None => self.make_snapshot()?,
+        };
+        shared.snapshots.hold(slot);
+        let read = shared.snapshots.read(slot, offset, CHUNK_BYTES)?;
+        Ok(read.map(|(bytes, length)| (slot, bytes, length)))
+    }
+
+    fn make_snapshot(&self) -> Result<Slot, snapshots::Error> {
+        let shared = &self.shared;
+        let mut made = shared.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = *shared.applied.borrow();
+        if let Some((slot, at)) = *made
+            && (slot == applied || at.elapsed() < FRESH)
+        {
+            return Ok(slot);
+        }
+        let database = &shared.database;
+        let written = shared
+            .snapshots
+            .write_parts(|part| database.write_snapshot(part));
+        let (slot, bytes) = written?;
+        info!(target: "important", instance = slot.0, bytes, "snapshot written for a learner");
+        *made = Some((slot, Instant::now()));
+        Ok(slot)
     }
 }
 
@@ -99,6 +163,7 @@ pub fn start(
     let started = Instant::now();
     let (database, ledger) = Database::open(&config.data_dir.join("store"))?;
     let snapshots = Snapshots::open(folder(config, "snapshots")?)?;
+    snapshots.clear()?;
     let applied = ledger.applied();
     info!(
         target: "important",
@@ -117,6 +182,9 @@ pub fn start(
             follows: AtomicU64::new(0),
             caught_up: AtomicBool::new(false),
             halted: RwLock::new(None),
+            trouble: RwLock::new(None),
+            snapshots: snapshots.clone(),
+            made: Mutex::new(None),
             metrics,
         }),
     };
@@ -137,6 +205,8 @@ impl Handle {
         mut ledger: Ledger,
     ) {
         let mut failing = BTreeMap::new();
+        // Learners that have another value in the last slot applied here.
+        let mut differ = BTreeSet::new();
         for turn in first.. {
             let count = links.len().max(1);
             let Some(link) = links.get(turn % count).cloned() else {
@@ -145,27 +215,43 @@ impl Handle {
             // One that is no longer listed may still answer, and learns nothing new.
             while links.iter().any(|listed| listed.node == link.node) {
                 let applied = ledger.applied();
-                let (piece, committed) =
-                    match transfer::next_piece(&link, snapshots, applied.next(), WAIT).await {
-                        Ok(answer) => answer,
-                        Err(why) => {
-                            // Said once, and again when the reason changes.
-                            let said = failing.insert(link.node, why.clone());
-                            match said.is_some_and(|said| said == why) {
-                                true => debug!(learner = %link.node, why, "cannot follow it"),
-                                false => warn!(
-                                    target: "important",
-                                    learner = %link.node,
-                                    why,
-                                    "cannot follow it, asking the next learner"
-                                ),
-                            }
-                            break;
+                let told = transfer::next_piece(&link, snapshots, applied.next(), WAIT).await;
+                let told = match told {
+                    Ok(told) => told,
+                    Err(why) => {
+                        // Said once, and again when the reason changes.
+                        let said = failing.insert(link.node, why.clone());
+                        match said.is_some_and(|said| said == why) {
+                            true => debug!(learner = %link.node, why, "cannot follow it"),
+                            false => warn!(
+                                target: "important",
+                                learner = %link.node,
+                                why,
+                                "cannot follow it, asking the next learner"
+                            ),
                         }
-                    };
+                        break;
+                    }
+                };
                 failing.remove(&link.node);
-                self.answered(&link, committed);
                 links.refresh();
+                if self.differs(&link, &told, applied) {
+                    differ.insert(link.node);
+                    if links.iter().all(|listed| differ.contains(&listed.node)) {
+                        self.shared.metrics.contradicted.set(1);
+                        return self.stop(Halt::contradicted(&format!(
+                            "no learner has the value in instance {applied} that was applied here. \
+                             If the learners are right, give this store an empty volume; if they \
+                             were set back in time, give them back what they had"
+                        )));
+                    }
+                    break;
+                }
+                differ.remove(&link.node);
+                let Told {
+                    piece, committed, ..
+                } = told;
+                self.answered(&link, committed);
                 if let Some((_, piece)) = piece {
                     let (store, snapshots) = (self.clone(), snapshots.clone());
                     let take = move || store.take(piece, &snapshots, ledger);
@@ -179,16 +265,48 @@ impl Handle {
                         break;
                     }
                 } else if committed < applied {
-                    // It has less than the store: it is catching up itself.
+                    // It has less than the store: it is catching up itself, or the store is ahead of
+                    // its cluster.
+                    self.note_trouble(Some(format!(
+                        "this store has applied instance {applied}, and {} knows no instance after \
+                         {committed}: either that learner is still catching up, or the learners and \
+                         acceptors were set back in time behind this store",
+                        link.node
+                    )));
                     break;
                 }
-                if ledger.applied() >= committed {
-                    self.shared.caught_up.store(true, Ordering::Relaxed);
-                }
+                self.note_trouble(None);
             }
             tokio::time::sleep(RETRY).await;
             links.refresh();
         }
+    }
+
+    /// Whether a learner has another value in the last slot applied here.
+    fn differs(&self, link: &Link, told: &Told, applied: Slot) -> bool {
+        let mine = self.shared.database.last_value();
+        let mine = mine.unwrap_or_else(|error| end_on_disk_error(&error));
+        let differs = told.differs_from(mine);
+        if differs {
+            let why = format!(
+                "{} has another value in instance {applied} than was applied here",
+                link.node
+            );
+            if self.trouble().as_ref() != Some(&why) {
+                error!(target: "important", learner = %link.node, instance = applied.0, "{why}");
+            }
+            self.note_trouble(Some(why));
+        }
+        differs
+    }
+
+    fn note_trouble(&self, trouble: Option<String>) {
+        let noted = self.shared.trouble.write();
+        let mut noted = noted.unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = trouble.as_ref().filter(|_| noted.is_none()) {
+            warn!(target: "important", "{why}");
+        }
+        *noted = trouble;
     }
 
     fn answered(&self, link: &Link, committed: Slot) {
@@ -212,7 +330,7 @@ impl Handle {
                 match self.shared.database.apply(&mut ledger, &entries) {
                     Ok(()) => {}
                     Err(ApplyError::Halt(why)) => {
-                        self.halt(why);
+                        self.stop(Halt::undecodable(why));
                         return None;
                     }
                     Err(ApplyError::Database(error)) => end_on_disk_error(&error),
@@ -249,10 +367,11 @@ impl Handle {
         Some(ledger)
     }
 
-    fn halt(&self, why: String) {
-        error!(target: "important", why, "the store stops applying");
+    fn stop(&self, halt: Halt) {
+        let (why, kind) = (&halt.why, halt.kind.name());
+        error!(target: "important", why, kind, "the store stops applying");
         self.shared.metrics.halted.set(1);
         let halted = self.shared.halted.write();
-        *halted.unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *halted.unwrap_or_else(PoisonError::into_inner) = Some(halt);
     }
 }

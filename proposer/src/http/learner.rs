@@ -19,13 +19,14 @@ use tokio::sync::watch::Receiver;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::resources::{self, PageQuery, Reads};
+use super::snapshots::{self, SnapshotQuery};
 use super::{Node, RoleState, frame_limits, reserve, router, watch};
 use crate::bounds::{NoStream, Stream};
 use crate::driver::barrier::Barrier;
 use crate::driver::learner::audit::Digests;
-use crate::driver::learner::transfer::{COMMITTED_HEADER, LENGTH_HEADER, SLOT_HEADER};
-use crate::driver::learner::{Busy, Handle, NoEntries, STREAM_CHUNK_BYTES};
-use crate::link::{self, CLUSTER_HEADER};
+use crate::driver::learner::transfer::{COMMITTED_HEADER, PREVIOUS_HEADER};
+use crate::driver::learner::{Busy, Handle, Lost, NoEntries, STREAM_CHUNK_BYTES};
+use crate::link;
 use crate::paxos::codec::{Entry, encode_entries};
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::machine::{Page, Resource};
@@ -87,7 +88,7 @@ impl Learner {
 /// All of the learner's routes.
 pub fn routes(node: Node, handle: Handle, barrier: Barrier, ending: Receiver<bool>) -> Router {
     let path = link::path(node.name());
-    let named = middleware::map_response_with_state(node.clone(), name_cluster);
+    let named = middleware::map_response_with_state(node.clone(), snapshots::name_cluster);
     let own = Router::new()
         .route(&format!("{path}/snapshot"), get(snapshot))
         .route(&format!("{path}/entries"), get(entries))
@@ -122,7 +123,8 @@ impl RoleState for Learner {
 
     fn status(&self, node: NodeStatus) -> LearnerStatus {
         let applied = *self.handle.applied().borrow();
-        let halted = self.handle.halted();
+        let halt = self.handle.halt();
+        let lost = self.handle.lost().filter(Lost::is_certain);
         let (resources, sessions) = {
             let state = self.handle.state();
             (
@@ -148,21 +150,27 @@ impl RoleState for Learner {
             resources,
             sessions,
             stores: stores.collect(),
-            state: match (&halted, self.handle.is_caught_up()) {
-                (Some(_), _) => "halted",
-                (None, true) => "learning",
-                (None, false) => "catching-up",
+            state: match (&halt, &lost, self.handle.is_caught_up()) {
+                (Some(_), _, _) => "halted",
+                (None, Some(_), _) => "data-lost",
+                (None, None, true) => "learning",
+                (None, None, false) => "catching-up",
             },
-            halted,
+            halt_reason: halt.as_ref().map(|halt| halt.kind.name()),
+            halted: halt.map(|halt| halt.why),
+            data_lost: lost.map(|lost| lost.to_string()),
         }
     }
 
     fn not_ready(&self) -> Option<String> {
-        match (self.handle.halted(), self.handle.is_caught_up()) {
-            (Some(why), _) => Some(format!("applying has stopped: {why}")),
-            (None, false) => Some("still catching up with the leader".to_owned()),
-            (None, true) => None,
+        if let Some(why) = self.handle.halted() {
+            return Some(format!("applying has stopped: {why}"));
         }
+        if let Some(lost) = self.handle.lost() {
+            return Some(format!("cannot catch up: {lost}"));
+        }
+        let level = self.handle.is_caught_up();
+        (!level).then(|| "still catching up with the leader".to_owned())
     }
 }
 
@@ -210,44 +218,14 @@ async fn message(State(state): State<Arc<Learner>>, Raw(body): Raw) -> Result<Re
     Ok(state.node.answer(Message::Learned(learned)))
 }
 
-/// Says which cluster an answer of the cluster's own is of.
-async fn name_cluster(State(node): State<Node>, mut response: Response) -> Response {
-    let cluster = node.identity.cluster().map(|cluster| cluster.to_string());
-    if let Some(Ok(cluster)) = cluster.map(|cluster| HeaderValue::from_str(&cluster)) {
-        response.headers_mut().insert(CLUSTER_HEADER, cluster);
-    }
-    response
-}
-
-#[derive(Deserialize)]
-struct SnapshotQuery {
-    instance: Option<u64>,
-    offset: u64,
-}
-
 /// A piece of a snapshot, for another learner.
 async fn snapshot(
     State(state): State<Arc<Learner>>,
     Params(query): Params<SnapshotQuery>,
 ) -> Result<Response, Problem> {
-    reserve(PIECE_BYTES).await?;
-    let read = move || {
-        state
-            .handle
-            .snapshot(query.instance.map(Slot), query.offset)
-    };
-    let read = tokio::task::spawn_blocking(read).await;
-    let (slot, bytes, length) = match read {
-        Ok(Ok(Some(piece))) => piece,
-        Ok(Ok(None)) => return Err(Problem::not_found("there is no such snapshot")),
-        Ok(Err(error)) => return Err(unreadable(&error)),
-        Err(error) => return Err(unreadable(&error)),
-    };
-    let headers = [
-        (SLOT_HEADER, slot.0.to_string()),
-        (LENGTH_HEADER, length.to_string()),
-    ];
-    Ok((headers, bytes).into_response())
+    query
+        .answer(move |slot, offset| state.handle.snapshot(slot, offset))
+        .await
 }
 
 #[derive(Deserialize)]
@@ -279,7 +257,14 @@ async fn entries(
         .entries(from, PIECE_BYTES)
         .await
         .map_err(no_entries)?;
-    Ok(([(COMMITTED_HEADER, committed)], encode_entries(&entries)).into_response())
+    let mut response = ([(COMMITTED_HEADER, committed)], encode_entries(&entries)).into_response();
+    // Who asks has what is before it, and compares.
+    let previous = state.handle.state().checksum(from.previous());
+    if let Some(previous) = previous {
+        let headers = response.headers_mut();
+        headers.insert(PREVIOUS_HEADER, previous.into());
+    }
+    Ok(response)
 }
 
 #[derive(Deserialize)]
@@ -293,13 +278,6 @@ async fn digests(
     Params(query): Params<DigestsQuery>,
 ) -> Json<Digests> {
     Json(Digests::of(&state.handle.checkpoints(Slot(query.from))))
-}
-
-fn unreadable(error: &dyn std::error::Error) -> Problem {
-    Problem::unavailable(
-        format!("the snapshot cannot be read: {error}"),
-        Duration::from_secs(30),
-    )
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -542,6 +520,15 @@ impl Reads for Learner {
 
     fn halted(&self) -> Option<String> {
         self.handle.halted()
+    }
+
+    fn is_level(&self) -> bool {
+        self.handle.is_caught_up()
+    }
+
+    fn is_behind(&self) -> bool {
+        let applied = *self.handle.applied().borrow();
+        applied == Slot::ZERO || applied < self.handle.committed()
     }
 
     async fn resource(&self, name: String) -> Option<Resource> {

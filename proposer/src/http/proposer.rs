@@ -17,6 +17,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::{Node, RoleState, frame_limits, json_bytes, router};
+use crate::driver::proposer::behind;
 use crate::driver::proposer::{Answer, Answers, FoundRoom, Handle};
 use crate::link;
 use crate::paxos::ids::{Ballot, NodeId};
@@ -24,6 +25,7 @@ use crate::paxos::machine::Outcome;
 use crate::paxos::message::{Forwarded, Message, Value};
 use crate::paxos::recent::{ANSWER_BYTES, fit};
 use crate::problem::{Body, Named, Params, Problem, Raw, explain};
+use crate::wire::admit::admit;
 use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
     HeartbeatBody, NO_LEADER_DETAIL, NOT_READ_DETAIL, OutcomeView, ProposeBody, REUSED_DETAIL,
@@ -80,6 +82,10 @@ impl RoleState for Proposer {
             last_instance_id: view.last.0,
             committed_instance_id: view.committed.0,
             proposal_counter: view.counter,
+            behind: view
+                .behind
+                .filter(|_| leader.is_none())
+                .map(|found| behind::explain(&found)),
             state: if self.handle.is_leaving() {
                 "leaving"
             } else {
@@ -95,8 +101,14 @@ impl RoleState for Proposer {
         if !self.handle.is_listed() {
             return Some("PROPOSERS does not name this proposer".to_owned());
         }
-        let leaderless = self.handle.view().leader.is_none();
-        leaderless.then(|| "no leader is known: fewer acceptors than a quorum answer?".to_owned())
+        let view = self.handle.view();
+        if view.leader.is_some() {
+            return None;
+        }
+        if let Some(found) = view.behind {
+            return Some(behind::explain(&found));
+        }
+        Some("no leader is known: fewer acceptors than a quorum answer?".to_owned())
     }
 }
 
@@ -369,9 +381,12 @@ async fn leader_heartbeat(
         let detail = "must be the number of a proposer in PROPOSERS";
         return Err(Problem::bad_request("leaderId", detail));
     }
-    let current = state.handle.view().leader;
+    let view = state.handle.view();
+    let current = view.leader;
+    let most = current.map_or(0, Ballot::counter).max(view.counter);
+    let absurd = heartbeat.ballot.counter() > most.saturating_add(Ballot::MAX_JUMP);
     state.handle.heartbeat(heartbeat);
-    let ignored = current.is_some_and(|leader| heartbeat.ballot < leader);
+    let ignored = absurd || current.is_some_and(|leader| heartbeat.ballot < leader);
     let known = current.map_or(0, Ballot::counter);
     Ok(Json(Acknowledged {
         status: "acknowledged",
@@ -384,6 +399,7 @@ async fn leader_heartbeat(
 async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<Response, Problem> {
     let reply = match state.node.decode(body)?.message {
         Message::Forward { wait_ms, values } => {
+            admit_all(&values)?;
             Message::Forwarded(forward(&state, wait_ms, values.to_vec()).await)
         }
         Message::TakeOver if state.handle.take_over() => Message::Done,
@@ -401,6 +417,21 @@ async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<R
         }
     };
     Ok(state.node.answer(reply))
+}
+
+/// What another node forwards has come through its door, and passes this one as well: a value that
+/// learners cannot apply would stop all of them, for ever.
+fn admit_all(values: &[Value]) -> Result<(), Problem> {
+    if values.len() > MAX_BATCH {
+        let detail = format!("has {} values, and may have {MAX_BATCH}", values.len());
+        return Err(Problem::bad_request("values", detail));
+    }
+    for (i, value) in values.iter().enumerate() {
+        admit(value).map_err(|bad| {
+            Problem::bad_request(&format!("values[{i}].{}", bad.field), bad.expected)
+        })?;
+    }
+    Ok(())
 }
 
 async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarded {

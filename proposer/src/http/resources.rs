@@ -33,6 +33,11 @@ pub(super) trait Reads: RoleState {
     fn barrier(&self) -> &Barrier;
     /// Why it no longer applies, if so.
     fn halted(&self) -> Option<String>;
+    /// Whether it has been level with its cluster since its start: until then what it does not have
+    /// may well be there.
+    fn is_level(&self) -> bool;
+    /// Whether it knows that it lacks something, or has nothing at all.
+    fn is_behind(&self) -> bool;
     /// A resource by name.
     fn resource(&self, name: String) -> impl Future<Output = Option<Resource>> + Send;
     /// A page of resources.
@@ -81,6 +86,15 @@ async fn ready_to_read<S: Reads>(state: &S, consistency: Consistency) -> Result<
     }
 }
 
+/// What a node has not may be there all the same while it is catching up.
+fn not_level<S: Reads>(state: &S) -> Problem {
+    let role = state.node().name().role;
+    let why = state.not_ready();
+    let why = why.unwrap_or_else(|| "it is catching up".to_owned());
+    let detail = format!("this {role} does not know what there is: {why}; ask another one");
+    Problem::unavailable(detail, Duration::from_secs(1))
+}
+
 /// A resource as it stands
 #[utoipa::path(
     get,
@@ -110,8 +124,10 @@ pub(super) async fn resource<S: Reads>(
 ) -> Result<Response, Problem> {
     ready_to_read(&*state, query.consistency).await?;
     let found = state.resource(name.clone()).await;
-    let found =
-        found.ok_or_else(|| Problem::not_found(format!("there is no resource {name:?}")))?;
+    let found = found.ok_or_else(|| match state.is_level() {
+        true => Problem::not_found(format!("there is no resource {name:?}")),
+        false => not_level(&*state),
+    })?;
     let etag = format!("\"{}\"", found.version);
     let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"\""));
     if headers.get(IF_NONE_MATCH) == Some(&etag) {
@@ -193,6 +209,9 @@ pub(super) async fn resources<S: Reads>(
     query.check()?;
     ready_to_read(&*state, query.consistency).await?;
     reserve(PAGE_BYTES).await?;
+    if !state.is_level() && state.is_behind() {
+        return Err(not_level(&*state));
+    }
     let page = state.page(query).await;
     let body = serde_json::to_vec(&PageView::of(&page)).unwrap_or_default();
     Ok(json_bytes(StatusCode::OK, body))

@@ -1,15 +1,25 @@
 //! The store's routes: reads.
 
+use std::sync::Arc;
+
 use axum::Router;
+use axum::extract::State;
+use axum::middleware;
+use axum::response::Response;
+use axum::routing::get;
 use utoipa::OpenApi;
 
 use super::resources::{self, PageQuery, Reads};
+use super::snapshots::{SnapshotQuery, name_cluster};
 use super::{Node, RoleState, router};
 use crate::database::{Database, Error};
 use crate::driver::barrier::Barrier;
 use crate::driver::end_on_disk_error;
 use crate::driver::store::Handle;
+use crate::link;
+use crate::paxos::ids::Slot;
 use crate::paxos::machine::{Page, Resource};
+use crate::problem::{Params, Problem};
 use crate::wire::answers::{NodeStatus, StoreStatus};
 
 /// What a store answers.
@@ -28,12 +38,27 @@ struct Store {
 
 /// All of the store's routes.
 pub fn routes(node: Node, handle: Handle, barrier: Barrier) -> Router {
+    let path = link::path(node.name());
+    let named = middleware::map_response_with_state(node.clone(), name_cluster);
+    let own = Router::new()
+        .route(&format!("{path}/snapshot"), get(snapshot))
+        .layer(named);
     let store = Store {
         node,
         handle,
         barrier,
     };
-    router(resources::routes(), store)
+    router(resources::routes().merge(own), store)
+}
+
+/// A piece of a snapshot, for a learner.
+async fn snapshot(
+    State(state): State<Arc<Store>>,
+    Params(query): Params<SnapshotQuery>,
+) -> Result<Response, Problem> {
+    query
+        .answer(move |slot, offset| state.handle.snapshot(slot, offset))
+        .await
 }
 
 impl RoleState for Store {
@@ -45,7 +70,7 @@ impl RoleState for Store {
 
     fn status(&self, node: NodeStatus) -> StoreStatus {
         let applied = *self.handle.applied().borrow();
-        let halted = self.handle.halted();
+        let halt = self.handle.halt();
         StoreStatus {
             node,
             is_leader: false,
@@ -57,21 +82,25 @@ impl RoleState for Store {
             follows_learner: self.handle.follows(),
             resources: self.handle.database().resource_count().ok(),
             sessions: self.handle.session_count(),
-            state: match (&halted, self.handle.is_caught_up()) {
+            state: match (&halt, self.handle.is_caught_up()) {
                 (Some(_), _) => "halted",
                 (None, true) => "following",
                 (None, false) => "catching-up",
             },
-            halted,
+            halt_reason: halt.as_ref().map(|halt| halt.kind.name()),
+            halted: halt.map(|halt| halt.why),
         }
     }
 
     fn not_ready(&self) -> Option<String> {
-        match (self.handle.halted(), self.handle.is_caught_up()) {
-            (Some(why), _) => Some(format!("applying has stopped: {why}")),
-            (None, false) => Some("still catching up with the learners".to_owned()),
-            (None, true) => None,
+        if let Some(why) = self.handle.halted() {
+            return Some(format!("applying has stopped: {why}"));
         }
+        if self.handle.is_caught_up() {
+            return None;
+        }
+        let trouble = self.handle.trouble();
+        Some(trouble.unwrap_or_else(|| "still catching up with the learners".to_owned()))
     }
 }
 
@@ -82,6 +111,15 @@ impl Reads for Store {
 
     fn halted(&self) -> Option<String> {
         self.handle.halted()
+    }
+
+    fn is_level(&self) -> bool {
+        self.handle.is_caught_up()
+    }
+
+    fn is_behind(&self) -> bool {
+        let applied = *self.handle.applied().borrow();
+        applied == Slot::ZERO || applied < self.handle.committed()
     }
 
     async fn resource(&self, name: String) -> Option<Resource> {

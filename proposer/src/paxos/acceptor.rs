@@ -84,8 +84,10 @@ impl Default for TrimPolicy {
     }
 }
 
-/// How far beyond what is known of the log a vote may lie. Leaders stay far below it; without it, one
-/// stray vote would make every later leader fill an endless hole.
+/// How far beyond what is known of the log a vote may lie, and how far one message may move what is
+/// said to be chosen. Leaders stay far below it; without it, one stray vote would make every later
+/// leader fill an endless hole. An acceptor that was away for longer gets there with the leader's
+/// renewals, one such step at a time.
 const MAX_AHEAD: u64 = 1 << 20;
 
 /// How many [`Acceptor::tick`]s a leader is taken to live after its last sign of life.
@@ -180,7 +182,7 @@ impl Acceptor {
         match request {
             Request::Probe => answer(Reply::Probed {
                 promised: self.promised,
-                committed: self.committed,
+                committed: self.committed(),
                 leader_alive: self.leader_ticks > 0,
             }),
             Request::Prepare { ballot, run, from } => self.prepare(ballot, run, from),
@@ -200,9 +202,9 @@ impl Acceptor {
                     return self.nack(ballot);
                 }
                 self.leader_ticks = LEADER_TICKS;
-                self.committed = self.committed.max(committed);
+                self.committed = self.told(committed);
                 let mut records = self.promise(ballot, 0);
-                records.extend(self.trim(trim));
+                records.extend(self.trim(trim.min(self.committed())));
                 Output::new(records, Reply::Renewed { ballot, round })
             }
             Request::Enlist { .. } => answer(Reply::NotVoting),
@@ -229,9 +231,17 @@ impl Acceptor {
         self.promised
     }
 
-    /// Every slot up to here is chosen, as far as this acceptor was told.
+    /// Every slot up to here is chosen, as far as this acceptor was told and has voted itself: a
+    /// leader's word alone moves no later leader past slots in which nothing was ever chosen.
     pub fn committed(&self) -> Slot {
-        self.committed
+        self.committed.min(self.last_voted())
+    }
+
+    /// What is chosen when a message says that so much is.
+    fn told(&self, committed: Slot) -> Slot {
+        let known = self.committed.max(self.last_voted());
+        let most = Slot(known.0.saturating_add(MAX_AHEAD));
+        self.committed.max(committed.min(most))
     }
 
     /// The last slot in which it has voted.
@@ -263,7 +273,7 @@ impl Acceptor {
         self.leader_ticks = LEADER_TICKS;
         let records = self.promise(ballot, run);
         let (votes, rest) = self.votes_from(from, Slot(u64::MAX));
-        let committed = self.committed;
+        let committed = self.committed();
         Output::new(
             records,
             Reply::Promise {
@@ -285,11 +295,12 @@ impl Acceptor {
     ) -> Output<Record, Reply> {
         let count = values.len() as u64;
         let last = first.0.checked_add(count);
-        let known = committed.max(self.committed).max(self.last_voted());
+        let known = self.committed.max(self.last_voted());
         let is_far = first.0 > known.0.saturating_add(MAX_AHEAD);
         if self.refuses(ballot) || first == Slot::ZERO || last.is_none() || is_far {
             return self.nack(ballot);
         }
+        let committed = self.told(committed);
         let mut known = 0;
         for (slot, value) in slots(first, &values) {
             match self.votes.get(&slot) {
@@ -308,7 +319,7 @@ impl Acceptor {
             count,
         };
         if known == values.len() {
-            self.committed = self.committed.max(committed);
+            self.committed = committed;
             return Output::new(self.promise(ballot, 0), reply);
         }
         let record = Record::Accepted {

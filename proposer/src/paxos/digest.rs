@@ -25,8 +25,7 @@ impl Digest {
 
     /// Adds bytes by their checksum: against accidents and not against malice, and many times faster.
     pub(super) fn add_checksum(&mut self, bytes: &[u8]) {
-        let checksum = u64::from(crc32c::crc32c(bytes));
-        self.number(checksum << 32 | bytes.len() as u64 & 0xffff_ffff);
+        self.number(checksum(bytes));
     }
 
     pub(super) fn finish(self) -> u128 {
@@ -36,4 +35,9 @@ impl Digest {
     pub(super) fn finish_short(self) -> u64 {
         self.0.finish128().h1
     }
+}
+
+/// Tells bytes from others: against accidents and not against malice.
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    u64::from(crc32c::crc32c(bytes)) << 32 | bytes.len() as u64 & 0xffff_ffff
 }

@@ -5,7 +5,7 @@
 //! one, since any quorum shares an acceptor with the one that chose it, and no later ballot can
 //! carry another value (Lamport, "Paxos Made Simple", P2b).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{Members, NodeId, Slot};
 use super::message::{Learn, Reply, Request, Value, Vote};
@@ -44,6 +44,9 @@ pub struct Effects {
     /// A slot said to be chosen for which a quorum of acceptors knows no value: some of them have
     /// lost what they promised to keep. Nothing past it is delivered.
     pub missing: Option<Slot>,
+    /// A slot that is not delivered yet and for which two values were told: only what a quorum of
+    /// acceptors says counts there.
+    pub disputed: Option<Slot>,
 }
 
 /// A learner's state.
@@ -56,6 +59,8 @@ pub struct Learner {
     most_ahead_bytes: usize,
     ahead: BTreeMap<Slot, Value>,
     ahead_bytes: usize,
+    /// Slots for which two values were told.
+    disputed: BTreeSet<Slot>,
     /// Where the gap was at the last tick; a gap that is still there at the next one is fetched.
     gap_at_tick: Option<Slot>,
     fetch: Option<Fetch>,
@@ -81,6 +86,7 @@ impl Learner {
             most_ahead_bytes: AHEAD_BYTES,
             ahead: BTreeMap::new(),
             ahead_bytes: 0,
+            disputed: BTreeSet::new(),
             gap_at_tick: None,
             fetch: None,
         }
@@ -166,18 +172,46 @@ impl Learner {
             self.committed = self.committed.max(delivered);
             self.ahead = self.ahead.split_off(&delivered.next());
             self.ahead_bytes = self.ahead.values().map(Value::len).sum();
+            self.disputed = self.disputed.split_off(&delivered.next());
             self.fetch = None;
         }
     }
 
+    /// Whether a slot's value is kept: the slot is not delivered yet, and not too far on.
+    fn has_room_for(&self, slot: Slot) -> bool {
+        slot > self.delivered && slot.0 <= self.delivered.0.saturating_add(self.ahead_slots)
+    }
+
     fn keep(&mut self, slot: Slot, value: Value, effects: &mut Effects) {
-        if slot <= self.delivered || slot.0 > self.delivered.0.saturating_add(self.ahead_slots) {
+        if !self.has_room_for(slot) || self.disputed.contains(&slot) {
             return;
         }
-        self.ahead_bytes += value.len();
-        if let Some(known) = self.ahead.insert(slot, value) {
-            self.ahead_bytes -= known.len();
+        match self.ahead.get(&slot) {
+            Some(told) if *told == value => {}
+            Some(told) => {
+                self.ahead_bytes -= told.len();
+                self.ahead.remove(&slot);
+                self.disputed.insert(slot);
+                effects.disputed = Some(slot);
+            }
+            None => self.insert(slot, value, effects),
         }
+    }
+
+    /// A quorum of acceptors says so, whatever else was told.
+    fn keep_for_sure(&mut self, slot: Slot, value: Value, effects: &mut Effects) {
+        if self.has_room_for(slot) {
+            self.disputed.remove(&slot);
+            if let Some(told) = self.ahead.remove(&slot) {
+                self.ahead_bytes -= told.len();
+            }
+            self.insert(slot, value, effects);
+        }
+    }
+
+    fn insert(&mut self, slot: Slot, value: Value, effects: &mut Effects) {
+        self.ahead_bytes += value.len();
+        self.ahead.insert(slot, value);
         if slot == self.delivered.next() {
             return self.deliver(effects);
         }
@@ -272,7 +306,11 @@ impl Learner {
         }
         self.fetch = None;
         for (slot, value) in found {
-            self.keep(slot, value, effects);
+            self.keep_for_sure(slot, value, effects);
+        }
+        if let Some(missing) = effects.missing {
+            // Whoever said that it is chosen may say so again; until then there is nothing to ask.
+            self.committed = self.delivered.max(missing.previous());
         }
         // A long way behind: the next stretch at once, not at the next tick.
         if effects.missing.is_none() && self.delivered < self.committed {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::digest::checksum;
 use super::ids::{Ballot, ClusterId, NodeName, Slot};
 use super::machine::Applied;
 use super::standing::{Refusal, Start};
@@ -37,6 +38,11 @@ impl Value {
     /// Size in bytes.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Tells it from others, but for accidents.
+    pub fn checksum(&self) -> u64 {
+        checksum(&self.0)
     }
 
     /// Whether this is the no-op, which is the empty value.

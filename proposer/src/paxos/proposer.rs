@@ -14,9 +14,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 
-use super::ids::{Ballot, Members, NodeId, Slot};
+use super::ids::{Ballot, Members, NodeId, NodeName, Slot};
 use super::message::{Heartbeat, Learn, Reply, Request, Value, Values, Vote};
 use super::output::Output;
+
+mod ahead;
+
+pub use ahead::Behind;
 
 /// Limits and sizes; in time, only the count of ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +80,15 @@ pub enum Input {
     Unanswered(NodeId),
     /// A learner has applied every slot up to here.
     Learned(Slot),
+    /// A learner or a store says that it has applied every slot up to here, by its own account alone.
+    Applied {
+        /// Which.
+        by: NodeName,
+        /// Up to where.
+        upto: Slot,
+    },
+    /// A learner or a store has left the cluster.
+    Gone(NodeName),
     /// A quorum of learners has every slot up to here on disk.
     Durable(Slot),
     /// Another proposer says that it leads.
@@ -141,6 +154,8 @@ pub struct Effects {
     pub unreadable: Vec<u64>,
     /// Leadership changed hands, as far as this proposer knows.
     pub leader_changed: bool,
+    /// Some node has applied more than this proposer knows of, so it does not lead.
+    pub behind: Option<Behind>,
 }
 
 /// A proposer's state.
@@ -159,6 +174,8 @@ pub struct Proposer {
     committed: Slot,
     /// Every slot up to here is on the disks of a quorum of learners.
     trim: Slot,
+    /// Who has applied more than this proposer knew of, and up to where.
+    ahead: BTreeMap<NodeName, Slot>,
     phase: Phase,
 }
 
@@ -258,6 +275,7 @@ impl Proposer {
             skip: 0,
             committed: Slot::ZERO,
             trim: Slot::ZERO,
+            ahead: BTreeMap::new(),
             phase: Phase::Following(None),
         }
     }
@@ -289,6 +307,8 @@ impl Proposer {
             Input::Reply { .. } => {}
             Input::Unanswered(acceptor) => self.unanswered(acceptor, &mut effects),
             Input::Learned(applied) => self.learned(applied),
+            Input::Applied { by, upto } => self.has_applied(by, upto, &mut effects),
+            Input::Gone(node) => drop(self.ahead.remove(&node)),
             Input::Durable(slot) => self.trim = self.trim.max(slot),
             Input::Heartbeat(heartbeat) => self.heartbeat(heartbeat, &mut effects),
             Input::ElectionTimeout if self.is_leading() => {}
@@ -585,6 +605,9 @@ impl Proposer {
         let recovered = highest
             .last_key_value()
             .map_or(first, |(slot, _)| slot.next().max(first));
+        if self.is_behind(recovered.previous(), effects) {
+            return self.follow(None, effects);
+        }
         // Where no acceptor of the quorum has voted, nothing was and nothing will be chosen below
         // this ballot: a no-op closes the hole.
         let unsent = (first.0..recovered.0)
@@ -943,7 +966,7 @@ impl Proposer {
 
     fn heartbeat(&mut self, heartbeat: Heartbeat, effects: &mut Effects) {
         let ballot = heartbeat.ballot;
-        if ballot.node().is_none_or(|node| node == self.me) {
+        if ballot.node().is_none_or(|node| node == self.me) || !self.believes(&heartbeat) {
             return;
         }
         let stale = match &self.phase {

@@ -130,10 +130,13 @@ pub fn outcomes<'a>(
         if slot > machine.applied() {
             return None;
         }
+        // Never what became of another value than the one told.
+        let is_told = |entry: &Entry| value.is_none_or(|value| *value == entry.value);
         if let Some(entry) = recent.entry(slot) {
-            return Some(recent.outcome(entry, machine));
-        }
-        if let Some(entry) = logged(slot) {
+            if is_told(entry) {
+                return Some(recent.outcome(entry, machine));
+            }
+        } else if let Some(entry) = logged(slot).filter(is_told) {
             return Some(recent.outcome(&entry, machine));
         }
         let command = value.and_then(|value| Command::decode(value).ok()?);

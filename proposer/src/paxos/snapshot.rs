@@ -22,41 +22,54 @@ pub struct Malformed(&'static str);
 
 impl Machine {
     /// Hands the parts of this state to `part`, in order.
-    pub fn write_snapshot<E>(&self, mut part: impl FnMut(Bytes) -> Result<(), E>) -> Result<(), E> {
-        let mut out = BytesMut::new();
-        out.put_u8(HEAD);
-        out.put_u64_le(self.applied().0);
-        out.put_u64_le(self.resource_count() as u64);
-        out.put_u64_le(self.session_count() as u64);
-        part(out.split().freeze())?;
-        for (name, resource) in self.resources() {
-            if out.is_empty() {
-                out.put_u8(RESOURCES);
-            }
-            put_bytes(&mut out, name.as_bytes());
-            resource.write(&mut out);
-            if out.len() >= PART_BYTES {
-                part(out.split().freeze())?;
-            }
-        }
-        if !out.is_empty() {
-            part(out.split().freeze())?;
-        }
-        for (key, session) in self.ledger().sessions().iter() {
-            if out.is_empty() {
-                out.put_u8(SESSIONS);
-            }
-            session.write(key, &mut out);
-            if out.len() >= PART_BYTES {
-                part(out.split().freeze())?;
-            }
-        }
-        if !out.is_empty() {
-            part(out.split().freeze())?;
-        }
-        out.put_u8(END);
-        part(out.freeze())
+    pub fn write_snapshot<E>(&self, part: impl FnMut(Bytes) -> Result<(), E>) -> Result<(), E> {
+        let resources = self.resources().map(Ok);
+        write_parts(self.ledger(), self.resource_count() as u64, resources, part)
     }
+}
+
+/// Hands the parts of a state to `part`, in order: so many resources, wherever they are kept, and the
+/// rest.
+pub(crate) fn write_parts<E, N: AsRef<str>>(
+    ledger: &Ledger,
+    count: u64,
+    resources: impl Iterator<Item = Result<(N, Resource), E>>,
+    mut part: impl FnMut(Bytes) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut out = BytesMut::new();
+    out.put_u8(HEAD);
+    out.put_u64_le(ledger.applied().0);
+    out.put_u64_le(count);
+    out.put_u64_le(ledger.session_count() as u64);
+    part(out.split().freeze())?;
+    for resource in resources {
+        let (name, resource) = resource?;
+        if out.is_empty() {
+            out.put_u8(RESOURCES);
+        }
+        put_bytes(&mut out, name.as_ref().as_bytes());
+        resource.write(&mut out);
+        if out.len() >= PART_BYTES {
+            part(out.split().freeze())?;
+        }
+    }
+    if !out.is_empty() {
+        part(out.split().freeze())?;
+    }
+    for (key, session) in ledger.sessions().iter() {
+        if out.is_empty() {
+            out.put_u8(SESSIONS);
+        }
+        session.write(key, &mut out);
+        if out.len() >= PART_BYTES {
+            part(out.split().freeze())?;
+        }
+    }
+    if !out.is_empty() {
+        part(out.split().freeze())?;
+    }
+    out.put_u8(END);
+    part(out.freeze())
 }
 
 impl Resource {

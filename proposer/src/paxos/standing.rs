@@ -32,6 +32,10 @@ use super::ids::{ClusterId, Members, NodeId, NodeName, Role};
 use super::message::{Reply, Request};
 use super::output::Output;
 
+/// How many starts of a disk there may be that an acceptor has not heard of. No node starts so often
+/// while an acceptor is away, and what is above the highest number could never start again.
+const MAX_STARTS: u64 = 1 << 20;
+
 /// One start of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Start {
@@ -332,6 +336,10 @@ impl Member {
         let votes = node.role == Role::Acceptor;
         if votes && (node.id == self.me || !self.members.contains(node.id)) {
             return refuse(Refusal::NotAMember);
+        }
+        let known = self.roster.starts.get(&node).map_or(0, |known| known.count);
+        if start.count > known.saturating_add(MAX_STARTS) {
+            return Output::new(Vec::new(), Reply::NotVoting);
         }
         let mut records = Vec::new();
         match self.roster.starts.get(&node) {

@@ -45,6 +45,8 @@ pub struct ProposerStatus {
     pub committed_instance_id: u64,
     /// The counter of its own newest proposal number.
     pub proposal_counter: u64,
+    /// Why no proposer may lead: a learner or a store has applied more than the acceptors know.
+    pub behind: Option<String>,
     /// `following`, `preparing`, `leading`, `leaving` and the like.
     pub state: &'static str,
 }
@@ -103,10 +105,14 @@ pub struct LearnerStatus {
     pub sessions: usize,
     /// The stores that follow.
     pub stores: Vec<StoreState>,
-    /// `learning`, `catching-up` or `halted`.
+    /// `learning`, `catching-up`, `data-lost` or `halted`.
     pub state: &'static str,
     /// Why it no longer applies.
     pub halted: Option<String>,
+    /// The kind of that: `undecodable`, `disagrees` or `contradicted`.
+    pub halt_reason: Option<&'static str>,
+    /// Which instances no node has that this learner needs, and what to do.
+    pub data_lost: Option<String>,
 }
 
 /// A store as a learner sees it.
@@ -151,6 +157,8 @@ pub struct StoreStatus {
     pub state: &'static str,
     /// Why it no longer applies.
     pub halted: Option<String>,
+    /// The kind of that: `undecodable` or `contradicted`.
+    pub halt_reason: Option<&'static str>,
 }
 
 /// The answer to `POST /learn`.

@@ -15,6 +15,8 @@ pub struct Delivery {
     durable: Vec<Slot>,
     /// By slot, from slot 1 on: as the first learner applied it.
     outcomes: Vec<Applied>,
+    /// By slot, from slot 1 on: the value that the first learner applied.
+    values: Vec<Value>,
     /// Where each value took effect.
     first: BTreeMap<Value, Slot>,
 }
@@ -26,6 +28,7 @@ impl Delivery {
             delivered: vec![Slot::ZERO; learners.into()],
             durable: vec![Slot::ZERO; learners.into()],
             outcomes: Vec::new(),
+            values: Vec::new(),
             first: BTreeMap::new(),
         }
     }
@@ -48,6 +51,7 @@ impl Delivery {
             return assert_eq!(applied, known, "learners make the same of slot {slot}");
         }
         self.outcomes.push(applied.clone());
+        self.values.push(value.clone());
         // A READ that is sent again reads again.
         if !value.is_noop() && !matches!(applied.outcome, Outcome::Read(_)) {
             let first = *self.first.entry(value.clone()).or_insert(slot);
@@ -69,6 +73,23 @@ impl Delivery {
                 "a client is told what became of slot {slot}"
             ),
         }
+    }
+
+    /// What the first learner applied in a slot.
+    pub(super) fn value(&self, slot: Slot) -> Option<&Value> {
+        self.values.get((slot.0 as usize).checked_sub(1)?)
+    }
+
+    pub(super) fn answered_for(&self, learner: NodeId, slot: Slot, value: &Value, at: Slot) {
+        assert!(
+            at <= self.delivered[learner.index()],
+            "a learner answers for what it has applied"
+        );
+        assert_eq!(
+            self.value(at),
+            Some(value),
+            "learner {learner}: the outcome told for {slot} is that of the value told"
+        );
     }
 
     pub(super) fn restarted(&mut self, learner: NodeId, applied: Slot) {

@@ -6,7 +6,7 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said or witnessed before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, a request sent again gets its first one, and clients are told nothing else; nothing is forgotten that a quorum of learners has not had on disk |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, a request sent again gets its first one, and clients are told nothing else; no outcome is told for a value that is not there; nothing is forgotten that a quorum of learners has not had on disk |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
 mod agreement;
@@ -38,6 +38,11 @@ pub struct Checker {
     reads: Reads,
     /// Acceptors that no longer have their own disk: bit k for acceptor k.
     lost: u32,
+    /// All acceptors were set back in time, so most rules are broken. What learners answer is still
+    /// looked at.
+    is_set_back: bool,
+    /// Outcomes that learners told.
+    answers: u64,
 }
 
 impl Checker {
@@ -50,7 +55,30 @@ impl Checker {
             delivery: Delivery::new(learners),
             reads: Reads::default(),
             lost: 0,
+            is_set_back: false,
+            answers: 0,
         }
+    }
+
+    /// All acceptors were set back in time.
+    pub fn set_back(&mut self) {
+        self.is_set_back = true;
+    }
+
+    /// How many outcomes learners told.
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+
+    /// What the first learner applied in a slot.
+    pub fn applied_value(&self, slot: Slot) -> Option<&Value> {
+        self.delivery.value(slot)
+    }
+
+    /// A learner tells what came of a value that it was told for a slot: it took effect in slot `at`.
+    pub fn answered_for(&mut self, learner: NodeId, slot: Slot, value: &Value, at: Slot) {
+        self.answers += 1;
+        self.delivery.answered_for(learner, slot, value, at);
     }
 
     /// A client proposes a value.
@@ -60,6 +88,9 @@ impl Checker {
 
     /// These records are on an acceptor's disk for good.
     pub fn durable(&mut self, acceptor: NodeId, records: &[Record]) {
+        if self.is_set_back {
+            return;
+        }
         for record in records {
             assert!(
                 !self.is_lost(acceptor) || matches!(record, Record::Known(_)),
@@ -80,6 +111,9 @@ impl Checker {
 
     /// An acceptor has started from its disk.
     pub fn restarted(&self, acceptor: NodeId, state: &Acceptor) {
+        if self.is_set_back {
+            return;
+        }
         if !self.is_lost(acceptor) {
             self.promises.restarted(acceptor, state);
         }
@@ -96,6 +130,9 @@ impl Checker {
 
     /// A proposer, whose durable claim this is, sends a request.
     pub fn requested(&mut self, by: Life, claim: u64, request: &Request) {
+        if self.is_set_back {
+            return;
+        }
         self.ballots.requested(by, claim, request);
         if let Request::Accept {
             ballot,
@@ -114,6 +151,9 @@ impl Checker {
 
     /// An acceptor answers.
     pub fn answered(&mut self, acceptor: NodeId, reply: &Reply) {
+        if self.is_set_back {
+            return;
+        }
         let takes_no_part = matches!(
             reply,
             Reply::NotVoting | Reply::Witnessed { .. } | Reply::Refused { .. }
@@ -133,6 +173,9 @@ impl Checker {
 
     /// A leader tells the learners.
     pub fn told(&self, learn: &Learn) {
+        if self.is_set_back {
+            return;
+        }
         self.committed(learn.committed);
         for (i, value) in learn.values.iter().enumerate() {
             let slot = learn.first.plus(i as u64);
@@ -146,11 +189,17 @@ impl Checker {
 
     /// A leader announces itself.
     pub fn announced(&self, heartbeat: &Heartbeat) {
+        if self.is_set_back {
+            return;
+        }
         self.committed(heartbeat.committed);
     }
 
     /// A node takes every slot up to here to be chosen.
     pub fn committed(&self, slot: Slot) {
+        if self.is_set_back {
+            return;
+        }
         let chosen = self.agreement.chosen_up_to();
         assert!(
             slot <= chosen,
@@ -160,11 +209,13 @@ impl Checker {
 
     /// A learner delivers and applies.
     pub fn delivered(&mut self, learner: NodeId, entry: &Entry) {
-        assert_eq!(
-            self.agreement.chosen(entry.slot),
-            Some(&entry.value),
-            "learners deliver what is chosen"
-        );
+        if !self.is_set_back {
+            assert_eq!(
+                self.agreement.chosen(entry.slot),
+                Some(&entry.value),
+                "learners deliver what is chosen"
+            );
+        }
         self.delivery.delivered(learner, entry);
     }
 

@@ -91,6 +91,10 @@ pub struct Config {
     pub lost_claims: u32,
     /// How often each fault is chosen among the others.
     pub faults: Vec<(Fault, u64)>,
+    /// How many of a thousand of a learner's ticks come with word of another value than it has applied.
+    pub false_words: u32,
+    /// Whether at the end all acceptors are set back to what they had in the middle.
+    pub set_back: bool,
 }
 
 /// What can go wrong.
@@ -246,6 +250,8 @@ impl Config {
             down: pick(r, &[100, 600, 3000]),
             lost_claims: maybe(r, 1000),
             faults: faults(r),
+            false_words: pick(r, &[0, 0, 20, 200]),
+            set_back: r.chance(150),
         }
     }
 }

@@ -7,35 +7,16 @@ use super::node::Process;
 use super::{Dialect, Event, Sim};
 
 /// How long the cluster may take to settle, in milliseconds: a dozen elections.
-const SETTLE: u64 = 10_000;
+pub(super) const SETTLE: u64 = 10_000;
 /// How long a fresh write may take to reach every learner.
-const WRITE: u64 = 2_000;
+pub(super) const WRITE: u64 = 2_000;
 /// How many values are proposed after healing.
 const FRESH: usize = 20;
 
 impl Sim {
     /// Heals everything and requires one stable leader, no holes and fresh writes everywhere.
     pub(super) fn heal(&mut self) {
-        self.healed = true;
-        self.network.heal();
-        self.config.sync = (0, 2);
-        (self.config.lost_claims, self.config.mixed) = (0, 0);
-        for at in 0..self.nodes.len() {
-            let node = &mut self.nodes[at];
-            node.paused_until = 0;
-            node.bad_write = None;
-            node.clock = 10;
-            node.slow = 1;
-            node.dialect = Dialect::Ours;
-            if matches!(node.process, Process::Down) {
-                self.schedule(0, Event::Start(at));
-            }
-        }
-        let twin = usize::from(self.config.proposers);
-        if self.config.twin {
-            self.crash(twin, SETTLE);
-            self.nodes[twin].gone = true;
-        }
+        self.mend();
         self.pass(SETTLE);
         let (leader, ballot) = self.only_leader();
         let (fresh, before) = (self.fresh(), self.check.agreement.chosen_up_to());
@@ -72,7 +53,31 @@ impl Sim {
             .sum();
     }
 
-    fn fresh(&mut self) -> Vec<proposer::paxos::message::Value> {
+    /// Nothing goes wrong from now on.
+    pub(super) fn mend(&mut self) {
+        self.healed = true;
+        self.network.heal();
+        self.config.sync = (0, 2);
+        (self.config.lost_claims, self.config.mixed) = (0, 0);
+        for at in 0..self.nodes.len() {
+            let node = &mut self.nodes[at];
+            node.paused_until = 0;
+            node.bad_write = None;
+            node.clock = 10;
+            node.slow = 1;
+            node.dialect = Dialect::Ours;
+            if matches!(node.process, Process::Down) {
+                self.schedule(0, Event::Start(at));
+            }
+        }
+        let twin = usize::from(self.config.proposers);
+        if self.config.twin {
+            self.crash(twin, SETTLE);
+            self.nodes[twin].gone = true;
+        }
+    }
+
+    pub(super) fn fresh(&mut self) -> Vec<proposer::paxos::message::Value> {
         (0..FRESH).map(|_| self.clients.fresh(16)).collect()
     }
 
@@ -87,7 +92,7 @@ impl Sim {
         );
     }
 
-    fn pass(&mut self, time: u64) {
+    pub(super) fn pass(&mut self, time: u64) {
         let until = self.now + time;
         while self.queue.peek().is_some_and(|next| next.0.at <= until) {
             self.step();

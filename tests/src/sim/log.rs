@@ -311,6 +311,25 @@ impl Identity {
 }
 
 impl Copy {
+    /// The last slot that it votes in, or has forgotten.
+    pub(super) fn last_vote(&self) -> Slot {
+        let last = |(_, record): &(Position, Record)| last_vote(record).max(floor_of(record));
+        self.records
+            .iter()
+            .filter_map(last)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Whether it belongs to a cluster.
+    pub(super) fn is_founded(&self) -> bool {
+        let known = |(_, record): &(Position, Record)| match record {
+            Record::Known(roster) => Some(roster.cluster.is_some()),
+            _ => None,
+        };
+        self.records.iter().rev().find_map(known).unwrap_or(false)
+    }
+
     /// As [`Log::next_name`].
     pub(super) fn next_name(&self) -> Option<Start> {
         self.identity.map(|identity| identity.next_start(0))

@@ -19,6 +19,7 @@ mod rng;
 mod runner;
 mod steps;
 mod transfer;
+mod truth;
 mod voter;
 mod wire;
 
@@ -66,6 +67,8 @@ pub struct Sim {
     clients: Clients,
     check: Checker,
     healed: bool,
+    /// All acceptors were set back in time.
+    is_set_back: bool,
     trace: bool,
     summary: Summary,
 }
@@ -152,6 +155,7 @@ impl Sim {
                 set_back: false,
                 gone: false,
                 copy: None,
+                early: None,
                 election_timer: 0,
                 process: Process::Down,
                 disk: match name.role {
@@ -170,6 +174,7 @@ impl Sim {
             clients: Clients::default(),
             check: Checker::new(members, config.learners),
             healed: false,
+            is_set_back: false,
             trace: false,
             summary: Summary::default(),
             config: config.clone(),
@@ -279,6 +284,10 @@ impl Sim {
             true => self.config.other_dialect,
             false => Dialect::Ours,
         }
+    }
+
+    fn members(&self) -> Members {
+        Members::new(self.config.acceptors).expect("there is an acceptor")
     }
 
     /// The nodes of a role, by number.

@@ -43,6 +43,8 @@ pub(super) struct Node {
     pub(super) gone: bool,
     /// An older state of an acceptor's disk.
     pub(super) copy: Option<Copy>,
+    /// The state at the moment when those of all were kept.
+    pub(super) early: Option<Copy>,
     /// What runs.
     pub(super) process: Process,
     /// What it keeps.

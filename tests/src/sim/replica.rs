@@ -7,10 +7,11 @@ use std::fmt;
 use bytes::Bytes;
 use proposer::media::{Media, MediaFile, SimMedia};
 use proposer::paxos::codec::{self, Entry};
+use proposer::paxos::digests::Digests;
 use proposer::paxos::ids::Slot;
 use proposer::paxos::learner::{Learner, records};
 use proposer::paxos::machine::{Applied, Machine};
-use proposer::paxos::message::Value;
+use proposer::paxos::message::{Learn, Value};
 use proposer::paxos::recent::{Bounds, Recent, outcomes};
 use proposer::snapshots::Snapshots;
 use proposer::wal::{Options, Position, Wal};
@@ -19,6 +20,7 @@ use super::config::Config;
 use super::disk::{BadWrite, end, flip_bit, spoil};
 use super::rng::Rng;
 use super::transfer::CatchUp;
+use super::truth::Doubt;
 
 /// A learner's disk.
 #[derive(Debug)]
@@ -44,6 +46,12 @@ pub(super) struct Replica {
     pub(super) catch_up: Option<CatchUp>,
     /// A copy of the state on its way into a snapshot.
     pub(super) copy: Option<Machine>,
+    /// What it has applied in the newest slots.
+    pub(super) digests: Digests,
+    /// The question to the acceptors that is open.
+    pub(super) doubt: Option<Doubt>,
+    /// It has stopped for good: the acceptors have something else.
+    pub(super) halted: bool,
     wal: Wal<SimMedia>,
     snapshots: Snapshots<SimMedia>,
     /// Where in the log the record lies that starts with a slot.
@@ -56,6 +64,7 @@ pub(super) struct Replica {
 pub(super) struct Opened {
     machine: Machine,
     recent: Recent,
+    digests: Digests,
     wal: Wal<SimMedia>,
     snapshots: Snapshots<SimMedia>,
     index: BTreeMap<Slot, Position>,
@@ -130,6 +139,7 @@ impl Shelf {
         let mut machine = newest.unwrap_or_default();
         let mut recent = Recent::new(self.recent);
         let snapshot = machine.applied();
+        let mut digests = Digests::after(snapshot);
         let mut index = BTreeMap::new();
         let mut next = None;
         let wal = Wal::open(self.log.clone(), self.options, |position, bytes| {
@@ -143,7 +153,10 @@ impl Shelf {
             next = Some(last.slot.next());
             index.insert(first.slot, position);
             let mut new = entries.into_iter().filter(|entry| entry.slot > snapshot);
-            new.try_for_each(|entry| replay(&mut machine, &mut recent, entry))
+            new.try_for_each(|entry| {
+                digests.note(entry.slot, &entry.value);
+                replay(&mut machine, &mut recent, entry)
+            })
         });
         let wal = wal.map_err(|e| e.to_string())?;
         if next.is_some_and(|next| next <= machine.applied()) {
@@ -153,6 +166,7 @@ impl Shelf {
             record_bytes: self.record_bytes,
             machine,
             recent,
+            digests,
             wal,
             snapshots,
             index,
@@ -186,6 +200,9 @@ impl Replica {
             record_bytes: opened.record_bytes,
             catch_up: None,
             copy: None,
+            digests: opened.digests,
+            doubt: None,
+            halted: false,
             wal: opened.wal,
             snapshots: opened.snapshots,
             index: opened.index,
@@ -198,6 +215,7 @@ impl Replica {
         let mut all = Vec::new();
         for record in records(deliver, self.record_bytes) {
             let mut apply = |(slot, value)| {
+                self.digests.note(slot, &value);
                 let applied = self.machine.apply(slot, &value);
                 let entry = Entry {
                     slot,
@@ -267,12 +285,44 @@ impl Replica {
         self.machine = self.snapshots.install(slot).map_err(|e| e.to_string())?;
         self.recent = Recent::new(shelf.recent);
         self.snapshot = slot;
+        self.digests = Digests::after(slot);
         self.core.skip_to(slot);
         self.sync(shelf)?;
         self.index.clear();
         let end = self.wal.position_end();
         self.wal.trim_before(end).map_err(|e| e.to_string())?;
         Ok(true)
+    }
+
+    /// Whether it tells nobody what came of anything.
+    pub(super) fn is_mute(&self) -> bool {
+        self.halted || self.is_in_doubt()
+    }
+
+    /// Whether somebody has told something else than was applied, and the acceptors have not answered.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt.as_ref().is_some_and(|doubt| doubt.told)
+    }
+
+    /// The first slot of a range in the log that is told with another value, and a checksum of what
+    /// the log has.
+    pub(super) fn older_differs(
+        &self,
+        learn: &Learn,
+        (first, last): (Slot, Slot),
+    ) -> Option<(Slot, u64)> {
+        let mut next = first;
+        while next <= last {
+            let entries = self.entries(next)?;
+            for entry in entries.iter().filter(|entry| entry.slot <= last) {
+                let told = &learn.values[(entry.slot.0 - learn.first.0) as usize];
+                if *told != entry.value {
+                    return Some((entry.slot, entry.value.checksum()));
+                }
+            }
+            next = entries.last()?.slot.next();
+        }
+        None
     }
 
     /// Adds to a snapshot that comes from another learner.

@@ -37,6 +37,12 @@ pub struct Summary {
     pub untold: u64,
     /// What READs found that did not fit an answer, and was fetched.
     pub withheld: u64,
+    /// Messages about another value than was applied that a learner refused.
+    pub words_refused: u64,
+    /// Worlds in which all acceptors were set back.
+    pub set_back: u64,
+    /// Times that somebody noticed it.
+    pub noticed: u64,
 }
 
 /// A seed that broke a rule.
@@ -74,8 +80,14 @@ pub fn run(config: &Config, events: u64, trace: bool) -> Summary {
     let mut done = 0;
     while done < events && sim.step() {
         done += 1;
+        if done == events / 2 {
+            sim.copy_all_disks();
+        }
     }
-    sim.heal();
+    match config.set_back && sim.set_all_back() {
+        true => sim.notice(),
+        false => sim.heal(),
+    }
     sim.summary
 }
 
@@ -111,5 +123,8 @@ impl AddAssign for Summary {
         self.told += other.told;
         self.untold += other.untold;
         self.withheld += other.withheld;
+        self.words_refused += other.words_refused;
+        self.set_back += other.set_back;
+        self.noticed += other.noticed;
     }
 }

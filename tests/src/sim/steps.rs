@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
-use proposer::paxos::ids::{Members, NodeId, Role, Slot};
+use proposer::paxos::ids::{Members, NodeId, NodeName, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::message::{Learned, Message};
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
@@ -204,12 +204,28 @@ impl Sim {
                 self.write_next(at);
             }
             (Process::Learner(..), Message::Learn(learn)) => {
-                self.step_learner(at, learner::Input::Learn(learn.clone()));
+                let is_taken = self.is_told_the_same(at, &learn);
+                if is_taken {
+                    self.step_learner(at, learner::Input::Learn(learn.clone()));
+                }
                 let node = &self.nodes[at];
                 if let (Process::Learner(replica), Disk::Shelf(shelf)) = (&node.process, &node.disk)
                 {
                     let slots = (learn.first.0..).map(Slot);
-                    let outcomes = replica.outcomes(slots.zip(learn.values.iter().map(Some)));
+                    let outcomes = match replica.is_mute() {
+                        true => vec![None; learn.values.len()],
+                        false => replica.outcomes(slots.zip(learn.values.iter().map(Some))),
+                    };
+                    let told = (learn.first.0..)
+                        .map(Slot)
+                        .zip(&learn.values[..])
+                        .zip(&outcomes);
+                    for ((slot, value), outcome) in told {
+                        if let Some(applied) = outcome {
+                            self.check
+                                .answered_for(node.name.id, slot, value, applied.slot);
+                        }
+                    }
                     let learned = Learned {
                         applied: replica.core.delivered(),
                         durable: shelf.durable,
@@ -248,6 +264,12 @@ impl Sim {
                 self.step_proposer(at, Input::Reply { from, reply });
             }
             (Process::Proposer(..), Message::Learned(learned)) => {
+                let by = NodeName {
+                    role: Role::Learner,
+                    id: from,
+                };
+                let upto = learned.applied;
+                self.step_proposer(at, Input::Applied { by, upto });
                 self.learned(at, from, learned);
             }
             (Process::Acceptor(voter), Message::Reply(reply)) => {
@@ -255,6 +277,7 @@ impl Sim {
                 self.write_next(at);
             }
             (Process::Learner(..), Message::Reply(reply)) => {
+                self.heard_vote(at, from, &reply);
                 self.step_learner(at, learner::Input::Reply { from, reply });
             }
             _ => {}
@@ -315,6 +338,13 @@ impl Sim {
             return;
         };
         let claim = claims.last();
+        if let Some(behind) = &effects.behind {
+            assert!(
+                self.is_set_back || !behind.is_proved,
+                "promises tell of all that any learner has: {behind:?}"
+            );
+            self.summary.noticed += u64::from(behind.is_proved);
+        }
         for (to, request) in &effects.acceptors {
             self.check.requested(life, claim, request);
             let packet = self.said(at, Message::Request(request.clone()));
@@ -357,9 +387,19 @@ impl Sim {
         let Process::Learner(replica) = &mut node.process else {
             return;
         };
+        if replica.halted || replica.is_in_doubt() {
+            return;
+        }
         let effects = replica.core.step(input);
         self.check.committed(replica.core.committed());
-        assert_eq!(effects.missing, None, "no acceptor forgets what is chosen");
+        assert!(
+            effects.missing.is_none() || self.is_set_back,
+            "no acceptor forgets what is chosen"
+        );
+        assert!(
+            effects.disputed.is_none() || self.is_set_back,
+            "one value is told for a slot"
+        );
         let entries = replica.apply(effects.deliver);
         let (values, found) = replica.remembers();
         let bounds = self.config.recent;
@@ -389,7 +429,11 @@ impl Sim {
 
     pub(super) fn tick_learner(&mut self, at: usize) {
         self.lose_patience(at);
+        if !self.healed && self.rng.chance(self.config.false_words) {
+            self.say_something_else(at);
+        }
         self.step_learner(at, learner::Input::Tick);
+        self.sample(at);
         self.save(at);
     }
 

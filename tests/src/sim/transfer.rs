@@ -195,7 +195,9 @@ impl Sim {
             values,
             committed,
         };
-        self.step_learner(at, learner::Input::Learn(learn));
+        if self.is_told_the_same(at, &learn) {
+            self.step_learner(at, learner::Input::Learn(learn));
+        }
     }
 
     fn receive_piece(&mut self, at: usize, slot: Slot, offset: u64, bytes: &[u8]) {

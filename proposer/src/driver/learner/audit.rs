@@ -13,6 +13,7 @@ use tracing::{debug, error, info};
 use super::handle::{Ask, Handle};
 use crate::addresses::Addresses;
 use crate::config::Role;
+use crate::driver::halt::{Halt, Kind};
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::paxos::audit::{Checkpoint, FORMAT};
@@ -200,7 +201,8 @@ async fn round(links: &[Link], learner: &Handle, others: &mut BTreeMap<NodeId, O
             "{AGREEMENT_IS_VIOLATED}: learner {id} has applied something else up to instance {slot}. \
              Find out which of the two is wrong, and give that one an empty volume"
         );
-        learner.post(Ask::Halt(why)).await;
+        let kind = Kind::Disagrees;
+        learner.post(Ask::Halt(Halt { kind, why })).await;
     }
 }
 

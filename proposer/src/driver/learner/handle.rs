@@ -12,11 +12,14 @@ use tracing::debug;
 use super::Run;
 use super::audit;
 use super::stores::StoreSeen;
+use super::transfer::Lost;
 use super::transfer::Piece;
+use crate::driver::halt::Halt;
 use crate::driver::turn::Turn;
 use crate::metrics::Metrics;
 use crate::paxos::audit::{Checkpoint, Trail};
 use crate::paxos::codec::{Entry, NodeName};
+use crate::paxos::digests::Digests;
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::machine::Machine;
 use crate::paxos::message::{Learn, Learned, Recalled, Reply};
@@ -51,11 +54,11 @@ pub(super) enum Ask {
     /// A snapshot of our own is on disk, or is not.
     Written(Result<(Slot, u64), snapshots::Error>),
     /// Something of another learner's is here.
-    Received(Piece),
+    Received(NodeName, Piece),
     /// No more of it comes for now.
     CaughtUp,
     /// Another learner has applied something else.
-    Halt(String),
+    Halt(Halt),
 }
 
 /// The running learner. Cheap to clone.
@@ -79,9 +82,11 @@ pub(super) struct Shared {
     pub(super) leader: AtomicU64,
     /// Set once it has been level with the leader.
     pub(super) caught_up: AtomicBool,
-    pub(super) halted: RwLock<Option<String>>,
+    pub(super) halted: RwLock<Option<Halt>>,
     /// Empty unless this cluster has stores.
     pub(super) stores: RwLock<Vec<StoreSeen>>,
+    /// What it needs and nobody has, or can be asked for.
+    pub(super) lost: RwLock<Option<Lost>>,
 }
 
 /// What readers share with the loop.
@@ -93,13 +98,21 @@ pub struct State {
     pub(super) recent: Recent,
     /// For the comparison with other learners.
     pub(super) trail: Trail,
+    /// For the comparison with what is told again, and with the acceptors' votes.
+    pub(super) digests: Digests,
 }
 
 impl State {
     /// Keeps what the machine has just applied.
     pub(super) fn push(&mut self, entry: Entry) {
         self.trail.note(entry.slot, &entry.value, &self.machine);
+        self.digests.note(entry.slot, &entry.value);
         self.recent.push(entry);
+    }
+
+    /// A checksum of what was applied in a slot, if it is still known.
+    pub fn checksum(&self, slot: Slot) -> Option<u64> {
+        self.digests.of(slot)
     }
 }
 
@@ -175,6 +188,7 @@ impl Handle {
         let Some(slot) = slot.map_or_else(newest, |slot| Ok(Some(slot)))? else {
             return Ok(None);
         };
+        self.snapshots.hold(slot);
         let read = self.snapshots.read(slot, offset, SNAPSHOT_CHUNK_BYTES)?;
         Ok(read.map(|(bytes, length)| (slot, bytes, length)))
     }
@@ -219,12 +233,33 @@ impl Handle {
     }
 
     /// Why it no longer applies, if so.
+    pub fn halt(&self) -> Option<Halt> {
+        let halted = self.shared.halted.read();
+        halted.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same in words.
     pub fn halted(&self) -> Option<String> {
-        self.shared
-            .halted
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.halt().map(|halt| halt.why)
+    }
+
+    /// What it needs and does not get, if so.
+    pub fn lost(&self) -> Option<Lost> {
+        let lost = self.shared.lost.read();
+        lost.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what it needs and does not get.
+    pub(super) fn note_lost(&self, lost: Option<Lost>) {
+        let data_lost = lost.as_ref().is_some_and(Lost::is_certain);
+        self.metrics.data_lost.set(data_lost.into());
+        let before = self.shared.lost.write();
+        *before.unwrap_or_else(PoisonError::into_inner) = lost;
+    }
+
+    /// It has been level with what a leader had chosen.
+    pub(crate) fn caught_up(&self) {
+        self.shared.caught_up.store(true, Ordering::Relaxed);
     }
 
     /// Some of the checkpoints from a slot on, oldest first.

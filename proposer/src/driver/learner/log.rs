@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::Run;
 use crate::driver::end_on_disk_error;
+use crate::driver::halt::Halt;
 use crate::media::Media;
 use crate::paxos::codec::{self, Entry};
 use crate::paxos::ids::Slot;
@@ -62,7 +63,7 @@ impl Run {
                         });
                     }
                     Err(undecodable) => {
-                        self.halt(format!("instance {slot}: {undecodable}"));
+                        self.halt(Halt::undecodable(format!("instance {slot}: {undecodable}")));
                         break;
                     }
                 }
@@ -71,6 +72,7 @@ impl Run {
         let Some((first, last)) = entries.first().zip(entries.last()) else {
             return;
         };
+        self.applied = last.slot;
         if let Some(notifier) = &self.notifier {
             notifier.applied(&entries);
         }
@@ -87,7 +89,7 @@ impl Run {
     /// Entries that are in the log on disk alone, at least one if it is applied, and about so many
     /// bytes; the first slot that the log has when `from` is before it.
     pub(super) fn older(&mut self, from: Slot, bytes: usize) -> Result<Vec<Entry>, Slot> {
-        if from > self.core.delivered() {
+        if from > self.applied {
             return Ok(Vec::new());
         }
         let found = self.log_reader.entries(&self.wal, &self.index, from, bytes);
@@ -96,7 +98,7 @@ impl Run {
 
     /// The first slot in the log, or the next one to come.
     pub(super) fn first_in_log(&self) -> Slot {
-        let next = || self.core.delivered().next();
+        let next = || self.applied.next();
         self.index.keys().next().copied().unwrap_or_else(next)
     }
 }

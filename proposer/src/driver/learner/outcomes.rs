@@ -13,14 +13,19 @@ use crate::paxos::recent::{ANSWER_BYTES, RECALLED_BYTES, first, fit, outcomes};
 impl Run {
     /// Answers whose values are applied, and those that have waited long enough.
     pub(super) fn answer_held(&mut self, now: Instant) {
-        let applied = self.core.delivered();
+        let applied = self.applied;
         let halted = self.is_halted();
+        // What it has may be wrong: it says how far it is, and nothing of what came of it.
+        let is_mute = self.is_mute();
         let due = |held: &mut Held| held.last <= applied || held.until <= now || halted;
         let due: Vec<Held> = self.held.extract_if(.., due).collect();
         for held in due {
             let values = held.learn.values.iter().map(Some);
             let slots = (held.first.0..).map(Slot);
-            let outcomes = self.outcomes(slots.zip(values));
+            let outcomes = match is_mute {
+                true => vec![None; values.len()],
+                false => self.outcomes(slots.zip(values)),
+            };
             let learned = Learned {
                 applied,
                 durable: Slot(self.shared.durable.load(Ordering::Relaxed)),
@@ -34,7 +39,10 @@ impl Run {
 
     /// What became of the first of these slots, as many as fit one answer.
     pub(super) fn recall(&mut self, slots: &[Slot]) -> Recalled {
-        let outcomes = self.outcomes(slots.iter().map(|slot| (*slot, None)));
+        let outcomes = match self.is_mute() {
+            true => vec![None; slots.len()],
+            false => self.outcomes(slots.iter().map(|slot| (*slot, None))),
+        };
         Recalled {
             applied: self.handle.state().machine.applied(),
             outcomes: first(RECALLED_BYTES, outcomes),

@@ -10,7 +10,8 @@ use tracing::{info, warn};
 use super::handle::{Ask, State};
 use super::{Run, transfer};
 use crate::driver::end_on_disk_error;
-use crate::paxos::codec::Entry;
+use crate::paxos::codec::{Entry, NodeName};
+use crate::paxos::digests::Digests;
 use crate::paxos::ids::Slot;
 use crate::paxos::learner::Input;
 use crate::paxos::message::Learn;
@@ -73,41 +74,53 @@ impl Run {
         if std::mem::replace(&mut self.catching_up, true) {
             return;
         }
-        let delivered = self.core.delivered();
+        let delivered = self.applied;
         warn!(
             target: "important",
             floor = floor.0,
             applied = delivered.0,
-            "too far behind for the acceptors, asking the other learners"
+            "too far behind for the acceptors, asking the other learners and the stores"
         );
         // Another one each time: a snapshot that is damaged on one's disk is so at the next try, too.
         let mut links = self.learners.to_vec();
         let first = self.catch_ups % links.len().max(1);
         links.rotate_left(first);
         self.catch_ups += 1;
+        // What no learner has a store may have.
+        links.extend(self.stores.iter().cloned());
         let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
         self.runtime.spawn(async move {
-            transfer::catch_up(&links, &snapshots, delivered, floor, &handle).await;
+            transfer::catch_up(&links, &snapshots, floor, &handle).await;
             handle.post(Ask::CaughtUp).await;
         });
     }
 
     /// What another learner has applied is chosen.
-    pub(super) fn learn_entries(&mut self, entries: Vec<Entry>) {
+    pub(super) fn learn_entries(&mut self, entries: Vec<Entry>, from: NodeName) {
         let Some((first, last)) = entries.first().zip(entries.last()) else {
             return;
         };
         let (first, committed) = (first.slot, last.slot);
         let values = entries.into_iter().map(|entry| entry.value).collect();
-        self.step(Input::Learn(Learn {
+        let learn = Learn {
             first,
             values,
             committed,
-        }));
+        };
+        if self.is_told_the_same(&learn, from) {
+            self.step(Input::Learn(learn));
+        }
     }
 
     pub(super) fn install(&mut self, slot: Slot) {
+        if self.is_halted() || self.truth.is_in_doubt() {
+            return;
+        }
         if slot <= self.core.delivered() {
+            // Level meanwhile without it.
+            if let Err(error) = self.snapshots.discard(slot) {
+                end_on_disk_error(&error);
+            }
             return;
         }
         let machine = match self.snapshots.install(slot) {
@@ -124,10 +137,13 @@ impl Run {
             let mut state = shared.write().unwrap_or_else(PoisonError::into_inner);
             *state = State {
                 machine,
+                digests: Digests::after(slot),
                 ..State::default()
             };
         }
         self.core.skip_to(slot);
+        self.applied = slot;
+        self.handle.note_lost(None);
         // The log has a gap now, and starts anew behind it.
         self.sync();
         self.index.clear();

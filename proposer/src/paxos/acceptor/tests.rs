@@ -152,23 +152,92 @@ fn impossible_slots_and_absurd_ballots_are_refused() {
 }
 
 #[test]
-fn a_vote_far_beyond_the_log_is_refused_unless_the_leader_says_how_long_the_log_is() {
+fn a_vote_far_beyond_the_log_is_refused_whatever_the_message_says_of_the_log() {
     let mut acceptor = Acceptor::new();
     assert!(is_refused(
         &mut acceptor,
         accept(ballot(1, 1), MAX_AHEAD + 1, &["a"])
     ));
-    let behind = Request::Accept {
+    let stray = Request::Accept {
         ballot: ballot(1, 1),
         first: Slot(5 * MAX_AHEAD),
         values: values(&["a"]),
         committed: Slot(5 * MAX_AHEAD - 1),
     };
-    assert!(!is_refused(&mut acceptor, behind));
+    assert!(is_refused(&mut acceptor, stray));
     assert!(!is_refused(
         &mut acceptor,
-        accept(ballot(1, 1), 6 * MAX_AHEAD, &["b"])
+        accept(ballot(1, 1), MAX_AHEAD, &["b"])
     ));
+}
+
+fn renew_with(ballot: Ballot, committed: u64, trim: u64) -> Request {
+    Request::Renew {
+        ballot,
+        round: 1,
+        committed: Slot(committed),
+        trim: Slot(trim),
+    }
+}
+
+fn probed(acceptor: &mut Acceptor) -> Slot {
+    match handle(acceptor, Request::Probe) {
+        (_, Reply::Probed { committed, .. }) => committed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_acceptor_that_was_away_for_long_takes_part_again_after_some_renewals() {
+    let mut acceptor = Acceptor::new();
+    handle(&mut acceptor, accept(ballot(1, 1), 1, &["a"]));
+    let far = 5 * MAX_AHEAD + 7;
+    for _ in 0..4 {
+        handle(&mut acceptor, renew_with(ballot(1, 1), far, 0));
+        assert!(is_refused(
+            &mut acceptor,
+            accept(ballot(1, 1), far + 1, &["b"])
+        ));
+    }
+    handle(&mut acceptor, renew_with(ballot(1, 1), far, 0));
+    assert!(!is_refused(
+        &mut acceptor,
+        accept(ballot(1, 1), far + 1, &["b"])
+    ));
+    handle(&mut acceptor, renew_with(ballot(1, 1), far, 0));
+    assert_eq!(probed(&mut acceptor), Slot(far));
+}
+
+#[test]
+fn what_is_said_to_be_chosen_moves_no_later_leader_past_what_was_voted_for() {
+    for said in [4, 1_000, MAX_AHEAD, 10_u64.pow(15)] {
+        let mut acceptor = Acceptor::new();
+        handle(&mut acceptor, accept(ballot(1, 1), 1, &["a", "b", "c"]));
+        handle(&mut acceptor, renew_with(ballot(1, 1), said, said));
+        assert_eq!(probed(&mut acceptor), Slot(3), "{said}");
+        let (_, promise) = handle(&mut acceptor, prepare(ballot(2, 2), 1));
+        let Reply::Promise {
+            votes, committed, ..
+        } = promise
+        else {
+            panic!("{promise:?}")
+        };
+        assert_eq!((votes.len(), committed), (3, Slot(3)), "{said}");
+    }
+}
+
+#[test]
+fn a_trim_never_goes_beyond_what_was_voted_for() {
+    let policy = TrimPolicy { tail: 0, stride: 1 };
+    let mut acceptor = Acceptor::new().with_trimming(policy);
+    handle(&mut acceptor, accept(ballot(1, 1), 1, &["a", "b", "c"]));
+    handle(
+        &mut acceptor,
+        renew_with(ballot(1, 1), 10_u64.pow(15), 10_u64.pow(15)),
+    );
+    assert_eq!(acceptor.floor(), Slot(3));
+    assert!(!is_refused(&mut acceptor, accept(ballot(1, 1), 4, &["d"])));
+    assert_eq!(acceptor.last_voted(), Slot(4));
 }
 
 #[test]
@@ -359,7 +428,8 @@ fn the_records_after_a_trim_are_enough_to_restore_it() {
     trimmed.iter().for_each(|record| restored.remember(record));
     assert_eq!(restored.promised(), acceptor.promised());
     assert_eq!(restored.floor(), acceptor.floor());
-    assert_eq!(restored.committed(), acceptor.committed());
+    // What it has voted for since is in later records.
+    assert_eq!(restored.committed(), acceptor.floor());
 }
 
 /// Two processes with one identity, one of them without the other's disk, may claim the same ballot.

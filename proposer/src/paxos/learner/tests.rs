@@ -282,4 +282,55 @@ fn what_is_delivered_at_once_is_cut_into_records() {
     assert_eq!(cut(&[0; 100], 1 << 20), [100]);
     // Values without a byte take room in a record, too.
     assert!(cut(&[0; 1_000], 3_200).len() >= 10);
+#[test]
+fn where_two_values_are_told_only_what_acceptors_say_counts() {
+    let mut learner = learner(3);
+    learner.step(learn(2, &["b"], 2));
+    assert_eq!(learner.step(learn(2, &["B"], 2)).disputed, Some(Slot(2)));
+    // Neither, nor any later word.
+    assert_eq!(
+        delivers(&mut learner, learn(1, &["a", "b"], 3)),
+        [(1, value("a"))]
+    );
+    learner.step(Input::Tick);
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(2, 3));
+    learner.step(fetched(1, 2, 3, &[(2, 5, "b")]));
+    assert_eq!(
+        delivers(&mut learner, fetched(2, 2, 3, &[(3, 5, "c")])),
+        [(2, value("b")), (3, value("c"))]
+    );
+    assert_eq!(learner.step(learn(4, &["d"], 4)).disputed, None);
+    assert_eq!(learner.delivered(), Slot(4));
+}
+
+#[test]
+fn the_same_value_told_twice_is_not_disputed() {
+    let mut learner = learner(3);
+    for _ in 0..3 {
+        assert_eq!(learner.step(learn(2, &["b"], 2)).disputed, None);
+    }
+    assert_eq!(
+        delivers(&mut learner, learn(1, &["a"], 2)),
+        [(1, value("a")), (2, value("b"))]
+    );
+}
+
+#[test]
+fn a_log_said_to_be_longer_than_acceptors_know_is_not_believed_for_long() {
+    for said in [3, 100, 10_u64.pow(15)] {
+        let mut learner = learner(3);
+        learner.step(learn(1, &["a", "b"], 2));
+        learner.step(learn(3, &[], said));
+        learner.step(Input::Tick);
+        assert_eq!(learner.step(Input::Tick).fetch, fetch(3, said));
+        learner.step(fetched(1, 3, said, &[]));
+        let effects = learner.step(fetched(2, 3, said, &[]));
+        assert_eq!(effects.missing, Some(Slot(3)));
+        assert_eq!(learner.committed(), Slot(2));
+        // What is chosen there later is delivered as ever.
+        assert_eq!(
+            delivers(&mut learner, learn(3, &["c"], 3)),
+            [(3, value("c"))]
+        );
+    }
 }

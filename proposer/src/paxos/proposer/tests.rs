@@ -717,3 +717,109 @@ fn an_acceptor_that_is_silent_for_two_ticks_is_asked_last() {
     let effects = step(&mut leader, Input::Propose(vec![value("b")])).1;
     assert_eq!(asked(&effects), [(vec![1, 3, 4], 2, 1)]);
 }
+
+fn learner(id: u8) -> NodeName {
+    NodeName {
+        role: crate::paxos::ids::Role::Learner,
+        id: node(id),
+    }
+}
+
+fn has_applied(proposer: &mut Proposer, id: u8, upto: u64) -> Effects {
+    let (by, upto) = (learner(id), Slot(upto));
+    step(proposer, Input::Applied { by, upto }).1
+}
+
+/// One that stood for election again with promises that tell of these votes.
+fn elected_again(proposer: &mut Proposer, votes: &[(u64, &'static str)]) -> Effects {
+    step(proposer, Input::ElectionTimeout);
+    reply(proposer, 1, probed(mine()));
+    reply(proposer, 2, probed(mine()));
+    let promised = |votes: Vec<Vote>| Reply::Promise {
+        ballot: ballot(10, 1),
+        from: Slot(1),
+        votes,
+        rest: None,
+        committed: Slot::ZERO,
+    };
+    let votes = votes.iter().map(|(slot, text)| vote(*slot, mine(), text));
+    reply(proposer, 1, promised(votes.collect()));
+    reply(proposer, 2, promised(vec![]))
+}
+
+#[test]
+fn a_leader_that_hears_of_slots_it_never_gave_out_steps_down_and_a_learner_behind_it_is_no_news() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a"), value("b")]));
+    for (id, upto) in [(1, 0), (1, 2), (2, 1)] {
+        assert!(!leader.is_news(Slot(upto)));
+        assert_eq!(has_applied(&mut leader, id, upto).behind, None);
+    }
+    assert!(leader.is_leading() && leader.is_news(Slot(3)));
+    let behind = has_applied(&mut leader, 2, 3).behind;
+    let expected = Behind {
+        node: learner(2),
+        applied: Slot(3),
+        known: Slot(2),
+        is_proved: false,
+    };
+    assert_eq!(behind, Some(expected));
+    assert!(!leader.is_leading());
+}
+
+#[test]
+fn who_knows_of_a_node_ahead_leads_when_promises_tell_of_its_slots_and_not_before() {
+    let mut proposer = leader();
+    has_applied(&mut proposer, 2, 2);
+    let effects = elected_again(&mut proposer, &[(1, "a")]);
+    let behind = effects.behind.expect("votes are lost");
+    assert_eq!((behind.known, behind.applied), (Slot(1), Slot(2)));
+    assert!(behind.is_proved && !proposer.is_leading());
+    assert_eq!(accepts(&effects), [], "nothing is given out");
+    assert_eq!(effects.learners.len(), 1, "the learner is asked again");
+    assert!(effects.learners[0].values.is_empty());
+
+    let mut proposer = leader();
+    has_applied(&mut proposer, 2, 2);
+    let effects = elected_again(&mut proposer, &[(1, "a"), (2, "b")]);
+    assert_eq!((effects.behind, proposer.is_leading()), (None, true));
+    assert_eq!(proposer.ahead().count(), 0);
+}
+
+#[test]
+fn a_node_ahead_that_was_given_another_disk_or_has_left_stands_in_nobodys_way() {
+    let mut proposer = leader();
+    has_applied(&mut proposer, 2, 7);
+    has_applied(&mut proposer, 2, 0);
+    elected_again(&mut proposer, &[]);
+    assert!(proposer.is_leading());
+
+    let mut proposer = leader();
+    has_applied(&mut proposer, 2, 7);
+    step(&mut proposer, Input::Gone(learner(2)));
+    elected_again(&mut proposer, &[]);
+    assert!(proposer.is_leading());
+}
+
+#[test]
+fn a_heartbeat_of_an_absurd_term_is_not_believed() {
+    let heartbeat = |term, id| Heartbeat {
+        ballot: ballot(term, id),
+        last: Slot(9),
+        committed: Slot(9),
+    };
+    for mut proposer in [proposer(3), candidate(), leader()] {
+        let before = proposer.clone();
+        let most = before.counter() + Ballot::MAX_JUMP;
+        for term in [most + 1, 1 << 55] {
+            assert!(!proposer.believes(&heartbeat(term, 2)));
+            step(&mut proposer, Input::Heartbeat(heartbeat(term, 2)));
+            assert_eq!(proposer, before);
+        }
+        assert!(proposer.believes(&heartbeat(most, 2)));
+        step(&mut proposer, Input::Heartbeat(heartbeat(most, 2)));
+        assert_eq!(proposer.leader(), Some(ballot(most, 2)));
+        // From there on it may go on as far again.
+        assert!(proposer.believes(&heartbeat(most + 5, 3)));
+    }
+}

@@ -390,3 +390,38 @@ fn what_is_known_outlives_a_trim() {
     assert!(world.voting().contains(&id(1)));
     assert_eq!(world.up[&id(1)].acceptor().floor(), Slot(1));
 }
+
+#[test]
+fn a_start_far_beyond_the_last_one_is_not_written_down() {
+    let mut world = World::founded(3);
+    let known = world.disks[&id(2)].start;
+    let node = acceptor(id(2));
+    let mut enlist = |node: NodeName, count| {
+        let start = Start {
+            count,
+            run: 7,
+            ..known
+        };
+        let cluster = None;
+        world.ask(
+            id(1),
+            Request::Enlist {
+                node,
+                start,
+                cluster,
+            },
+        )
+    };
+    for count in [known.count + MAX_STARTS + 1, u64::MAX] {
+        assert_eq!(enlist(node, count), Some(Reply::NotVoting), "{count}");
+    }
+    // Nor is the first one of a node that is not known yet.
+    let store = NodeName {
+        role: Role::Store,
+        id: id(3),
+    };
+    assert_eq!(enlist(store, u64::MAX), Some(Reply::NotVoting));
+    let witnessed = |reply: Option<Reply>| matches!(reply, Some(Reply::Witnessed { .. }));
+    assert!(witnessed(enlist(store, 5000)));
+    assert!(witnessed(enlist(node, known.count + 1)));
+}

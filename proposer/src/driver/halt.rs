@@ -1,0 +1,54 @@
+//! Why a learner or a store has stopped applying for good. It says so in `/status`, `/ready`, its log
+//! and `paxos_halted`; a restart looks at everything anew.
+
+/// How the reason begins when a node differs from what a quorum of acceptors says.
+pub const CONTRADICTED: &str = "what it has applied is contradicted";
+
+/// What kind of thing it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A value that this version cannot decode.
+    Undecodable,
+    /// Other learners have applied something else.
+    Disagrees,
+    /// Acceptors, or every learner that a store could follow, have something else.
+    Contradicted,
+}
+
+impl Kind {
+    /// In a word, for `/status`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Undecodable => "undecodable",
+            Kind::Disagrees => "disagrees",
+            Kind::Contradicted => "contradicted",
+        }
+    }
+}
+
+/// The reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// Its kind.
+    pub kind: Kind,
+    /// What happened and what to do.
+    pub why: String,
+}
+
+impl Halt {
+    /// A value cannot be decoded, or gives another outcome than elsewhere.
+    pub(crate) fn undecodable(why: String) -> Halt {
+        Halt {
+            kind: Kind::Undecodable,
+            why,
+        }
+    }
+
+    /// See [`Kind::Contradicted`].
+    pub(crate) fn contradicted(how: &str) -> Halt {
+        Halt {
+            kind: Kind::Contradicted,
+            why: format!("{CONTRADICTED}: {how}"),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Nodes that have more than this proposer knows, and what learners and stores keep.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use serde::Deserialize;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::{Event, Progress, Run};
+use crate::config::Role;
+use crate::link::Link;
+use crate::paxos::ids::{NodeId, NodeName, Slot};
+use crate::paxos::proposer::{Behind, Input};
+use crate::peers::{Breakers, Lane};
+
+/// The pause between two rounds of questions to the stores.
+const STORES_EVERY: Duration = Duration::from_secs(1);
+/// How long a store may take to answer.
+const STORE_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Deserialize)]
+struct Status {
+    role: String,
+    node_id: u8,
+    durable_instance_id: u64,
+}
+
+impl Run {
+    /// A learner or a store has applied so much: usually what this leader has given out, or less.
+    pub(super) fn has_applied(&mut self, role: Role, id: NodeId, upto: Slot) {
+        if self.core.is_news(upto) {
+            let by = NodeName { role, id };
+            self.step(Input::Applied { by, upto });
+        }
+    }
+
+    /// This proposer does not lead, or not any more, as somebody has more than it knows of.
+    pub(super) fn note_behind(&mut self, behind: Behind) {
+        let Behind {
+            node,
+            applied,
+            known,
+            is_proved,
+        } = behind;
+        let (applied, known) = (applied.0, known.0);
+        if !is_proved {
+            self.metrics.step_downs.inc();
+            return warn!(
+                target: "important",
+                node = %node,
+                applied,
+                given_out = known,
+                "a node has applied more than this leader has given out: stepping down"
+            );
+        }
+        self.metrics.contradicted.set(1);
+        // At each election; said once.
+        if self.behind.replace(behind) != Some(behind) {
+            error!(
+                target: "important",
+                node = %node,
+                applied,
+                known,
+                "{}", explain(&behind)
+            );
+        }
+    }
+
+    /// Every slot up to here is on the disks of as many learners and stores together as make a quorum
+    /// of the learners, one learner among them.
+    pub(super) fn kept(&self) -> Option<Slot> {
+        let learners: Vec<Slot> = self.progress.values().map(|p| p.durable).collect();
+        let stores = self.stored.values().map(|p| p.durable);
+        let most = learners.iter().copied().max()?;
+        let mut all: Vec<Slot> = learners.into_iter().chain(stores).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        let enough = all.get(self.learners.len() / 2)?;
+        Some(most.min(*enough))
+    }
+
+    /// Asks the stores now and then, and forgets nodes that have left.
+    pub(super) fn watch_stores(&mut self, now: Instant) {
+        self.stores.refresh();
+        let listed = |links: &[Link], id: NodeId| links.iter().any(|link| link.node.id == id);
+        let stores = &self.stores;
+        self.stored.retain(|id, _| listed(stores, *id));
+        let gone = self.core.ahead().map(|(node, _)| node).find(|node| {
+            let links = match node.role {
+                Role::Store => &self.stores,
+                _ => &self.learners,
+            };
+            !listed(links, node.id)
+        });
+        if let Some(gone) = gone {
+            self.step(Input::Gone(gone));
+        }
+        if now - self.stores_asked < STORES_EVERY {
+            return;
+        }
+        self.stores_asked = now;
+        if !self.core.is_leading() {
+            self.stored.clear();
+        }
+        // One that leads asks for what they keep; one that must not, whether they are still ahead.
+        if self.core.is_leading() || self.behind.is_some() {
+            for link in self.stores.iter().cloned() {
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    if let Some(durable) = durable(&link).await {
+                        let _ = events.send(Event::Stored(link.node.id, durable));
+                    }
+                });
+            }
+        }
+    }
+
+    /// A store has answered.
+    pub(super) fn stored(&mut self, from: NodeId, durable: Slot) {
+        let progress = Progress {
+            applied: durable,
+            durable,
+            at: Instant::now(),
+        };
+        self.stored.insert(from, progress);
+        self.has_applied(Role::Store, from, durable);
+    }
+}
+
+/// What it means that a node is ahead, and what to do.
+pub(crate) fn explain(behind: &Behind) -> String {
+    let Behind {
+        node,
+        applied,
+        known,
+        ..
+    } = behind;
+    format!(
+        "{node} has applied instance {applied}, and a quorum of acceptors knows of none after {known}: \
+         acceptors have lost votes, as disks do that were set back in time. No proposer leads, so that \
+         nothing is given out twice. Give the acceptors their newest disks back; if {node} is wrong, \
+         give it an empty volume"
+    )
+}
+
+async fn durable(link: &Link) -> Option<Slot> {
+    let request = Request::get("/status").body(Bytes::new()).ok()?;
+    let answer = link
+        .peer
+        .call(Lane::Bulk, request, STORE_WITHIN, Breakers::Respect)
+        .await
+        .ok()
+        .filter(|answer| answer.status() == StatusCode::OK)?;
+    let status: Status = serde_json::from_slice(answer.body()).ok()?;
+    let is_it = status.role == link.node.role.name() && status.node_id == link.node.id.number();
+    is_it.then_some(Slot(status.durable_instance_id))
+}
