@@ -449,7 +449,7 @@ struct Run {
     /// Stores, which keep what learners may need, and how far each is.
     stores: Links,
     stored: BTreeMap<NodeId, Progress>,
-    stores_asked: Instant,
+    stores_asked: Option<Instant>,
     /// Learners that are said to lag.
     lagging: BTreeSet<NodeId>,
     /// When this leader's slots were chosen.
@@ -549,7 +549,7 @@ impl Run {
             behind: None,
             stores: links(Role::Store),
             stored: BTreeMap::new(),
-            stores_asked: now,
+            stores_asked: None,
             lagging: BTreeSet::new(),
             history: History::default(),
             usual: Duration::ZERO,
@@ -861,6 +861,7 @@ impl Run {
         let leader = self.core.leader();
         if let Some(ballot) = leader {
             self.behind = None;
+            self.stores_asked = None;
             self.metrics.contradicted.set(0);
             self.metrics.leader_changes.inc();
             self.heard_at = Instant::now();

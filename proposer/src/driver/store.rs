@@ -51,7 +51,9 @@ struct Shared {
     sessions: AtomicU64,
     /// The learner that it follows; 0 before the first answer.
     follows: AtomicU64,
-    /// Set once it has been level with a learner.
+    /// Set once a learner had all that the store has.
+    followed: AtomicBool,
+    /// Set once it has had all that was acknowledged.
     caught_up: AtomicBool,
     halted: RwLock<Option<Halt>>,
     /// What keeps it from going on for now, or shows that something is wrong.
@@ -89,9 +91,10 @@ impl Handle {
         Some(self.shared.follows.load(Ordering::Relaxed)).filter(|id| *id > 0)
     }
 
-    /// Whether it has been level with a learner since its start.
+    /// Whether it has been level with its cluster since its start, and is not ahead of it.
     pub fn is_caught_up(&self) -> bool {
-        self.shared.caught_up.load(Ordering::Relaxed)
+        let is_set = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        is_set(&self.shared.followed) && is_set(&self.shared.caught_up) && self.trouble().is_none()
     }
 
     /// Why it no longer applies, if so.
@@ -180,6 +183,7 @@ pub fn start(
             committed: AtomicU64::new(applied.0),
             sessions: AtomicU64::new(ledger.session_count() as u64),
             follows: AtomicU64::new(0),
+            followed: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
             halted: RwLock::new(None),
             trouble: RwLock::new(None),
@@ -207,6 +211,8 @@ impl Handle {
         let mut failing = BTreeMap::new();
         // Learners that have another value in the last slot applied here.
         let mut differ = BTreeSet::new();
+        // Learners that have less than this store.
+        let mut less = BTreeSet::new();
         for turn in first.. {
             let count = links.len().max(1);
             let Some(link) = links.get(turn % count).cloned() else {
@@ -248,6 +254,21 @@ impl Handle {
                     break;
                 }
                 differ.remove(&link.node);
+                if told.committed < applied {
+                    less.insert(link.node);
+                    if links.iter().all(|listed| less.contains(&listed.node)) {
+                        self.note_trouble(Some(format!(
+                            "this store has applied instance {applied}, and no learner knows of one \
+                             after {}: either they are still catching up, or the learners and the \
+                             acceptors were set back in time behind this store",
+                            told.committed
+                        )));
+                    }
+                } else {
+                    less.clear();
+                    self.note_trouble(None);
+                    self.shared.followed.store(true, Ordering::Relaxed);
+                }
                 let Told {
                     piece, committed, ..
                 } = told;
@@ -267,15 +288,8 @@ impl Handle {
                 } else if committed < applied {
                     // It has less than the store: it is catching up itself, or the store is ahead of
                     // its cluster.
-                    self.note_trouble(Some(format!(
-                        "this store has applied instance {applied}, and {} knows no instance after \
-                         {committed}: either that learner is still catching up, or the learners and \
-                         acceptors were set back in time behind this store",
-                        link.node
-                    )));
                     break;
                 }
-                self.note_trouble(None);
             }
             tokio::time::sleep(RETRY).await;
             links.refresh();

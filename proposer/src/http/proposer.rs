@@ -1,8 +1,8 @@
 //! The proposer's routes: clients' requests, heartbeats and the cluster's own.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
@@ -14,13 +14,14 @@ use futures::stream;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
+use tracing::warn;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::{Node, RoleState, frame_limits, json_bytes, router};
 use crate::driver::proposer::behind;
 use crate::driver::proposer::{Answer, Answers, FoundRoom, Handle};
 use crate::link;
-use crate::paxos::ids::{Ballot, NodeId};
+use crate::paxos::ids::{Ballot, NodeId, NodeName};
 use crate::paxos::machine::Outcome;
 use crate::paxos::message::{Forwarded, Message, Value};
 use crate::paxos::recent::{ANSWER_BYTES, fit};
@@ -28,12 +29,14 @@ use crate::problem::{Body, Named, Params, Problem, Raw, explain};
 use crate::wire::admit::admit;
 use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
-    HeartbeatBody, NO_LEADER_DETAIL, NOT_READ_DETAIL, OutcomeView, ProposeBody, REUSED_DETAIL,
-    UNKNOWN_DETAIL,
+    BadField, HeartbeatBody, NO_LEADER_DETAIL, NOT_READ_DETAIL, OutcomeView, ProposeBody,
+    REUSED_DETAIL, UNKNOWN_DETAIL,
 };
 
 /// Requests in one batch.
 pub(crate) const MAX_BATCH: usize = 1024;
+/// The pause between two lines about forwarded values that are refused.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// The bounds of `timeoutMs`.
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=60_000;
 
@@ -48,6 +51,20 @@ pub(crate) struct Api;
 struct Proposer {
     node: Node,
     handle: Handle,
+    /// When it was said last that forwarded values are refused.
+    said: Mutex<Option<Instant>>,
+}
+
+impl Proposer {
+    /// Whether it is time to say again that values are refused.
+    fn says_again(&self) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = said.is_none_or(|said| said.elapsed() >= SAY_EVERY);
+        if again {
+            *said = Some(Instant::now());
+        }
+        again
+    }
 }
 
 /// All of the proposer's routes.
@@ -61,7 +78,9 @@ pub fn routes(node: Node, handle: Handle) -> Router {
         .route("/propose/batch", post(propose_batch))
         .route("/leader-status", get(leader_status))
         .route("/leader-heartbeat", post(leader_heartbeat));
-    router(clients.merge(own), Proposer { node, handle })
+    let said = Mutex::default();
+    let state = Proposer { node, handle, said };
+    router(clients.merge(own), state)
 }
 
 impl RoleState for Proposer {
@@ -397,10 +416,10 @@ async fn leader_heartbeat(
 }
 
 async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<Response, Problem> {
-    let reply = match state.node.decode(body)?.message {
+    let frame = state.node.decode(body)?;
+    let reply = match frame.message {
         Message::Forward { wait_ms, values } => {
-            admit_all(&values)?;
-            Message::Forwarded(forward(&state, wait_ms, values.to_vec()).await)
+            Message::Forwarded(forward(&state, frame.from, wait_ms, &values).await)
         }
         Message::TakeOver if state.handle.take_over() => Message::Done,
         Message::TakeOver => {
@@ -419,23 +438,38 @@ async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<R
     Ok(state.node.answer(reply))
 }
 
-/// What another node forwards has come through its door, and passes this one as well: a value that
-/// learners cannot apply would stop all of them, for ever.
-fn admit_all(values: &[Value]) -> Result<(), Problem> {
-    if values.len() > MAX_BATCH {
-        let detail = format!("has {} values, and may have {MAX_BATCH}", values.len());
-        return Err(Problem::bad_request("values", detail));
+/// The values that a client may propose among those that a node forwards, and for each of all whether
+/// it is one. A value that learners cannot apply would stop all of them, for ever.
+fn admitted(state: &Proposer, from: NodeName, values: &[Value]) -> (Vec<Value>, Vec<bool>) {
+    let mut refused = None;
+    let mut is_good = |value: &Value| match admit(value) {
+        Ok(()) => true,
+        Err(bad) => {
+            refused = Some(bad);
+            false
+        }
+    };
+    let good: Vec<bool> = values.iter().map(&mut is_good).collect();
+    if let Some(BadField { field, expected }) = refused
+        && state.says_again()
+    {
+        warn!(
+            target: "important",
+            from = %from,
+            field,
+            expected,
+            "values that it forwards are refused: it runs a newer version, or is no node of ours"
+        );
     }
-    for (i, value) in values.iter().enumerate() {
-        admit(value).map_err(|bad| {
-            Problem::bad_request(&format!("values[{i}].{}", bad.field), bad.expected)
-        })?;
-    }
-    Ok(())
+    let values = values.iter().zip(&good).filter(|(_, good)| **good);
+    (values.map(|(value, _)| value.clone()).collect(), good)
 }
 
-async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarded {
-    let wait = wait_ms > 0;
+async fn forward(state: &Proposer, from: NodeName, wait_ms: u32, values: &[Value]) -> Forwarded {
+    let (values, is_good) = admitted(state, from, values);
+    let all_good = is_good.iter().all(|good| *good);
+    // Slots cannot be told without those of the others.
+    let wait = wait_ms > 0 || !all_good;
     // A little less than the asker waits, so that what is known reaches it.
     let within = Duration::from_millis(u64::from(wait_ms).max(1000) * 9 / 10);
     let Ok(answers) = state.handle.submit(values, wait, true, within).await else {
@@ -455,10 +489,14 @@ async fn forward(state: &Proposer, wait_ms: u32, values: Vec<Value>) -> Forwarde
             Forwarded::NotLeader
         }
         _ => {
-            let outcomes = answers.into_iter().map(|answer| match answer {
+            let mut outcomes = answers.into_iter().map(|answer| match answer {
                 Answer::Done(applied) => Some(applied),
                 _ => None,
             });
+            // Of those refused nothing is ever known.
+            let outcomes = is_good
+                .into_iter()
+                .map(move |good| if good { outcomes.next()? } else { None });
             Forwarded::Outcomes {
                 outcomes: fit(ANSWER_BYTES, outcomes),
             }

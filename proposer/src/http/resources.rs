@@ -33,6 +33,10 @@ pub(super) trait Reads: RoleState {
     fn barrier(&self) -> &Barrier;
     /// Why it no longer applies, if so.
     fn halted(&self) -> Option<String>;
+    /// Why it cannot say what is acknowledged, though a leader answers.
+    fn doubt(&self) -> Option<String> {
+        None
+    }
     /// Whether it has been level with its cluster since its start: until then what it does not have
     /// may well be there.
     fn is_level(&self) -> bool;
@@ -76,6 +80,10 @@ async fn ready_to_read<S: Reads>(state: &S, consistency: Consistency) -> Result<
     }
     match consistency {
         Consistency::Local => Ok(()),
+        Consistency::Linearizable if let Some(why) = state.doubt() => {
+            let detail = format!("{why}; read what this node has with consistency=local");
+            Err(Problem::unavailable(detail, Duration::from_secs(1)))
+        }
         Consistency::Linearizable => state.barrier().wait(READ_WITHIN).await.map_err(|_| {
             Problem::unavailable(
                 "no leader confirmed the read in time: try again, or read what this node has \

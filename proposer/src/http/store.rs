@@ -113,6 +113,10 @@ impl Reads for Store {
         self.handle.halted()
     }
 
+    fn doubt(&self) -> Option<String> {
+        self.handle.trouble()
+    }
+
     fn is_level(&self) -> bool {
         self.handle.is_caught_up()
     }

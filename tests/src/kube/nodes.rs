@@ -88,6 +88,8 @@ impl NodeStatus for Nodes {
                 }),
                 incarnation: Some(format!("start-of-{node_id}")),
                 halted: None,
+                behind: None,
+                data_lost: None,
             })
         }
         .boxed()

@@ -7,7 +7,7 @@ use proposer::paxos::verify::{Verdict, Verify};
 
 use super::heal::{SETTLE, WRITE};
 use super::node::{Disk, Process};
-use super::{Packet, Sim};
+use super::Sim;
 
 /// A question to the acceptors, and whether somebody has said something else.
 #[derive(Debug)]

@@ -96,10 +96,13 @@ impl Run {
         if let Some(gone) = gone {
             self.step(Input::Gone(gone));
         }
-        if now - self.stores_asked < STORES_EVERY {
+        if self
+            .stores_asked
+            .is_some_and(|asked| now - asked < STORES_EVERY)
+        {
             return;
         }
-        self.stores_asked = now;
+        self.stores_asked = Some(now);
         if !self.core.is_leading() {
             self.stored.clear();
         }

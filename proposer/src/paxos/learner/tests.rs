@@ -282,6 +282,8 @@ fn what_is_delivered_at_once_is_cut_into_records() {
     assert_eq!(cut(&[0; 100], 1 << 20), [100]);
     // Values without a byte take room in a record, too.
     assert!(cut(&[0; 1_000], 3_200).len() >= 10);
+}
+
 #[test]
 fn where_two_values_are_told_only_what_acceptors_say_counts() {
     let mut learner = learner(3);
