@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{BadField, has_chars};
+use super::{BadField, has_chars, json};
 use crate::paxos::command::{Command, MAX_ID_CHARS, MAX_RESOURCE_CHARS, Operation};
 use crate::paxos::message::Value;
 
@@ -37,9 +37,12 @@ pub(crate) fn admit(value: &Value) -> Result<(), BadField> {
     }
     match command.operation {
         Operation::Write => {
-            let json: Result<&RawValue, _> = serde_json::from_slice(command.data);
-            if json.is_err() {
+            let parsed: Result<&RawValue, _> = serde_json::from_slice(command.data);
+            if parsed.is_err() {
                 return bad("data", "must be JSON");
+            }
+            if let Err(wrong) = json::check(command.data) {
+                return bad("data", wrong);
             }
         }
         Operation::Delete | Operation::Read if !command.data.is_empty() => {
@@ -135,6 +138,13 @@ mod tests {
                 "data",
             ),
             (Command { data: b"", ..WRITE }, "data"),
+            (
+                Command {
+                    data: b"1e999999",
+                    ..WRITE
+                },
+                "data",
+            ),
             (
                 Command {
                     data: b"1 2",

@@ -5,9 +5,9 @@ use proposer::paxos::ids::{NodeId, Role, Slot};
 use proposer::paxos::message::{Learn, Message, Reply, Value};
 use proposer::paxos::verify::{Verdict, Verify};
 
+use super::Sim;
 use super::heal::{SETTLE, WRITE};
 use super::node::{Disk, Process};
-use super::Sim;
 
 /// A question to the acceptors, and whether somebody has said something else.
 #[derive(Debug)]
