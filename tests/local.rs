@@ -234,6 +234,22 @@ fn a_folder_that_another_run_has_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_run_whose_lock_file_was_removed_is_not_taken_for_a_killed_one() {
+    let mut scene = Scene::new();
+    let first = scene.start(&[]);
+    let pids = scene.pids();
+    fs::remove_file(scene.data().join("local.lock")).unwrap();
+    scene.base = free_base();
+    let said = scene.refused(&["--take-over"]);
+    assert!(
+        said.contains(&format!("pid {}", first.child.id())),
+        "{said}"
+    );
+    assert!(pids.iter().all(|pid| runs(*pid)));
+    first.stop();
+}
+
+#[test]
 fn nodes_of_a_killed_run_are_named_and_ended_on_request() {
     let scene = Scene::new();
     scene.start(&[]).kill();

@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
 
 use super::Error;
-use super::process::{holder_of_file, is_node_of};
+use super::process::{holder_of_file, is_node_of, keeper_of};
 
 /// Holds the lock, and the pid of the run that has it.
 const RUN_LOCK: &str = "local.lock";
@@ -80,7 +80,8 @@ impl Claim {
     }
 
     /// The nodes of earlier runs that still use folders of this one, also of pods that the file no
-    /// longer asks for.
+    /// longer asks for. Fails when a run still keeps one of them: its lock file was removed, or it is of
+    /// a build that had none.
     pub(super) fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
         let failed = |error| Error::Io(format!("read the folder {}", self.folder.display()), error);
         let mut found = Vec::new();
@@ -90,6 +91,10 @@ impl Claim {
                 continue;
             }
             if let Some(pid) = occupant(&entry.path()) {
+                if let Some(keeper) = pid.and_then(keeper_of) {
+                    let keeper = Holder(u32::try_from(keeper).ok());
+                    return Err(Error::FolderTaken(self.folder.clone(), keeper));
+                }
                 found.push(Leftover {
                     pod: entry.file_name().to_string_lossy().into_owned(),
                     pid,

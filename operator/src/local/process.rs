@@ -38,6 +38,14 @@ pub(super) fn is_node_of(pid: i32, folder: &Path, lock: &Path) -> bool {
         })
 }
 
+/// The run of `local` that keeps a node: its parent, as long as that lives.
+pub(super) fn keeper_of(pid: i32) -> Option<i32> {
+    let name_of = |pid: i32| Some(Process::new(pid).ok()?.stat().ok()?.comm);
+    let parent = Process::new(pid).ok()?.stat().ok()?.ppid;
+    // The kernel keeps 15 bytes of a name.
+    (name_of(parent)? == "paxos-operator").then_some(parent)
+}
+
 /// The process that has a file open.
 pub(super) fn holder_of_file(path: &Path) -> Option<i32> {
     let mut processes = all_processes().ok()?.flatten();
