@@ -133,8 +133,24 @@ impl Link {
         timeout: Duration,
         breakers: Breakers,
     ) -> Result<Message, Error> {
+        self.ask_hearing(lane, frame, timeout, breakers, || ())
+            .await
+    }
+
+    /// The same, saying each time that some of the answer has come.
+    pub async fn ask_hearing(
+        &self,
+        lane: Lane,
+        frame: Bytes,
+        timeout: Duration,
+        breakers: Breakers,
+        heard: impl FnMut(),
+    ) -> Result<Message, Error> {
         let request = post(self.path.clone(), CONTENT_TYPE, frame);
-        let response = self.peer.call(lane, request, timeout, breakers).await?;
+        let response = self
+            .peer
+            .call_hearing(lane, request, timeout, breakers, heard)
+            .await?;
         if response.status() != StatusCode::OK {
             return Err(Error::Status(response.status()));
         }

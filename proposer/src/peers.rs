@@ -62,6 +62,9 @@ pub fn post(path: PathAndQuery, content_type: HeaderValue, body: Bytes) -> Reque
     request
 }
 
+/// However slowly an answer comes, it has come by then.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// The bounds of a [`Peer`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeerOptions {
@@ -210,8 +213,9 @@ impl Peer {
         &self.0.address
     }
 
-    /// Sends an idempotent request whose URI is a path, and returns the whole answer within
-    /// `timeout`, waiting and connecting included. May be dropped at any time.
+    /// Sends an idempotent request whose URI is a path, and returns the whole answer. It begins
+    /// within `timeout`, waiting and connecting included, and goes on without a longer pause: a
+    /// large answer over a slow link has the time that it needs. May be dropped at any time.
     pub async fn call(
         &self,
         lane: Lane,
@@ -219,8 +223,21 @@ impl Peer {
         timeout: Duration,
         breakers: Breakers,
     ) -> Result<Response<Bytes>, CallError> {
+        self.call_hearing(lane, request, timeout, breakers, || ())
+            .await
+    }
+
+    /// The same, saying each time that some of the answer has come.
+    pub async fn call_hearing(
+        &self,
+        lane: Lane,
+        request: Request<Bytes>,
+        timeout: Duration,
+        breakers: Breakers,
+        heard: impl FnMut(),
+    ) -> Result<Response<Bytes>, CallError> {
         let inner = &*self.0;
-        let result = inner.call(lane, request, timeout, breakers).await;
+        let result = inner.call(lane, request, timeout, breakers, heard).await;
         if let Err(why) = &result {
             inner.metrics.failed(why);
         }
@@ -277,6 +294,7 @@ impl Inner {
         request: Request<Bytes>,
         timeout: Duration,
         breakers: Breakers,
+        heard: impl FnMut(),
     ) -> Result<Response<Bytes>, CallError> {
         let deadline = tokio::time::Instant::now() + timeout;
         if breakers == Breakers::Respect && self.health().breaker.state(self.now()) == State::Open {
@@ -293,9 +311,13 @@ impl Inner {
 
         let started = Instant::now();
         let exchange = self.exchange(&slot, request, deadline, breakers);
-        let result = timeout_at(deadline, exchange)
-            .await
-            .unwrap_or(Err(CallError::TimedOut));
+        let result = match timeout_at(deadline, exchange).await {
+            Ok(Ok((connection, response))) => {
+                self.read(&slot, connection, response, timeout, heard).await
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(CallError::TimedOut),
+        };
         match &result {
             Ok(answer) => {
                 let took = started.elapsed();
@@ -340,18 +362,18 @@ impl Inner {
         request: Request<Bytes>,
         deadline: tokio::time::Instant,
         breakers: Breakers,
-    ) -> Result<Response<Bytes>, CallError> {
+    ) -> Result<(Connection, Response<Incoming>), CallError> {
         let mut request = request.map(Full::new);
         request.headers_mut().insert(HOST, self.host.clone());
         if let Some(mut kept) = slot.idle() {
             // It may have been closed at the other end in the meantime: then once more, below.
             if let Ok(response) = kept.send(request.clone()).await {
-                return self.read(slot, kept, response).await;
+                return Ok((kept, response));
             }
         }
         let mut fresh = self.connect(deadline, breakers).await?;
         let response = fresh.send(request).await.map_err(CallError::Broken)?;
-        self.read(slot, fresh, response).await
+        Ok((fresh, response))
     }
 
     async fn read(
@@ -359,22 +381,37 @@ impl Inner {
         slot: &Slot<'_>,
         connection: Connection,
         response: Response<Incoming>,
+        pause: Duration,
+        mut heard: impl FnMut(),
     ) -> Result<Response<Bytes>, CallError> {
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, self.options.max_response_bytes);
-        match body.collect().await {
-            Ok(collected) => {
-                slot.keep(connection);
-                Ok(Response::from_parts(head, collected.to_bytes()))
-            }
-            Err(error) => Err(match error.downcast::<hyper::Error>() {
-                Ok(error) => CallError::Broken(*error),
-                Err(error) => {
-                    debug_assert!(error.is::<LengthLimitError>(), "no other error is left");
-                    CallError::TooLarge
+        let mut body = Limited::new(body, self.options.max_response_bytes);
+        let end = tokio::time::Instant::now() + pause.max(ANSWER_WITHIN);
+        let mut parts: Vec<Bytes> = Vec::new();
+        loop {
+            let next = end.min(tokio::time::Instant::now() + pause);
+            match timeout_at(next, body.frame()).await {
+                Ok(Some(Ok(frame))) => parts.extend(frame.into_data()),
+                Ok(None) => break,
+                Ok(Some(Err(error))) => {
+                    return Err(match error.downcast::<hyper::Error>() {
+                        Ok(error) => CallError::Broken(*error),
+                        Err(error) => {
+                            debug_assert!(error.is::<LengthLimitError>(), "no other error is left");
+                            CallError::TooLarge
+                        }
+                    });
                 }
-            }),
+                Err(_) => return Err(CallError::TimedOut),
+            }
+            heard();
         }
+        slot.keep(connection);
+        let whole = match &mut parts[..] {
+            [one] => std::mem::take(one),
+            parts => parts.concat().into(),
+        };
+        Ok(Response::from_parts(head, whole))
     }
 
     async fn connect(

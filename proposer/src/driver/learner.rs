@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::halt::Halt;
 use super::turn::Turn;
@@ -27,9 +27,9 @@ use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::paxos::codec::{self, Entry};
 use crate::paxos::digests::Digests;
-use crate::paxos::ids::{Members, Slot};
+use crate::paxos::ids::{Members, NodeId, Slot};
 use crate::paxos::learner::{Effects, Input, Learner};
-use crate::paxos::message::{Learn, Learned, Message, Request};
+use crate::paxos::message::{Learn, Learned, Message, Reply, Request};
 use crate::peers::{Breakers, Lane};
 use crate::snapshots::Snapshots;
 use crate::wal::{self, Position, Wal};
@@ -50,7 +50,7 @@ pub const STREAM_CHUNK_BYTES: usize = 64 << 10;
 /// Reads of the log on disk that may wait for the loop at once. Further ones wait outside, so that
 /// any number of followers leaves room for what the leader tells.
 const OLDER_AT_ONCE: usize = 4;
-/// How long an acceptor may take to answer a fetch.
+/// How long an acceptor may take to begin its answer to a fetch, and to go on with it.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) mod audit;
@@ -320,10 +320,17 @@ impl Run {
             }
             Ask::Fetched { from, reply } => {
                 self.heard(from, &reply);
-                if !self.truth.is_in_doubt() {
-                    self.step(Input::Reply { from, reply });
+                match reply {
+                    // Asked for again once that is settled.
+                    Reply::Fetched { from: first, .. } | Reply::Truncated { from: first, .. }
+                        if self.truth.is_in_doubt() =>
+                    {
+                        self.step(Input::Failed { from, first });
+                    }
+                    reply => self.step(Input::Reply { from, reply }),
                 }
             }
+            Ask::NotFetched { from, first } => self.step(Input::Failed { from, first }),
             Ask::Older {
                 from,
                 bytes,
@@ -375,8 +382,8 @@ impl Run {
         if !deliver.is_empty() {
             self.apply(deliver);
         }
-        if let Some(request) = fetch {
-            self.fetch(request);
+        for (acceptor, request) in fetch {
+            self.fetch(acceptor, request);
         }
         let committed = self.core.committed();
         self.shared.committed.store(committed.0, Ordering::Relaxed);
@@ -417,29 +424,36 @@ impl Run {
         self.metrics.first_slot.set(self.first_in_log().0 as i64);
     }
 
-    fn fetch(&self, request: Request) {
-        debug!(?request, "fetching chosen values from the acceptors");
+    fn fetch(&self, acceptor: NodeId, request: Request) {
+        debug!(%acceptor, ?request, "fetching chosen values from an acceptor");
+        let Request::Fetch { from: first, to } = request else {
+            return;
+        };
+        let link = self.acceptors.iter().find(|link| link.node.id == acceptor);
+        let (link, handle) = (link.cloned(), self.handle.clone());
         let frame = self.me.frame(Message::Request(request));
-        for link in self.acceptors.iter().cloned() {
-            let (frame, handle) = (frame.clone(), self.handle.clone());
-            self.runtime.spawn(async move {
+        self.runtime.spawn(async move {
+            let answer = match &link {
                 // Any quorum will do, so breakers would only make a rare call rarer.
-                match link
-                    .ask(Lane::Bulk, frame, FETCH_TIMEOUT, Breakers::Ignore)
-                    .await
-                {
-                    Ok(Message::Reply(reply)) => {
-                        // Full: the fetch is repeated at a later tick.
-                        let _ = handle.send(Ask::Fetched {
-                            from: link.node.id,
-                            reply,
-                        });
-                    }
-                    Ok(_) => warn!(acceptor = %link.node, "no answer to a fetch"),
-                    Err(error) => debug!(acceptor = %link.node, %error, "fetch failed"),
+                Some(link) => Some(
+                    link.ask(Lane::Bulk, frame, FETCH_TIMEOUT, Breakers::Ignore)
+                        .await,
+                ),
+                None => None,
+            };
+            let from = acceptor;
+            let ask = match answer {
+                Some(Ok(Message::Reply(reply))) if answers(&reply, first, to) => {
+                    Ask::Fetched { from, reply }
                 }
-            });
-        }
+                answer => {
+                    debug!(%acceptor, ?answer, "fetch failed");
+                    Ask::NotFetched { from, first }
+                }
+            };
+            // The core asks nothing more of that acceptor before it hears of the end.
+            handle.post(ask).await;
+        });
     }
 
     fn is_halted(&self) -> bool {
@@ -461,5 +475,14 @@ impl Run {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         halted.get_or_insert(halt);
+    }
+}
+
+/// Whether a reply is one to a fetch of these slots.
+fn answers(reply: &Reply, first: Slot, last: Slot) -> bool {
+    match reply {
+        Reply::Fetched { from, to, .. } => *from == first && *to <= last,
+        Reply::Truncated { from, .. } => *from == first,
+        _ => false,
     }
 }

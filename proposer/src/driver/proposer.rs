@@ -2,14 +2,11 @@
 //! until their outcome is known, and move to the next leader when this one is no more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
-use http::uri::PathAndQuery;
 use prometheus::IntGaugeVec;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
@@ -23,22 +20,29 @@ use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::{Error as LinkError, Link, Links};
 use crate::metrics::Metrics;
+use crate::newest::NewestOnly;
+use crate::pace::Pace;
 use crate::paxos::ids::{Ballot, NodeId, NodeName, Slot};
 use crate::paxos::machine::{Applied, Outcome};
 use crate::paxos::message::{
-    Forwarded, Heartbeat, Learn, Learned, Message, Recalled, Reply, Request, Value, Values,
+    Forwarded, Heartbeat, Learned, Message, Recalled, Reply, Value, Values,
 };
-use crate::paxos::proposer::{Behind, Effects, Input, Proposer, Settings, To};
+use crate::paxos::proposer::{Behind, Effects, Input, Proposer, Settings};
 use crate::paxos::recall::Recalls;
-use crate::peers::{Breakers, Lane, guard, post};
+use crate::paxos::telling::Telling;
+use crate::peers::{Breakers, Lane};
+use crate::reach::{Look, Reach};
 use crate::state_file::{self, State, StateFile};
-use crate::wire::HeartbeatBody;
 pub use found::{Answers, FoundRoom};
 use lag::History;
+use send::{Question, Told, Took, Untold};
 
 pub(crate) mod behind;
 mod found;
 mod lag;
+mod outcomes;
+mod reach;
+mod send;
 
 /// Requests, and bytes of their values, that may wait or be under way; more are answered 503.
 const MAX_REQUESTS: usize = 16_384;
@@ -54,10 +58,6 @@ const FORWARD_VALUES: usize = 1024;
 const FORWARD_BYTES: usize = 1 << 20;
 /// How long a request that asks for no outcome may wait for a leader.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(2);
-/// How long an acceptor or a learner may take over a batch.
-const BULK_TIMEOUT: Duration = Duration::from_secs(2);
-/// An acceptor that answers within this time is not late, whatever it usually takes.
-const LATE_AFTER: Duration = Duration::from_millis(5);
 /// How long a leader that is about to end waits for what is under way, before it hands over.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How often a proposer can be asked to take over.
@@ -263,11 +263,26 @@ impl Handle {
         let _ = self.events.send(Event::Heartbeat(heartbeat));
     }
 
-    /// The leader asks this proposer to succeed it; `false` when it will not. Once in a while only:
-    /// each time costs an election.
-    pub fn take_over(&self) -> bool {
-        let stays = !self.is_leaving() && self.is_listed();
-        stays && self.shared.may_take_over() && self.events.send(Event::TakeOver).is_ok()
+    /// The leader asks this proposer to succeed it; why it will not, if so. Once in a
+    /// while only: each time costs an election.
+    pub async fn take_over(&self) -> Result<(), &'static str> {
+        const LEAVES: &str = "this proposer is about to leave: ask another one to take over";
+        const AGAIN: &str = "this proposer was asked a moment ago: ask another one to take over";
+        const REACHES_NONE: &str = "this proposer reaches no learner: ask another one to take over";
+        if self.is_leaving() || !self.is_listed() {
+            return Err(LEAVES);
+        }
+        if !self.shared.may_take_over() {
+            return Err(AGAIN);
+        }
+        let (answer, answered) = oneshot::channel();
+        let asked = self.events.send(Event::TakeOver(answer));
+        asked.map_err(|_| LEAVES)?;
+        match answered.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(REACHES_NONE),
+            Err(_) => Err(LEAVES),
+        }
     }
 
     /// Hands leadership over, if it has it, and returns when no request waits here any more.
@@ -295,18 +310,28 @@ impl Handle {
 }
 
 enum Event {
-    /// An acceptor's, and how long it took over a batch.
-    Reply(NodeId, Reply, Option<Duration>),
-    Learned(NodeId, Learned),
+    /// An acceptor's.
+    Reply(NodeId, Reply, Took),
+    /// An acceptor has not answered what it was asked, in time or at all.
+    Failed(NodeName, Took, bool),
+    /// Part of an acceptor's answer is here.
+    Progress(NodeId),
+    Learned(NodeId, Learned, Told),
+    Untold(NodeName, Told, Untold),
     Recalled(NodeId, Option<Recalled>),
     /// A store has everything up to here on disk.
     Stored(NodeId, Slot),
-    /// An acceptor could not be asked, or is late.
+    /// An acceptor is late.
     Unanswered(NodeId),
     Heartbeat(Heartbeat),
-    /// Another proposer has taken our heartbeat and follows us.
-    Followed(NodeId),
-    TakeOver,
+    /// Another proposer has answered our heartbeat and follows us, or has not.
+    HeartbeatEnded(NodeId, bool),
+    /// The leader asks us to take over.
+    TakeOver(oneshot::Sender<bool>),
+    /// We reach a learner, so we do.
+    Succeed,
+    /// A leader that no learner has answered has looked for one, and for a successor.
+    Looked(Look),
     Forwarded(u64, Result<Message, LinkError>),
     Read(u64, oneshot::Sender<Option<Slot>>),
     /// Nothing listens any more where the leader of this ballot was.
@@ -454,8 +479,19 @@ struct Run {
     lagging: BTreeSet<NodeId>,
     /// When this leader's slots were chosen.
     history: History,
-    /// How long acceptors take over a batch these days.
-    usual: Duration,
+    /// How long acceptors take over votes and renewals these days, and each node over what is long.
+    usual_vote: Pace,
+    usual_renewal: Pace,
+    paces: BTreeMap<NodeName, Pace>,
+    /// Proofs of leadership and heartbeats: the newest alone is worth sending.
+    renewals: NewestOnly<NodeId, Question>,
+    heartbeats: NewestOnly<NodeId, Bytes>,
+    /// What is chosen, on its way to the learners.
+    telling: Telling,
+    /// Which learners have applied a value and know no outcome of it.
+    at_a_loss: BTreeMap<Slot, BTreeSet<NodeId>>,
+    reach: Reach,
+    started: Instant,
     /// Since when each open slot's request has been here, oldest first.
     choosing: VecDeque<(Slot, Instant)>,
 }
@@ -552,10 +588,19 @@ impl Run {
             stores_asked: None,
             lagging: BTreeSet::new(),
             history: History::default(),
-            usual: Duration::ZERO,
+            usual_vote: Pace::default(),
+            usual_renewal: Pace::default(),
+            paces: BTreeMap::new(),
+            renewals: NewestOnly::default(),
+            heartbeats: NewestOnly::default(),
+            telling: Telling::default(),
+            at_a_loss: BTreeMap::new(),
+            reach: Reach::new(config.election_timeout),
+            started: now,
             choosing: VecDeque::new(),
             addresses,
         };
+        run.set_learners();
         run.restart_election_timer();
         run
     }
@@ -619,8 +664,11 @@ impl Run {
         self.learners.refresh();
         self.proposers.refresh();
         self.recalls.tick();
+        self.set_learners();
         self.step(Input::Tick);
+        self.tell_again();
         let now = Instant::now();
+        self.watch_reach(now);
         self.watch_leader(now);
         self.watch_stores(now);
         self.watch_learners(now);
@@ -642,6 +690,11 @@ impl Run {
         self.metrics
             .pending
             .set(self.shared.requests.load(Ordering::Relaxed) as i64);
+    }
+
+    fn set_learners(&mut self) {
+        let learners = self.learners.iter().map(|link| link.node.id);
+        self.telling.set_learners(learners);
     }
 
     /// A leader whose process is gone shows at once, without waiting for the timeout: nothing
@@ -732,27 +785,36 @@ impl Run {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Reply(from, reply, took) => {
-                if let Some(took) = took {
-                    self.took(took);
-                }
-                self.metrics.proposer_gets(&reply);
-                self.step(Input::Reply { from, reply });
-            }
-            Event::Learned(from, learned) => {
+            Event::Reply(from, reply, took) => self.replied(from, reply, took),
+            Event::Failed(node, took, late) => self.failed(node, took, late),
+            Event::Progress(acceptor) => drop(self.step(Input::Progress(acceptor))),
+            Event::Learned(from, learned, told) => {
+                self.learner_heard();
                 self.has_applied(Role::Learner, from, learned.applied);
-                self.learned(from, learned);
+                self.learned(from, learned, told);
             }
+            Event::Untold(learner, told, why) => self.untold(learner, told, &why),
             Event::Recalled(from, recalled) => self.recalled(from, recalled),
             Event::Stored(from, applied) => self.stored(from, applied),
             Event::Unanswered(acceptor) => drop(self.step(Input::Unanswered(acceptor))),
             Event::Heartbeat(heartbeat) => self.heartbeat(heartbeat),
-            Event::Followed(node) => drop(self.followed_at.insert(node, Instant::now())),
-            Event::TakeOver if self.leaving.is_some() || !self.is_listed() => {}
-            Event::TakeOver => {
+            Event::HeartbeatEnded(node, follows) => self.heartbeat_ended(node, follows),
+            Event::TakeOver(answer) => {
+                let (learners, events) = (self.learners.to_vec(), self.events.clone());
+                tokio::spawn(async move {
+                    let reaches = reach::any_answers(learners).await;
+                    if reaches {
+                        let _ = events.send(Event::Succeed);
+                    }
+                    let _ = answer.send(reaches);
+                });
+            }
+            Event::Succeed if self.leaving.is_some() || !self.is_listed() => {}
+            Event::Succeed => {
                 info!(target: "important", "the leader asks this proposer to succeed it");
                 self.step(Input::TakeOver);
             }
+            Event::Looked(look) => self.looked(look),
             Event::Forwarded(id, answer) => self.forwarded(id, answer),
             Event::Read(id, answer) => {
                 self.reads.insert(id, answer);
@@ -833,6 +895,9 @@ impl Run {
         if let Some(behind) = behind {
             self.note_behind(behind);
         }
+        if leader_changed {
+            self.telling.clear();
+        }
         for (to, request) in acceptors {
             self.ask_acceptors(&to, request);
         }
@@ -900,119 +965,6 @@ impl Run {
                 }
             }
         }
-    }
-
-    fn ask_acceptors(&self, to: &To, request: Request) {
-        let bulk = matches!(request, Request::Accept { .. });
-        if let (To::Quorum(_), Request::Accept { values, .. }) = (to, &request) {
-            self.metrics.batch_size.observe(values.len() as f64);
-        }
-        let (lane, timeout, breakers) = match bulk {
-            true => {
-                let peers = self.acceptors.iter().map(|link| &link.peer);
-                (Lane::Bulk, BULK_TIMEOUT, guard(peers, self.quorum))
-            }
-            // One small message at a time: it is what finds out that an acceptor is back.
-            false => (Lane::Control, self.election_timeout, Breakers::Ignore),
-        };
-        let asked = || self.acceptors.iter().filter(|l| to.includes(l.node.id));
-        self.metrics.proposer_sends(&request, asked().count());
-        // Others can be asked in its place.
-        let late_after = match (to, &request) {
-            (To::Quorum(_) | To::One(_), Request::Accept { .. } | Request::Renew { .. }) => {
-                Some(self.late_after())
-            }
-            _ => None,
-        };
-        let frame = self.frame(Message::Request(request));
-        for link in asked() {
-            let (link, frame, events) = (link.clone(), frame.clone(), self.events.clone());
-            tokio::spawn(async move {
-                let unanswered = || drop(events.send(Event::Unanswered(link.node.id)));
-                let mut answer = pin!(link.ask(lane, frame, timeout, breakers));
-                let started = Instant::now();
-                let answer = match late_after {
-                    None => answer.await,
-                    Some(late_after) => match tokio::time::timeout(late_after, &mut answer).await {
-                        Ok(answer) => answer,
-                        Err(_) => {
-                            unanswered();
-                            answer.await
-                        }
-                    },
-                };
-                match answer {
-                    Ok(Message::Reply(reply)) => {
-                        if !bulk {
-                            link.peer.heard();
-                        }
-                        let took = bulk.then(|| started.elapsed());
-                        let _ = events.send(Event::Reply(link.node.id, reply, took));
-                    }
-                    Ok(_) => warn!(acceptor = %link.node, "an answer that is none"),
-                    Err(error) => {
-                        debug!(acceptor = %link.node, %error, "no answer");
-                        unanswered();
-                    }
-                }
-            });
-        }
-    }
-
-    /// How long an acceptor may take before others are asked in its place.
-    fn late_after(&self) -> Duration {
-        (4 * self.usual).clamp(LATE_AFTER, self.heartbeat_interval.max(LATE_AFTER))
-    }
-
-    /// Counts how long an acceptor took over a batch.
-    fn took(&mut self, time: Duration) {
-        self.usual = (self.usual * 7 + time) / 8;
-    }
-
-    fn tell_learners(&self, learn: Learn) {
-        let lane = if learn.values.is_empty() {
-            Lane::Control
-        } else {
-            Lane::Bulk
-        };
-        let frame = self.frame(Message::Learn(learn));
-        for link in self.learners.iter().cloned() {
-            let (frame, events) = (frame.clone(), self.events.clone());
-            tokio::spawn(async move {
-                match link.ask(lane, frame, BULK_TIMEOUT, Breakers::Ignore).await {
-                    Ok(Message::Learned(learned)) => {
-                        let _ = events.send(Event::Learned(link.node.id, learned));
-                    }
-                    Ok(_) => warn!(learner = %link.node, "an answer that is none"),
-                    Err(error) => debug!(learner = %link.node, %error, "no answer"),
-                }
-            });
-        }
-    }
-
-    fn send_heartbeat(&self, heartbeat: Heartbeat) {
-        let body = HeartbeatBody::from(heartbeat);
-        // Four numbers: there is nothing in it that could fail.
-        let body = Bytes::from(serde_json::to_vec(&body).unwrap_or_default());
-        for link in self.proposers.iter().cloned() {
-            let (body, events, timeout) =
-                (body.clone(), self.events.clone(), self.election_timeout);
-            tokio::spawn(async move {
-                const PATH: PathAndQuery = PathAndQuery::from_static("/leader-heartbeat");
-                const JSON: HeaderValue = HeaderValue::from_static("application/json");
-                let request = post(PATH, JSON, body);
-                let call = link
-                    .peer
-                    .call(Lane::Control, request, timeout, Breakers::Ignore);
-                if call.await.is_ok_and(|answer| answer.status().is_success()) {
-                    let _ = events.send(Event::Followed(link.node.id));
-                }
-            });
-        }
-    }
-
-    fn frame(&self, message: Message) -> Bytes {
-        self.me.frame(message)
     }
 
     fn answer_read(&mut self, read: u64, slot: Option<Slot>) {
@@ -1163,7 +1115,7 @@ impl Run {
             0
         };
         let values: Values = items.iter().map(|item| item.value.clone()).collect();
-        let frame = self.frame(Message::Forward { wait_ms, values });
+        let frame = self.me.frame(Message::Forward { wait_ms, values });
         let id = self.next_forward;
         self.next_forward += 1;
         let events = self.events.clone();
@@ -1219,32 +1171,6 @@ impl Run {
                 self.queue.push_front(item);
             }
         }
-    }
-
-    fn learned(&mut self, from: NodeId, learned: Learned) {
-        self.progress.insert(
-            from,
-            Progress {
-                applied: learned.applied,
-                durable: learned.durable,
-                at: Instant::now(),
-            },
-        );
-        for (i, outcome) in learned.outcomes.into_iter().enumerate() {
-            let Some(applied) = outcome else { continue };
-            let slot = learned.first.plus(i as u64);
-            if let Some(item) = self.proposed.remove(&slot) {
-                self.outcome(slot, item, applied);
-            }
-        }
-        // An answer with outcomes may get lost: what somebody waits for counts as applied only when
-        // its outcome is here, and is told again until then.
-        let settled = self
-            .proposed
-            .first_key_value()
-            .map(|(slot, _)| slot.previous());
-        let applied = settled.map_or(learned.applied, |settled| settled.min(learned.applied));
-        self.step(Input::Learned(applied));
     }
 
     /// Notes that a leader may propose the item; `false` when nobody waits for it any more.
@@ -1389,8 +1315,8 @@ impl Run {
     fn hand_over(&mut self, now: Instant) {
         let successors = self.successors(now);
         self.step(Input::StepDown);
-        let frame = self.frame(Message::TakeOver);
-        let timeout = self.election_timeout;
+        let frame = self.me.frame(Message::TakeOver);
+        let timeout = reach::SUCCESSOR_WITHIN;
         tokio::spawn(async move {
             for link in successors {
                 info!(target: "important", successor = %link.node, "handing leadership over");
@@ -1425,9 +1351,10 @@ impl Run {
     /// when the cluster shrinks come last.
     fn successors(&self, now: Instant) -> Vec<Link> {
         let fresh = |node: &NodeId| {
+            let lately = self.election_timeout.max(3 * self.heartbeat_interval);
             self.followed_at
                 .get(node)
-                .is_some_and(|at| now - *at < 3 * self.heartbeat_interval)
+                .is_some_and(|at| now - *at < lately)
         };
         let fresh = self.proposers.iter().filter(|link| fresh(&link.node.id));
         fresh.cloned().collect()

@@ -421,12 +421,10 @@ async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<R
         Message::Forward { wait_ms, values } => {
             Message::Forwarded(forward(&state, frame.from, wait_ms, &values).await)
         }
-        Message::TakeOver if state.handle.take_over() => Message::Done,
-        Message::TakeOver => {
-            let detail = "this proposer is about to leave, or was asked a moment ago: ask another \
-                          one to take over";
-            return Err(Problem::unavailable(detail, Duration::from_secs(1)));
-        }
+        Message::TakeOver => match state.handle.take_over().await {
+            Ok(()) => Message::Done,
+            Err(why) => return Err(Problem::unavailable(why, Duration::from_secs(1))),
+        },
         Message::ReadIndex => Message::Readable(state.handle.read_index().await),
         _ => {
             return Err(Problem::bad_request(

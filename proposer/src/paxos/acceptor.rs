@@ -53,6 +53,9 @@ pub enum Record {
 pub struct AnswerLimits {
     /// Bytes of values; one larger value goes alone.
     pub bytes: usize,
+    /// The same in a promise: a candidate on a slow link must hear something within an election
+    /// timeout.
+    pub promise_bytes: usize,
     /// Votes: keeps answers full of small values bounded as well.
     pub votes: usize,
 }
@@ -61,6 +64,7 @@ impl Default for AnswerLimits {
     fn default() -> AnswerLimits {
         AnswerLimits {
             bytes: 2 << 20,
+            promise_bytes: 256 << 10,
             votes: 16_384,
         }
     }
@@ -90,8 +94,11 @@ impl Default for TrimPolicy {
 /// renewals, one such step at a time.
 const MAX_AHEAD: u64 = 1 << 20;
 
-/// How many [`Acceptor::tick`]s a leader is taken to live after its last sign of life.
+/// How many [`Acceptor::tick`]s a leader is taken to live after its last sign of life, and how many
+/// bytes a candidate on a slow link may take one more for.
 const LEADER_TICKS: u8 = 2;
+const BYTES_A_TICK: usize = 128 << 10;
+const LONGEST_GRACE: u8 = 16;
 
 /// An acceptor's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -214,7 +221,7 @@ impl Acceptor {
                 floor: self.floor,
             }),
             Request::Fetch { from, to } => {
-                let (votes, rest) = self.votes_from(from, to);
+                let (votes, rest) = self.votes_from(from, to, self.answers.bytes);
                 let to = rest.map_or(to, Slot::previous);
                 answer(Reply::Fetched { from, to, votes })
             }
@@ -268,11 +275,13 @@ impl Acceptor {
         if self.refuses(ballot) || (ballot == self.promised && promised_another) {
             return self.nack(ballot);
         }
-        // A candidate gets the grace that a leader gets: those whose timers fire while it gathers
-        // promises wait, instead of outbidding it.
-        self.leader_ticks = LEADER_TICKS;
         let records = self.promise(ballot, run);
-        let (votes, rest) = self.votes_from(from, Slot(u64::MAX));
+        let (votes, rest) = self.votes_from(from, Slot(u64::MAX), self.answers.promise_bytes);
+        // A candidate gets the grace that a leader gets, and more while it hears much: those whose
+        // timers fire while it gathers promises wait, instead of outbidding it.
+        let bytes: usize = votes.iter().map(|vote| vote.value.len()).sum();
+        let more = u8::try_from(bytes / BYTES_A_TICK).unwrap_or(u8::MAX);
+        self.leader_ticks = LEADER_TICKS.saturating_add(more.min(LONGEST_GRACE));
         let committed = self.committed();
         Output::new(
             records,
@@ -370,16 +379,15 @@ impl Acceptor {
         })
     }
 
-    /// Votes in `from..=to` and, when they do not fit one answer, the first slot left out.
-    fn votes_from(&self, from: Slot, to: Slot) -> (Vec<Vote>, Option<Slot>) {
+    /// Votes in `from..=to` and, when they do not fit so many bytes, the first slot left out.
+    fn votes_from(&self, from: Slot, to: Slot, most: usize) -> (Vec<Vote>, Option<Slot>) {
         let mut votes = Vec::new();
         let mut bytes = 0;
         if from > to {
             return (votes, None);
         }
         for (slot, (ballot, value)) in self.votes.range(from..=to) {
-            let full =
-                votes.len() >= self.answers.votes || bytes + value.len() > self.answers.bytes;
+            let full = votes.len() >= self.answers.votes || bytes + value.len() > most;
             if full && !votes.is_empty() {
                 return (votes, Some(*slot));
             }

@@ -4,6 +4,10 @@
 //! is known to be chosen, the value of the highest ballot among a quorum of acceptors is the chosen
 //! one, since any quorum shares an acceptor with the one that chose it, and no later ballot can
 //! carry another value (Lamport, "Paxos Made Simple", P2b).
+//!
+//! A quorum is asked, each acceptor one question at a time; another one when one of them fails. A
+//! question is repeated when it has failed, never because time has passed: a page that is on its way
+//! fills the link already.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +33,14 @@ pub enum Input {
     },
     /// Some time, longer than messages commonly take, has passed.
     Tick,
+    /// A [`Request::Fetch`] is over without an answer to it: its time is up, it broke off, nothing
+    /// was there to take it, or the acceptor would not.
+    Failed {
+        /// Which acceptor.
+        from: NodeId,
+        /// The request's first slot.
+        first: Slot,
+    },
 }
 
 /// What a step asks for.
@@ -36,8 +48,8 @@ pub enum Input {
 pub struct Effects {
     /// Chosen values in the order of their slots, without a gap, each delivered once.
     pub deliver: Vec<(Slot, Value)>,
-    /// To every acceptor.
-    pub fetch: Option<Request>,
+    /// Questions to acceptors.
+    pub fetch: Vec<(NodeId, Request)>,
     /// Acceptors have forgotten the next slots, and the others are too few or silent: up to here,
     /// another learner's snapshot is needed.
     pub truncated: Option<Slot>,
@@ -64,15 +76,48 @@ pub struct Learner {
     /// Where the gap was at the last tick; a gap that is still there at the next one is fetched.
     gap_at_tick: Option<Slot>,
     fetch: Option<Fetch>,
+    /// Whom to ask first: those that failed last come last.
+    order: Vec<NodeId>,
+    /// How many slots to ask for at once: fewer after a failure, all once answers come.
+    span: u64,
+    /// Fetches in a row that failed, and how many ticks to wait before the next.
+    failures: u32,
+    pause: u64,
 }
+
+/// The longest pause between two fetches that fail, in ticks.
+const LONGEST_PAUSE: u64 = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Fetch {
     from: Slot,
     to: Slot,
+    /// Who was asked. Unless the answer is below, it is still to come.
+    asked: BTreeSet<NodeId>,
     answers: BTreeMap<NodeId, (Slot, Vec<Vote>)>,
     /// Who has forgotten the first slots, and up to where.
     truncated: BTreeMap<NodeId, Slot>,
+    failed: BTreeSet<NodeId>,
+}
+
+impl Fetch {
+    fn request(&self) -> Request {
+        let (from, to) = (self.from, self.to);
+        Request::Fetch { from, to }
+    }
+
+    /// Whether an answer is still to come.
+    fn is_open(&self) -> bool {
+        let ended = self.answers.len() + self.truncated.len() + self.failed.len();
+        self.asked.len() > ended
+    }
+
+    fn waits_for(&self, acceptor: NodeId) -> bool {
+        self.asked.contains(&acceptor)
+            && !self.answers.contains_key(&acceptor)
+            && !self.truncated.contains_key(&acceptor)
+            && !self.failed.contains(&acceptor)
+    }
 }
 
 impl Learner {
@@ -89,6 +134,10 @@ impl Learner {
             disputed: BTreeSet::new(),
             gap_at_tick: None,
             fetch: None,
+            order: members.acceptors().collect(),
+            span: u64::MAX,
+            failures: 0,
+            pause: 0,
         }
     }
 
@@ -134,17 +183,8 @@ impl Learner {
                 reply: Reply::Truncated { from: first, floor },
             } if self.members.contains(from) => self.truncated(from, first, floor, &mut effects),
             Input::Reply { .. } => {}
-            Input::Tick => {
-                let gap = (self.delivered < self.committed).then_some(self.delivered);
-                if gap.is_some() && gap == self.gap_at_tick {
-                    // Those that remember may be too few for good, if another one is gone.
-                    if let Some(fetch) = &self.fetch {
-                        effects.truncated = fetch.truncated.values().max().copied();
-                    }
-                    self.start_fetch(&mut effects);
-                }
-                self.gap_at_tick = gap;
-            }
+            Input::Tick => self.tick(&mut effects),
+            Input::Failed { from, first } => self.failed(from, first, &mut effects),
         }
         self.deliver(&mut effects);
         effects
@@ -229,6 +269,56 @@ impl Learner {
             effects.deliver.push((self.delivered, value));
         }
         self.committed = self.committed.max(self.delivered);
+        // The leader was faster.
+        self.fetch.take_if(|fetch| fetch.to <= self.delivered);
+    }
+
+    fn tick(&mut self, effects: &mut Effects) {
+        let gap = (self.delivered < self.committed).then_some(self.delivered);
+        let stays = gap.is_some() && gap == self.gap_at_tick;
+        self.gap_at_tick = gap;
+        self.pause = self.pause.saturating_sub(1);
+        let is_open = self.fetch.as_ref().is_some_and(Fetch::is_open);
+        if !stays || is_open || self.pause > 0 {
+            return;
+        }
+        // Those that remember may be too few for good, if another one is gone.
+        if let Some(fetch) = &self.fetch {
+            effects.truncated = fetch.truncated.values().max().copied();
+        }
+        self.start_fetch(effects);
+    }
+
+    fn failed(&mut self, acceptor: NodeId, first: Slot, effects: &mut Effects) {
+        let Some(fetch) = &mut self.fetch else { return };
+        if first != fetch.from || !fetch.waits_for(acceptor) {
+            return;
+        }
+        fetch.failed.insert(acceptor);
+        let slots = (fetch.to.0 - fetch.from.0).saturating_add(1);
+        self.span = self.span.min(slots).div_ceil(2);
+        if let Some(place) = self.order.iter().position(|a| *a == acceptor) {
+            self.order[place..].rotate_left(1);
+        }
+        self.ask_another(effects);
+        if self.fetch.as_ref().is_some_and(|fetch| !fetch.is_open()) {
+            self.pause = (1 << self.failures.min(8)).min(LONGEST_PAUSE);
+            self.failures += 1;
+        }
+    }
+
+    /// Asks as many more as a quorum of answers needs.
+    fn ask_another(&mut self, effects: &mut Effects) {
+        let Some(fetch) = &mut self.fetch else { return };
+        let lost = fetch.truncated.len() + fetch.failed.len();
+        let hoped_for = fetch.asked.len() - lost;
+        let missing = self.members.quorum().saturating_sub(hoped_for);
+        let others = self.order.iter().filter(|a| !fetch.asked.contains(a));
+        let others: Vec<NodeId> = others.take(missing).copied().collect();
+        fetch.asked.extend(&others);
+        let request = fetch.request();
+        let questions = others.into_iter().map(|to| (to, request.clone()));
+        effects.fetch.extend(questions);
     }
 
     fn start_fetch(&mut self, effects: &mut Effects) {
@@ -238,30 +328,36 @@ impl Learner {
             .first_key_value()
             .map_or(Slot(u64::MAX), |(slot, _)| slot.previous());
         let to = self.committed.min(held);
+        let to = to.min(Slot(from.0.saturating_add(self.span - 1)));
         if from > to {
             self.fetch = None;
             return;
         }
-        effects.fetch = Some(Request::Fetch { from, to });
         self.fetch = Some(Fetch {
             from,
             to,
+            asked: BTreeSet::new(),
             answers: BTreeMap::new(),
             truncated: BTreeMap::new(),
+            failed: BTreeSet::new(),
         });
+        self.ask_another(effects);
     }
 
     fn truncated(&mut self, from: NodeId, first: Slot, floor: Slot, effects: &mut Effects) {
         let Some(fetch) = &mut self.fetch else { return };
-        if first != fetch.from {
+        if first != fetch.from || !fetch.asked.contains(&from) {
             return;
         }
+        fetch.failed.remove(&from);
         fetch.truncated.insert(from, floor);
         // The others may still make a quorum.
         let left = usize::from(self.members.count()) - fetch.truncated.len();
         if left < self.members.quorum() {
             effects.truncated = Some(floor);
             self.fetch = None;
+        } else {
+            self.ask_another(effects);
         }
     }
 
@@ -274,9 +370,11 @@ impl Learner {
         effects: &mut Effects,
     ) {
         let Some(fetch) = &mut self.fetch else { return };
-        if first != fetch.from || to > fetch.to {
+        if first != fetch.from || to > fetch.to || !fetch.asked.contains(&acceptor) {
             return;
         }
+        // Late, but here after all.
+        fetch.failed.remove(&acceptor);
         fetch.answers.insert(acceptor, (to, votes));
         if fetch.answers.len() < self.members.quorum() {
             return;
@@ -305,6 +403,8 @@ impl Learner {
             }
         }
         self.fetch = None;
+        self.failures = 0;
+        self.span = self.span.saturating_mul(2);
         for (slot, value) in found {
             self.keep_for_sure(slot, value, effects);
         }

@@ -39,4 +39,5 @@ pub mod recent;
 pub mod sessions;
 pub mod snapshot;
 pub mod standing;
+pub mod telling;
 pub mod verify;

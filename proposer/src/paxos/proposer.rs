@@ -17,6 +17,11 @@ use std::mem;
 use super::ids::{Ballot, Members, NodeId, NodeName, Slot};
 use super::message::{Heartbeat, Learn, Reply, Request, Value, Values, Vote};
 use super::output::Output;
+use again::{Failure, Late};
+
+pub use again::Sent;
+
+mod again;
 
 mod ahead;
 
@@ -58,10 +63,6 @@ impl Default for Settings {
 /// hour.
 const ROUNDS_LOST: u64 = 1 << 20;
 
-/// How many batches that no learner has confirmed are told again at a tick. Learners apply in order
-/// and fetch longer stretches from the acceptors themselves.
-const RETELL_BATCHES: usize = 4;
-
 /// What reaches a proposer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
@@ -76,8 +77,18 @@ pub enum Input {
         /// What.
         reply: Reply,
     },
-    /// An acceptor could not be asked, or has not answered when answers are commonly there.
+    /// An acceptor has not answered when answers are commonly there. Its answer may still come.
     Unanswered(NodeId),
+    /// A request to an acceptor is over and has not had the answer that it asks for: nothing was
+    /// there to take it, it broke off, its time is up, or the acceptor would not.
+    Failed {
+        /// Which.
+        from: NodeId,
+        /// The request.
+        sent: Sent,
+    },
+    /// Part of an acceptor's answer to a [`Request::Prepare`] is here, and the rest is on its way.
+    Progress(NodeId),
     /// A learner has applied every slot up to here.
     Learned(Slot),
     /// A learner or a store says that it has applied every slot up to here, by its own account alone.
@@ -139,7 +150,8 @@ impl To {
 pub struct Effects {
     /// Requests to acceptors, in order.
     pub acceptors: Vec<(To, Request)>,
-    /// To every learner, in order.
+    /// To every learner, in order; without values to say how far the log has come. See
+    /// [`Telling`](super::telling::Telling).
     pub learners: Vec<Learn>,
     /// To every other proposer.
     pub heartbeat: Option<Heartbeat>,
@@ -190,6 +202,8 @@ enum Phase {
         ballot: Ballot,
         from: Slot,
         promises: BTreeMap<NodeId, Promise>,
+        /// Those whose next part was asked for in vain.
+        failed: BTreeSet<NodeId>,
     },
     Leading(Box<Leading>),
 }
@@ -224,14 +238,17 @@ struct Leading {
     in_flight: BTreeMap<Slot, Batch>,
     /// What was chosen and not yet sent to everybody, oldest first.
     late: Vec<Late>,
-    /// Values in it, and their bytes.
+    /// Values that came to it since it was last looked at, and their bytes.
     late_size: (usize, usize),
+    /// Who has been sent of it and has not answered: whom, and the first slot.
+    late_open: BTreeSet<(NodeId, Slot)>,
     /// Batches chosen, by first slot, while an earlier one is not.
     chosen: BTreeMap<Slot, Values>,
-    /// Batches told to the learners until one of them has applied them, with the tick of the telling.
-    untold: BTreeMap<Slot, (Values, u64)>,
-    /// Bytes of all values from the first of `untold` on.
+    /// Every slot up to here is applied by a learner.
+    applied: Slot,
+    /// Bytes of all values in later slots, and of each chosen batch of them, by its last slot.
     open_bytes: usize,
+    chosen_bytes: BTreeMap<Slot, usize>,
     /// The newest round of [`Request::Renew`].
     round: u64,
     /// Whether all acceptors were asked in that round.
@@ -246,21 +263,16 @@ struct Leading {
     reads: VecDeque<(u64, u64)>,
 }
 
-/// A chosen batch that some acceptors were not asked to vote for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Late {
-    first: Slot,
-    values: Values,
-    to: BTreeSet<NodeId>,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Batch {
     values: Values,
+    /// Whoever was asked is not asked again while a request to it is under way: unless it has
+    /// voted or is among the failed, one is.
     asked: BTreeSet<NodeId>,
     votes: BTreeSet<NodeId>,
-    /// The tick at which it was last sent.
-    sent: u64,
+    failed: BTreeMap<NodeId, Failure>,
+    /// Those in whose place another one was asked.
+    replaced: BTreeSet<NodeId>,
 }
 
 impl Proposer {
@@ -306,6 +318,11 @@ impl Proposer {
             }
             Input::Reply { .. } => {}
             Input::Unanswered(acceptor) => self.unanswered(acceptor, &mut effects),
+            Input::Failed { from, sent } => self.failed(from, sent, &mut effects),
+            Input::Progress(_) => {
+                let preparing = matches!(self.phase, Phase::Preparing { .. });
+                effects.restart_election_timer = preparing;
+            }
             Input::Learned(applied) => self.learned(applied),
             Input::Applied { by, upto } => self.has_applied(by, upto, &mut effects),
             Input::Gone(node) => drop(self.ahead.remove(&node)),
@@ -318,7 +335,7 @@ impl Proposer {
             Input::Tick => self.tick(&mut effects),
             Input::StepDown => {
                 if self.is_leading() {
-                    self.send_late(&mut effects);
+                    self.send_late(true, &mut effects);
                     self.follow(None, &mut effects);
                 }
             }
@@ -372,11 +389,8 @@ impl Proposer {
     pub fn open_slots(&self) -> u64 {
         match &self.phase {
             Phase::Leading(leading) => {
-                let told = leading
-                    .untold
-                    .first_key_value()
-                    .map_or(self.committed.next(), |(s, _)| *s);
-                leading.next.0.saturating_sub(told.0)
+                let applied = leading.applied.min(self.committed);
+                leading.next.previous().0.saturating_sub(applied.0)
             }
             _ => 0,
         }
@@ -534,6 +548,7 @@ impl Proposer {
             ballot,
             from,
             promises: BTreeMap::new(),
+            failed: BTreeSet::new(),
         };
     }
 
@@ -550,6 +565,7 @@ impl Proposer {
             ballot,
             from,
             promises,
+            ..
         } = &mut self.phase
         else {
             return;
@@ -567,6 +583,8 @@ impl Proposer {
             }
             _ => return,
         }
+        // Much to hear, or a slow link, is no reason to begin again from the start.
+        effects.restart_election_timer = true;
         if let Some(rest) = part.rest {
             let more = Request::Prepare {
                 ballot: *ballot,
@@ -627,8 +645,10 @@ impl Proposer {
             in_flight: BTreeMap::new(),
             late: Vec::new(),
             late_size: (0, 0),
+            late_open: BTreeSet::new(),
             chosen: BTreeMap::new(),
-            untold: BTreeMap::new(),
+            applied: self.committed,
+            chosen_bytes: BTreeMap::new(),
             round: 0,
             round_to_all: true,
             ticks: 0,
@@ -692,7 +712,8 @@ impl Proposer {
                 values,
                 asked,
                 votes: BTreeSet::new(),
-                sent: leading.ticks,
+                failed: BTreeMap::new(),
+                replaced: BTreeSet::new(),
             };
             leading.in_flight.insert(first, batch);
         }
@@ -713,6 +734,7 @@ impl Proposer {
         if ballot != leading.ballot {
             return;
         }
+        leading.late_open.remove(&(from, first));
         let Some(batch) = leading.in_flight.get_mut(&first) else {
             return;
         };
@@ -738,8 +760,8 @@ impl Proposer {
             let first = self.committed.next();
             self.committed = self.committed.plus(values.len() as u64);
             leading
-                .untold
-                .insert(first, (values.clone(), leading.ticks));
+                .chosen_bytes
+                .insert(self.committed, bytes_of(&values));
             effects.learners.push(Learn {
                 first,
                 values,
@@ -748,77 +770,21 @@ impl Proposer {
         }
         let (values, bytes) = leading.late_size;
         if values >= self.settings.batch_values || bytes >= self.settings.batch_bytes {
-            self.send_late(effects);
+            self.send_late(false, effects);
         }
         self.release_reads(effects);
         self.send_batches(effects);
-    }
-
-    /// Sends what is chosen to those who were not asked to vote for it, so that it outlives as many
-    /// disks as it can.
-    fn send_late(&mut self, effects: &mut Effects) {
-        let committed = self.committed;
-        let settings = self.settings;
-        let Phase::Leading(leading) = &mut self.phase else {
-            return;
-        };
-        let mut late = mem::take(&mut leading.late);
-        leading.late_size = (0, 0);
-        late.sort_unstable_by_key(|late| late.first);
-        let mut rest = late.into_iter().peekable();
-        while let Some(Late { first, values, to }) = rest.next() {
-            let mut values = values.to_vec();
-            let mut bytes = bytes_of(&values);
-            while let Some(next) = rest.next_if(|next| {
-                bytes += bytes_of(&next.values);
-                next.first == first.plus(values.len() as u64)
-                    && next.to == to
-                    && values.len() + next.values.len() <= settings.batch_values
-                    && bytes <= settings.batch_bytes
-            }) {
-                values.extend_from_slice(&next.values);
-            }
-            let accept = accept(leading.ballot, first, values.into(), committed);
-            effects.acceptors.push((To::Others(to), accept));
-        }
-    }
-
-    /// Asks others instead of that acceptor, and from now on before it.
-    fn unanswered(&mut self, acceptor: NodeId, effects: &mut Effects) {
-        let committed = self.committed;
-        let Phase::Leading(leading) = &mut self.phase else {
-            return;
-        };
-        leading.ask_last(acceptor);
-        for (first, batch) in &mut leading.in_flight {
-            if !batch.asked.contains(&acceptor) || batch.votes.contains(&acceptor) {
-                continue;
-            }
-            let mut others = leading.order.iter().filter(|a| !batch.asked.contains(a));
-            if let Some(other) = others.next().copied() {
-                batch.asked.insert(other);
-                let accept = accept(leading.ballot, *first, batch.values.clone(), committed);
-                effects.acceptors.push((To::One(other), accept));
-            }
-        }
-        // Once a round: it may answer this one the same way.
-        let open = confirmed_round(&leading.renewed, self.members) < leading.round;
-        if open && !leading.round_to_all {
-            self.renew(To::All, effects);
-        }
     }
 
     fn learned(&mut self, applied: Slot) {
         let Phase::Leading(leading) = &mut self.phase else {
             return;
         };
-        while let Some(entry) = leading.untold.first_entry() {
-            let last = entry.key().plus(entry.get().0.len() as u64).previous();
-            if last > applied {
-                break;
-            }
-            let (values, _) = entry.remove();
-            leading.open_bytes -= bytes_of(&values);
+        leading.applied = leading.applied.max(applied);
+        while let Some(batch) = leading.chosen_bytes.first_entry()
+            && *batch.key() <= leading.applied
+        {
+            leading.open_bytes -= batch.remove();
         }
     }
 
@@ -896,6 +862,7 @@ impl Proposer {
     }
 
     fn tick(&mut self, effects: &mut Effects) {
+        self.prepare_again(effects);
         let patience = self.settings.patience_ticks;
         let Phase::Leading(leading) = &mut self.phase else {
             return;
@@ -909,38 +876,8 @@ impl Proposer {
             self.follow(None, effects);
             return;
         }
-        // What was sent before the last tick and has no answer is taken to be lost.
-        let now = leading.ticks;
-        let committed = self.committed;
-        let mut silent = BTreeSet::new();
-        for (first, batch) in leading
-            .in_flight
-            .iter_mut()
-            .filter(|(_, b)| b.sent + 1 < now)
-        {
-            batch.sent = now;
-            silent.extend(batch.asked.difference(&batch.votes));
-            batch.asked.extend(self.members.acceptors());
-            let without_vote = batch.asked.difference(&batch.votes).copied();
-            let accept = accept(leading.ballot, *first, batch.values.clone(), committed);
-            effects
-                .acceptors
-                .extend(without_vote.map(|a| (To::One(a), accept.clone())));
-        }
-        for acceptor in silent {
-            leading.ask_last(acceptor);
-        }
-        let overdue = leading.untold.iter_mut().take(RETELL_BATCHES);
-        for (first, (values, told)) in overdue.filter(|(_, (_, told))| *told + 1 < now) {
-            *told = now;
-            let (first, values) = (*first, values.clone());
-            effects.learners.push(Learn {
-                first,
-                values,
-                committed: self.committed,
-            });
-        }
-        self.send_late(effects);
+        self.ask_failed_again(effects);
+        self.send_late(false, effects);
         self.announce(effects);
     }
 
@@ -1007,12 +944,6 @@ impl Leading {
             bytes += value.len();
             bytes >= settings.batch_bytes
         })
-    }
-
-    fn ask_last(&mut self, acceptor: NodeId) {
-        if let Some(place) = self.order.iter().position(|a| *a == acceptor) {
-            self.order[place..].rotate_left(1);
-        }
     }
 
     /// The first so many acceptors to ask.

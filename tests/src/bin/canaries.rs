@@ -85,7 +85,7 @@ fn read(copy: &Path, canary: &Canary) -> String {
     fs::read_to_string(copy.join(&canary.file)).expect("a canary names a file of the copy")
 }
 
-/// `seed N` if the simulator notices.
+/// `seed N`, or the name of a world, if the simulator notices.
 fn simulate(copy: &Path, seeds: &str) -> Option<String> {
     build(copy, "sim");
     let sim = Command::new(copy.join("target/debug/sim"))
@@ -93,11 +93,21 @@ fn simulate(copy: &Path, seeds: &str) -> Option<String> {
         .output()
         .expect("the simulator runs");
     if sim.status.success() {
-        return None;
+        return worlds(copy);
     }
     let text = String::from_utf8_lossy(&sim.stdout);
     let mut words = text.split_whitespace().skip_while(|word| *word != "seed");
     Some(format!("seed {}", words.nth(1).unwrap_or("?")))
+}
+
+/// The name of the world that fails, if one does.
+fn worlds(copy: &Path) -> Option<String> {
+    let sim = Command::new(copy.join("target/debug/sim"))
+        .arg("--worlds")
+        .output()
+        .expect("the simulator runs");
+    let text = String::from_utf8_lossy(&sim.stdout);
+    (!sim.status.success()).then(|| text.lines().last().unwrap_or_default().to_owned())
 }
 
 /// `model` if the model notices.

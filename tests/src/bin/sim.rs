@@ -1,6 +1,6 @@
 //! `sim --seed N [--events N]` replays one seed and prints every event;
 //! `sim --seeds FROM..TO [--events N] [--threads N]` runs many, on every core, and counts; with
-//! `--first` it stops at the first that fails. Every seed that fails is added to
+//! `--first` it stops at the first that fails; `sim --worlds` runs those of `sim/worlds.rs`. Every seed that fails is added to
 //! `tests/sim-seeds.txt`, which the test suite replays.
 
 use std::fs::{self, OpenOptions};
@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use std::{env, panic, thread};
 
-use tests::sim::{Config, Failure, Summary, VERSION, run, try_seed};
+use tests::sim::{Config, Failure, Summary, VERSION, run, try_seed, worlds};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sim-seeds.txt");
 
@@ -29,6 +29,13 @@ fn main() -> ExitCode {
         println!("{:?}", run(&config, events, true));
         return ExitCode::SUCCESS;
     }
+    if arguments.iter().any(|argument| argument == "--worlds") {
+        for (name, world) in worlds::WORLDS {
+            println!("{name}");
+            world();
+        }
+        return ExitCode::SUCCESS;
+    }
     if cfg!(panic = "abort") {
         eprintln!("a broken rule is a panic that must be caught: build without --release");
         return ExitCode::from(2);
@@ -43,7 +50,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: sim --seed N | --seeds FROM..TO [--first] [--events N] [--threads N]"
+                "usage: sim --worlds | --seed N | --seeds FROM..TO [--first] [--events N] [--threads N]"
             );
             ExitCode::from(2)
         }

@@ -462,11 +462,9 @@ impl Small {
             );
             state.say(self, Envelope::Snapshot { values });
         }
-        if let Some(request) = effects.fetch {
-            for to in 0..self.acceptors.into() {
-                let request = request.clone();
-                state.say(self, Envelope::Fetch { to, request });
-            }
+        for (to, request) in effects.fetch {
+            let to = to.index();
+            state.say(self, Envelope::Fetch { to, request });
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Config {
     pub other_dialect: Dialect,
     /// A message takes this long, at least and commonly at most.
     pub latency: (u64, u64),
+    /// Each link carries so many bytes a millisecond each way; 0 for any number.
+    pub bandwidth: u64,
     /// How many of a thousand messages take up to a hundred times as long.
     pub laggards: u32,
     /// How many of a thousand messages are lost.
@@ -196,6 +198,7 @@ impl Config {
         };
         let answers = AnswerLimits {
             bytes: pick(r, &[64, 512, 2 << 20]),
+            promise_bytes: pick(r, &[64, 512, 2 << 20]),
             votes: pick(r, &[1, 3, 16_384]),
         };
         Config {
@@ -231,6 +234,7 @@ impl Config {
                 ],
             ),
             latency: (fast, fast + pick(r, &[0, 2, 10, 40])),
+            bandwidth: pick(r, &[0, 0, 0, 200, 20]),
             laggards: pick(r, &[0, 0, 20, 200]),
             loss: maybe(r, 200),
             duplicates: maybe(r, 200),

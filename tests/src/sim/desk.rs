@@ -1,59 +1,83 @@
 //! What a proposer's driver keeps: how far the learners are, and who waits for which outcome.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use proposer::newest::NewestOnly;
 use proposer::paxos::ids::{NodeId, Role, Slot};
 use proposer::paxos::machine::{Applied, Outcome};
-use proposer::paxos::message::{Learned, Recalled};
+use proposer::paxos::message::{Learned, Recalled, Request, Value};
 use proposer::paxos::proposer::Input;
 use proposer::paxos::recall::Recalls;
+use proposer::paxos::telling::Telling;
+use proposer::reach::Reach;
 
 use super::node::Process;
 use super::transfer::Ask;
-use super::{Packet, Sim};
+use super::{ELECTION, Packet, Sim};
 
 /// Ticks after which a question to a learner counts as lost.
 const PATIENCE: u32 = 8;
 
 /// Of one proposer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Desk {
     /// What each learner has on disk, while this proposer leads.
     pub(super) durable: BTreeMap<NodeId, Slot>,
     /// Slots of which somebody waits to hear what became of them.
-    waiting: BTreeMap<Slot, ()>,
+    waiting: BTreeMap<Slot, Value>,
     recalls: Recalls<()>,
     /// The number of the question open to each learner, and ticks since.
     asked: BTreeMap<NodeId, (u64, u32)>,
+    /// What is on its way to the learners.
+    pub(super) telling: Telling,
+    /// Proofs of leadership, one at a time to each acceptor.
+    pub(super) renewals: NewestOnly<NodeId, Request>,
+    /// Whether a learner answers.
+    pub(super) reach: Reach,
 }
 
 impl Desk {
-    /// Clients wait for the outcomes of these slots.
-    pub(super) fn wait_for(&mut self, first: Slot, count: u64) {
-        let slots = (0..count).map(|i| (first.plus(i), ()));
-        self.waiting.extend(slots);
+    /// Of a proposer that has just started.
+    pub(super) fn new(learners: u8) -> Desk {
+        let mut telling = Telling::default();
+        telling.set_learners(NodeId::first(learners));
+        Desk {
+            durable: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            recalls: Recalls::default(),
+            asked: BTreeMap::new(),
+            telling,
+            renewals: NewestOnly::default(),
+            reach: Reach::new(Duration::from_millis(ELECTION)),
+        }
+    }
+
+    /// Clients wait for the outcomes of these values.
+    pub(super) fn wait_for(&mut self, first: Slot, values: Vec<Value>) {
+        let slots = (first.0..).map(Slot);
+        self.waiting.extend(slots.zip(values));
     }
 
     /// It does not lead any more: its clients ask the next leader.
     pub(super) fn clear(&mut self) {
-        *self = Desk::default();
+        self.durable.clear();
+        self.waiting.clear();
+        self.recalls = Recalls::default();
+        self.asked.clear();
     }
 
     /// Whether everybody knows what became of his value.
     pub(super) fn is_clear(&self) -> bool {
         self.waiting.is_empty() && self.recalls.is_empty()
     }
-
-    /// Up to where the core may take the learners to be done: what somebody waits for is told again.
-    fn settled(&self, applied: Slot) -> Slot {
-        let first = self.waiting.keys().next();
-        first.map_or(applied, |slot| slot.previous().min(applied))
-    }
 }
 
 impl Sim {
     /// A learner has answered a leader.
-    pub(super) fn learned(&mut self, at: usize, from: NodeId, learned: Learned) {
+    pub(super) fn learned(&mut self, by: usize, at: usize, learned: Learned) {
+        let (from, first) = (self.nodes[by].name.id, learned.first);
+        let (applied, count) = (learned.applied, learned.outcomes.len());
         let Process::Proposer(_, desk) = &mut self.nodes[at].process else {
             return;
         };
@@ -71,9 +95,25 @@ impl Sim {
                 _ => note(&self.check, &mut self.summary, slot, &told),
             }
         }
-        let settled = desk.settled(learned.applied);
         self.ask_learners(at);
-        self.step_proposer(at, Input::Learned(settled));
+        self.step_proposer(at, Input::Learned(applied));
+        self.told_answered(by, at, first, count, applied);
+    }
+
+    /// A leader tells again what failed, and asks again for outcomes whose answer is lost.
+    pub(super) fn tell_again(&mut self, at: usize) {
+        let Process::Proposer(proposer, desk) = &mut self.nodes[at].process else {
+            return;
+        };
+        if !proposer.is_leading() {
+            return;
+        }
+        let mut tells = desk.telling.tick();
+        let wanted = desk.waiting.iter().map(|(slot, value)| (*slot, value));
+        while let Some(tell) = desk.telling.ask_again(wanted.clone()) {
+            tells.push(tell);
+        }
+        self.tell_learners(at, tells);
     }
 
     /// A learner tells what it withheld before.

@@ -4,6 +4,7 @@
 //! A run has two phases. In the first everything goes wrong and only safety is asked for, by the
 //! [`Checker`] on every step. Then all is healed, and the cluster must make progress.
 
+mod calls;
 mod client;
 mod config;
 mod desk;
@@ -17,11 +18,13 @@ mod node;
 mod replica;
 mod rng;
 mod runner;
+mod scenario;
 mod steps;
 mod transfer;
 mod truth;
 mod voter;
 mod wire;
+pub mod worlds;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -38,6 +41,7 @@ pub use rng::Rng;
 pub use runner::{Failure, Summary, run, try_seed};
 pub use wire::Dialect;
 
+use calls::{Calls, Due};
 use client::Clients;
 use disk::Claims;
 use log::Log;
@@ -64,6 +68,7 @@ pub struct Sim {
     scheduled: u64,
     nodes: Vec<Node>,
     network: Network,
+    calls: Calls,
     clients: Clients,
     check: Checker,
     healed: bool,
@@ -96,6 +101,8 @@ enum Event {
     },
     /// Of a node in that life.
     Timer { of: Asker, timer: Timer },
+    /// A call that a node made, if it is still open.
+    Call { of: Asker, to: usize, due: Due },
     /// A node starts.
     Start(usize),
     /// Clients propose.
@@ -113,6 +120,17 @@ enum Packet {
     /// One learner asks another; the answer repeats the number.
     Ask(u64, Ask),
     Told(u64, Told),
+}
+
+impl Packet {
+    /// About how long it is.
+    fn bytes(&self) -> usize {
+        match self {
+            Packet::Message(said) => said.bytes(),
+            Packet::Told(_, told) => told.bytes(),
+            Packet::Heartbeat(_) | Packet::Ask(..) => 100,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +189,7 @@ impl Sim {
             queue: BinaryHeap::new(),
             scheduled: 0,
             network: Network::new(nodes.len(), config),
+            calls: Calls::default(),
             clients: Clients::default(),
             check: Checker::new(members, config.learners),
             healed: false,
@@ -193,8 +212,18 @@ impl Sim {
 
     /// One event. `false` when nothing is left to happen.
     pub fn step(&mut self) -> bool {
-        let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() else {
-            return false;
+        let (at, event) = loop {
+            let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() else {
+                return false;
+            };
+            // Most calls are answered in time.
+            let moot = match event {
+                Event::Call { of, to, due } => !self.calls.is_open(of, to, due),
+                _ => false,
+            };
+            if !moot {
+                break (at, event);
+            }
         };
         self.now = at;
         self.summary.events += 1;
@@ -215,7 +244,9 @@ impl Sim {
             }
             Event::Timer { of, .. } if self.asleep(of.0) => self.postpone(of.0, event),
             Event::Timer { of, timer } if self.lives(of) => self.timer(of.0, timer),
-            Event::Answer { .. } | Event::Timer { .. } => {}
+            Event::Call { of, .. } if self.asleep(of.0) => self.postpone(of.0, event),
+            Event::Call { of, to, due } if self.lives(of) => self.call_due(of, to, due),
+            Event::Answer { .. } | Event::Timer { .. } | Event::Call { .. } => {}
             Event::Start(node) => self.start(node),
             Event::Propose if !self.healed => {
                 self.propose();
@@ -258,7 +289,9 @@ impl Sim {
 
     fn send(&mut self, from: usize, to: usize, packet: &Packet) {
         let asker = (from, self.nodes[from].life);
-        for delay in self.network.delays(from, to, &mut self.rng) {
+        let (way, bytes) = ((from, to), packet.bytes());
+        let delays = self.network.delays(way, bytes, self.now, &mut self.rng);
+        for (delay, _) in delays {
             let packet = packet.clone();
             let from = asker;
             self.schedule(delay, Event::Packet { from, to, packet });
@@ -266,7 +299,10 @@ impl Sim {
     }
 
     fn answer(&mut self, from: usize, to: Asker, packet: Packet) {
-        for delay in self.network.delays(from, to.0, &mut self.rng) {
+        let (way, bytes) = ((from, to.0), packet.bytes());
+        let delays = self.network.delays(way, bytes, self.now, &mut self.rng);
+        for (delay, takes) in delays {
+            self.announce_parts(from, to, delay, takes);
             let packet = packet.clone();
             self.schedule(delay, Event::Answer { from, to, packet });
         }

@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::time::Duration;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{Members, NodeId, NodeName, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
-use proposer::paxos::message::{Learned, Message};
+use proposer::paxos::message::{Learned, Message, Request};
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
 use proposer::paxos::recent::fit;
 use proposer::paxos::standing::Member;
+use proposer::reach::Look;
 
+use super::desk::Desk;
 use super::disk::BadWrite;
 use super::node::{Asker, Disk, Process, Voter, Waiting, Write};
 use super::replica::{Replica, Shelf};
@@ -38,7 +41,7 @@ impl Sim {
                 let claimed = claims.last();
                 let proposer = Proposer::new(id, members, self.config.settings, claimed);
                 let proposer = proposer.with_run(self.rng.bits());
-                Process::Proposer(proposer, Default::default())
+                Process::Proposer(proposer, Desk::new(self.config.learners))
             }
             Disk::Log(log) => {
                 let flip = self.rng.chance(self.config.flips);
@@ -90,6 +93,7 @@ impl Sim {
         if matches!(process, Process::Down) {
             return;
         }
+        self.calls.forget((at, node.life));
         node.life += 1;
         node.paused_until = 0;
         node.bad_write = None;
@@ -161,6 +165,8 @@ impl Sim {
                 self.watch_learners(at);
                 self.tick_desk(at);
                 self.step_proposer(at, Input::Tick);
+                self.tell_again(at);
+                self.watch_reach(at);
             }
             (Process::Proposer(..), Timer::Election(newest)) if newest == election_timer => {
                 self.step_proposer(at, Input::ElectionTimeout);
@@ -181,10 +187,16 @@ impl Sim {
     }
 
     pub(super) fn receive(&mut self, from: Asker, at: usize, packet: Packet) {
+        if let Process::Down = self.nodes[at].process {
+            return self.refuse(from, at, &packet);
+        }
         let packet = match packet {
             Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
                 Some(message) => return self.hear(from, at, message),
-                None => return self.summary.refused += 1,
+                None => {
+                    self.refuse(from, at, &Packet::Message(said));
+                    return self.summary.refused += 1;
+                }
             },
             packet => packet,
         };
@@ -243,14 +255,16 @@ impl Sim {
                 }
             }
             (Process::Proposer(..), Message::TakeOver) => {
-                self.step_proposer(at, Input::TakeOver);
+                if self.reaches_a_learner(at) {
+                    self.step_proposer(at, Input::TakeOver);
+                }
             }
             _ => {}
         }
     }
 
-    pub(super) fn answered(&mut self, from: usize, at: usize, packet: Packet) {
-        let from = self.nodes[from].name.id;
+    pub(super) fn answered(&mut self, by: usize, at: usize, packet: Packet) {
+        let from = self.nodes[by].name.id;
         let message = match packet {
             Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
                 Some(message) => message,
@@ -260,17 +274,21 @@ impl Sim {
             Packet::Heartbeat(_) | Packet::Ask(..) => return,
         };
         match (&mut self.nodes[at].process, message) {
-            (Process::Proposer(..), Message::Reply(reply)) => {
-                self.step_proposer(at, Input::Reply { from, reply });
-            }
+            (Process::Proposer(..), Message::Reply(reply)) => self.replied(by, at, reply),
             (Process::Proposer(..), Message::Learned(learned)) => {
-                let by = NodeName {
+                let by_learner = NodeName {
                     role: Role::Learner,
                     id: from,
                 };
                 let upto = learned.applied;
-                self.step_proposer(at, Input::Applied { by, upto });
-                self.learned(at, from, learned);
+                self.step_proposer(
+                    at,
+                    Input::Applied {
+                        by: by_learner,
+                        upto,
+                    },
+                );
+                self.learned(by, at, learned);
             }
             (Process::Acceptor(voter), Message::Reply(reply)) => {
                 voter.inbox.push_back(Waiting::Heard(from, reply));
@@ -278,7 +296,7 @@ impl Sim {
             }
             (Process::Learner(..), Message::Reply(reply)) => {
                 self.heard_vote(at, from, &reply);
-                self.step_learner(at, learner::Input::Reply { from, reply });
+                self.fetched(by, at, reply);
             }
             _ => {}
         }
@@ -298,6 +316,44 @@ impl Sim {
             let slot = *slot;
             self.step_proposer(at, Input::Durable(slot));
         }
+    }
+
+    /// A leader that no learner answers asks another proposer to take over.
+    fn watch_reach(&mut self, at: usize) {
+        let now = Duration::from_millis(self.now);
+        let Process::Proposer(proposer, desk) = &mut self.nodes[at].process else {
+            return;
+        };
+        if !proposer.is_leading() {
+            return desk.reach.heard(now);
+        }
+        if !desk.reach.begins_to_look(now) {
+            return;
+        }
+        let others: Vec<usize> = self.of_role(Role::Proposer).filter(|p| *p != at).collect();
+        let willing = |p: &usize| self.network.connects(at, *p) && self.reaches_a_learner(*p);
+        let successor = others.into_iter().find(willing);
+        let look = match successor {
+            _ if self.reaches_a_learner(at) => Look::Reached,
+            Some(_) => Look::HandedOver,
+            None => Look::Nobody,
+        };
+        if let Process::Proposer(_, desk) = &mut self.nodes[at].process {
+            desk.reach.looked(look, now);
+        }
+        if let (Look::HandedOver, Some(successor)) = (look, successor) {
+            let packet = self.said(at, Message::TakeOver);
+            self.send(at, successor, &packet);
+        }
+    }
+
+    /// Whether a learner would answer this proposer.
+    fn reaches_a_learner(&self, at: usize) -> bool {
+        let mut learners = self.of_role(Role::Learner);
+        learners.any(|learner| {
+            let runs = !matches!(self.nodes[learner].process, Process::Down);
+            runs && !self.asleep(learner) && self.network.connects(at, learner)
+        })
     }
 
     /// One step of a proposer; what it asks for, already done, or `None` if its process ended.
@@ -345,23 +401,32 @@ impl Sim {
             );
             self.summary.noticed += u64::from(behind.is_proved);
         }
+        if effects.leader_changed
+            && let Process::Proposer(_, desk) = &mut self.nodes[at].process
+        {
+            desk.telling.clear();
+        }
         for (to, request) in &effects.acceptors {
             self.check.requested(life, claim, request);
-            let packet = self.said(at, Message::Request(request.clone()));
-            match to {
-                To::One(id) => self.send(at, self.acceptor(*id), &packet),
-                To::Quorum(some) | To::Others(some) => {
-                    for id in some {
-                        self.send(at, self.acceptor(*id), &packet);
-                    }
+            let hurries = matches!(to, To::Quorum(_) | To::One(_))
+                && matches!(request, Request::Accept { .. } | Request::Renew { .. });
+            for id in NodeId::first(self.config.acceptors).filter(|id| to.includes(*id)) {
+                if let Request::Renew { .. } = request
+                    && let Process::Proposer(_, desk) = &mut self.nodes[at].process
+                    && desk.renewals.offer(id, request.clone()).is_none()
+                {
+                    continue;
                 }
-                To::All => self.send_all(at, Role::Acceptor, &packet),
+                let message = Message::Request(request.clone());
+                self.call(at, self.acceptor(id), message, hurries);
             }
         }
         for learn in &effects.learners {
-            self.check.told(learn);
-            let packet = self.said(at, Message::Learn(learn.clone()));
-            self.send_all(at, Role::Learner, &packet);
+            let Process::Proposer(_, desk) = &mut self.nodes[at].process else {
+                return;
+            };
+            let tells = desk.telling.tell(learn.clone());
+            self.tell_learners(at, tells);
         }
         if let Some(heartbeat) = effects.heartbeat {
             self.check.announced(&heartbeat);
@@ -387,7 +452,9 @@ impl Sim {
         let Process::Learner(replica) = &mut node.process else {
             return;
         };
-        if replica.halted || replica.is_in_doubt() {
+        // That a fetch has failed is heard in doubt as well: it is asked for again afterwards.
+        let takes = !replica.is_in_doubt() || matches!(input, learner::Input::Failed { .. });
+        if replica.halted || !takes {
             return;
         }
         let effects = replica.core.step(input);
@@ -415,9 +482,9 @@ impl Sim {
         for entry in &entries {
             self.check.delivered(node.name.id, entry);
         }
-        if let Some(fetch) = effects.fetch {
-            let packet = self.said(at, Message::Request(fetch));
-            self.send_all(at, Role::Acceptor, &packet);
+        for (acceptor, fetch) in effects.fetch {
+            let acceptor = self.acceptor(acceptor);
+            self.call(at, acceptor, Message::Request(fetch), false);
         }
         if let Some(floor) = effects.truncated {
             self.catch_up(at, floor);
@@ -503,11 +570,10 @@ impl Sim {
         if self.leaders().contains(&at) {
             values.iter().for_each(|value| self.check.proposed(value));
         }
-        let count = values.len() as u64;
-        let effects = self.step_proposer(at, Input::Propose(values));
+        let effects = self.step_proposer(at, Input::Propose(values.clone()));
         let assigned = effects.and_then(|effects| effects.assigned);
         if let (Some(first), Process::Proposer(_, desk)) = (assigned, &mut self.nodes[at].process) {
-            desk.wait_for(first, count);
+            desk.wait_for(first, values);
         }
     }
 

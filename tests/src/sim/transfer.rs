@@ -45,6 +45,20 @@ pub(super) enum Told {
     Nothing,
 }
 
+impl Told {
+    /// About how long it is.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Told::Entries(bytes) | Told::Piece { bytes, .. } => bytes.len(),
+            Told::Recalled(recalled) => {
+                let outcomes = recalled.outcomes.iter().flatten();
+                outcomes.map(|applied| applied.size()).sum()
+            }
+            Told::Gone | Told::Nothing => 0,
+        }
+    }
+}
+
 /// How far catching up has come.
 #[derive(Clone, Debug)]
 pub(super) struct CatchUp {

@@ -50,6 +50,11 @@ impl Said {
         Said { dialect, bytes }
     }
 
+    /// How long it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What a node of that dialect takes from it.
     pub(super) fn heard(&self, dialect: Dialect) -> Option<Message> {
         let decoded = Frame::decode(self.bytes.clone());
@@ -64,6 +69,11 @@ impl Said {
             (said, heard) if said == heard => Some(self.translated()),
             _ => None,
         }
+    }
+
+    /// What its sender meant.
+    pub(super) fn meant(&self) -> Message {
+        self.translated()
     }
 
     fn translated(&self) -> Message {

@@ -45,6 +45,11 @@ pub(super) enum Ask {
         from: NodeId,
         reply: Reply,
     },
+    /// A fetch from this slot on has failed.
+    NotFetched {
+        from: NodeId,
+        first: Slot,
+    },
     /// Entries of the log's older part, from a slot on.
     Older {
         from: Slot,

@@ -138,7 +138,7 @@ impl Run {
             let Some(slots) = self.recalls.question(learner) else {
                 continue;
             };
-            let frame = self.frame(Message::Recall(slots));
+            let frame = self.me.frame(Message::Recall(slots));
             let events = self.events.clone();
             tokio::spawn(async move {
                 let answer = link.ask(Lane::Bulk, frame, RECALL_WITHIN, Breakers::Ignore);

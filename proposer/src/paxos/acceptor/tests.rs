@@ -265,6 +265,7 @@ fn a_promise_tells_the_newest_vote_of_every_slot_from_the_one_asked_for() {
 fn long_answers_come_in_pages_that_leave_nothing_out() {
     let mut acceptor = Acceptor::with_answers(AnswerLimits {
         bytes: 10,
+        promise_bytes: 10,
         votes: 3,
     });
     let eleven = "eleven byte";

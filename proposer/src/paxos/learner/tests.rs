@@ -33,11 +33,21 @@ fn fetched(acceptor: u8, from: u64, to: u64, votes: &[(u64, u64, &'static str)])
     }
 }
 
-fn fetch(from: u64, to: u64) -> Option<Request> {
-    Some(Request::Fetch {
+/// Questions to these acceptors.
+fn fetch(acceptors: &[u8], from: u64, to: u64) -> Vec<(NodeId, Request)> {
+    let request = Request::Fetch {
         from: Slot(from),
         to: Slot(to),
-    })
+    };
+    let ids = acceptors.iter().map(|id| NodeId::new(*id).unwrap());
+    ids.map(|id| (id, request.clone())).collect()
+}
+
+fn failed(acceptor: u8, first: u64) -> Input {
+    Input::Failed {
+        from: NodeId::new(acceptor).unwrap(),
+        first: Slot(first),
+    }
 }
 
 /// The slots and values that a step delivers.
@@ -54,8 +64,8 @@ fn delivers(learner: &mut Learner, input: Input) -> Vec<(u64, Value)> {
 fn fetching(to: u64) -> Learner {
     let mut learner = learner(3);
     learner.step(learn(to + 1, &[], to));
-    assert_eq!(learner.step(Input::Tick).fetch, None);
-    assert_eq!(learner.step(Input::Tick).fetch, fetch(1, to));
+    assert_eq!(learner.step(Input::Tick).fetch, []);
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 1, to));
     learner
 }
 
@@ -79,14 +89,10 @@ fn values_are_delivered_in_order_and_once() {
 fn a_gap_is_fetched_when_it_is_still_there_at_the_second_tick() {
     let mut learner = learner(3);
     learner.step(learn(4, &["d"], 4));
-    assert_eq!(learner.step(Input::Tick).fetch, None);
+    assert_eq!(learner.step(Input::Tick).fetch, []);
     learner.step(learn(1, &["a"], 4));
-    assert_eq!(
-        learner.step(Input::Tick).fetch,
-        None,
-        "the gap has moved on"
-    );
-    assert_eq!(learner.step(Input::Tick).fetch, fetch(2, 3));
+    assert_eq!(learner.step(Input::Tick).fetch, [], "the gap has moved on");
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 2, 3));
 }
 
 #[test]
@@ -97,10 +103,10 @@ fn the_value_of_the_highest_ballot_in_a_quorum_is_the_chosen_one() {
             fetched(2, 1, 1, &[(1, 5, "chosen")]),
         ],
         [
-            fetched(3, 1, 1, &[(1, 5, "chosen")]),
+            fetched(2, 1, 1, &[(1, 5, "chosen")]),
             fetched(1, 1, 1, &[(1, 2, "old")]),
         ],
-        [fetched(3, 1, 1, &[(1, 5, "chosen")]), fetched(2, 1, 1, &[])],
+        [fetched(1, 1, 1, &[(1, 5, "chosen")]), fetched(2, 1, 1, &[])],
     ] {
         let mut learner = fetching(1);
         let [first, second] = answers;
@@ -128,7 +134,7 @@ fn only_what_a_whole_quorum_has_answered_for_is_taken() {
     assert_eq!(effects.deliver, [(Slot(1), value("a"))]);
     assert_eq!(
         effects.fetch,
-        fetch(2, 3),
+        fetch(&[1, 2], 2, 3),
         "the next stretch is asked for at once"
     );
     assert_eq!(
@@ -142,11 +148,11 @@ fn only_what_a_whole_quorum_has_answered_for_is_taken() {
 fn a_slot_that_a_quorum_does_not_know_is_reported_and_stops_delivery() {
     let mut learner = fetching(3);
     learner.step(fetched(1, 1, 3, &[(1, 2, "a"), (3, 2, "c")]));
-    let effects = learner.step(fetched(3, 1, 3, &[(3, 2, "c")]));
+    let effects = learner.step(fetched(2, 1, 3, &[(3, 2, "c")]));
     assert_eq!(effects.missing, Some(Slot(2)));
     assert_eq!(
         (effects.deliver, effects.fetch),
-        (vec![(Slot(1), value("a"))], None)
+        (vec![(Slot(1), value("a"))], vec![])
     );
 }
 
@@ -155,13 +161,14 @@ fn what_was_not_asked_for_is_not_taken() {
     for answer in [
         fetched(1, 2, 2, &[(2, 2, "x")]),
         fetched(4, 1, 2, &[(1, 2, "x"), (2, 2, "x")]),
+        fetched(3, 1, 2, &[(1, 2, "x"), (2, 2, "x")]),
         fetched(1, 1, 9, &[(1, 2, "x"), (2, 2, "x")]),
     ] {
         let mut learner = fetching(2);
         learner.step(answer);
         let asked = [(1, 2, "a"), (2, 2, "b")];
-        assert_eq!(delivers(&mut learner, fetched(2, 1, 2, &asked)), []);
-        assert_eq!(delivers(&mut learner, fetched(3, 1, 2, &asked)).len(), 2);
+        assert_eq!(delivers(&mut learner, fetched(1, 1, 2, &asked)), []);
+        assert_eq!(delivers(&mut learner, fetched(2, 1, 2, &asked)).len(), 2);
     }
 }
 
@@ -175,7 +182,7 @@ fn values_far_beyond_the_gap_are_not_kept_but_known_to_be_chosen() {
     );
     assert_eq!(learner.committed(), Slot(3));
     learner.step(Input::Tick);
-    assert_eq!(learner.step(Input::Tick).fetch, fetch(3, 3));
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 3, 3));
 }
 
 #[test]
@@ -204,18 +211,107 @@ fn truncated(acceptor: u8, from: u64, floor: u64) -> Input {
 #[test]
 fn what_a_quorum_has_forgotten_is_asked_of_other_learners_at_once() {
     let mut learner = fetching(3);
-    assert_eq!(learner.step(truncated(1, 1, 2)).truncated, None);
+    let effects = learner.step(truncated(1, 1, 2));
+    assert_eq!(effects.truncated, None);
+    assert_eq!(effects.fetch, fetch(&[3], 1, 3), "another may remember");
     assert_eq!(learner.step(truncated(2, 1, 3)).truncated, Some(Slot(3)));
 }
 
 #[test]
-fn what_one_acceptor_has_forgotten_while_another_is_silent_is_asked_of_other_learners_later() {
+fn what_one_acceptor_has_forgotten_while_another_is_gone_is_asked_of_other_learners_later() {
     let mut learner = fetching(3);
     learner.step(truncated(1, 1, 2));
     learner.step(fetched(2, 1, 3, &[]));
+    assert_eq!(
+        learner.step(Input::Tick).truncated,
+        None,
+        "acceptor 3 is asked"
+    );
+    assert_eq!(learner.step(failed(3, 1)).truncated, None);
     let effects = learner.step(Input::Tick);
     assert_eq!(effects.truncated, Some(Slot(2)));
-    assert_eq!(effects.fetch, fetch(1, 3));
+    assert_eq!(effects.fetch.len(), 2);
+}
+
+#[test]
+fn a_fetch_under_way_is_not_repeated_however_long_it_takes() {
+    let mut learner = fetching(3);
+    learner.step(fetched(1, 1, 3, &[(1, 2, "a"), (2, 2, "b"), (3, 2, "c")]));
+    for _ in 0..100 {
+        assert_eq!(learner.step(Input::Tick).fetch, []);
+    }
+    let votes = [(1, 2, "a"), (2, 2, "b"), (3, 2, "c")];
+    assert_eq!(delivers(&mut learner, fetched(2, 1, 3, &votes)).len(), 3);
+}
+
+#[test]
+fn another_acceptor_is_asked_when_one_fails_and_that_one_last_from_then_on() {
+    let mut learner = fetching(8);
+    let effects = learner.step(failed(1, 1));
+    assert_eq!(effects.fetch, fetch(&[3], 1, 8));
+    assert_eq!(learner.step(failed(1, 1)).fetch, [], "it failed already");
+    let votes: Vec<(u64, u64, &str)> = (1..=4).map(|slot| (slot, 2, "a")).collect();
+    learner.step(fetched(2, 1, 4, &votes));
+    let effects = learner.step(fetched(3, 1, 4, &votes));
+    assert_eq!(effects.deliver.len(), 4);
+    assert_eq!(effects.fetch, fetch(&[2, 3], 5, 8));
+}
+
+#[test]
+fn after_failures_less_is_asked_for_at_once_and_after_answers_more_again() {
+    let mut learner = fetching(100);
+    learner.step(failed(1, 1));
+    learner.step(failed(2, 1));
+    assert_eq!(learner.step(Input::Tick).fetch, [], "acceptor 3 is asked");
+    learner.step(failed(3, 1));
+    let mut asked = learner.step(Input::Tick).fetch;
+    let mut sizes = Vec::new();
+    while let Some((_, Request::Fetch { from, to })) = asked.first() {
+        let (from, to) = (from.0, to.0);
+        sizes.push(to + 1 - from);
+        let votes: Vec<(u64, u64, &str)> = (from..=to).map(|slot| (slot, 2, "a")).collect();
+        let answers = asked.iter().map(|(acceptor, _)| acceptor.number());
+        let answers = answers.map(|acceptor| fetched(acceptor, from, to, &votes));
+        asked = answers
+            .map(|answer| learner.step(answer).fetch)
+            .last()
+            .unwrap();
+    }
+    // Three failures left an eighth.
+    assert_eq!(sizes, [13, 26, 52, 9]);
+    assert_eq!(learner.delivered(), Slot(100));
+}
+
+#[test]
+fn a_fetch_that_fails_at_all_acceptors_is_tried_again_after_pauses_that_grow() {
+    let mut learner = fetching(3);
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        for acceptor in 1..=3 {
+            learner.step(failed(acceptor, 1));
+        }
+        let pause = (1..).find(|_| !learner.step(Input::Tick).fetch.is_empty());
+        pauses.push(pause.unwrap());
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 16]);
+}
+
+#[test]
+fn an_answer_that_comes_after_all_counts() {
+    let mut learner = fetching(1);
+    learner.step(failed(1, 1));
+    assert_eq!(delivers(&mut learner, fetched(1, 1, 1, &[(1, 2, "a")])), []);
+    assert_eq!(delivers(&mut learner, fetched(3, 1, 1, &[])).len(), 1);
+}
+
+#[test]
+fn what_the_leader_tells_meanwhile_ends_a_fetch_and_the_rest_is_fetched() {
+    let mut learner = fetching(2);
+    learner.step(learn(1, &["a", "b"], 6));
+    assert_eq!(learner.delivered(), Slot(2));
+    assert_eq!(learner.step(Input::Tick).fetch, []);
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 3, 6));
+    assert_eq!(delivers(&mut learner, fetched(1, 1, 2, &[(1, 2, "a")])), []);
 }
 
 fn learn_values(first: u64, sizes: &[usize], committed: u64) -> Input {
@@ -250,7 +346,7 @@ fn what_is_ahead_of_a_gap_is_bounded_in_bytes_and_the_furthest_goes_first() {
     );
     assert_eq!(learner.ahead_bytes, 0);
     learner.step(Input::Tick);
-    assert_eq!(learner.step(Input::Tick).fetch, fetch(7, 10));
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 7, 10));
 }
 
 #[test]
@@ -295,7 +391,7 @@ fn where_two_values_are_told_only_what_acceptors_say_counts() {
         [(1, value("a"))]
     );
     learner.step(Input::Tick);
-    assert_eq!(learner.step(Input::Tick).fetch, fetch(2, 3));
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 2, 3));
     learner.step(fetched(1, 2, 3, &[(2, 5, "b")]));
     assert_eq!(
         delivers(&mut learner, fetched(2, 2, 3, &[(3, 5, "c")])),
@@ -324,7 +420,7 @@ fn a_log_said_to_be_longer_than_acceptors_know_is_not_believed_for_long() {
         learner.step(learn(1, &["a", "b"], 2));
         learner.step(learn(3, &[], said));
         learner.step(Input::Tick);
-        assert_eq!(learner.step(Input::Tick).fetch, fetch(3, said));
+        assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 3, said));
         learner.step(fetched(1, 3, said, &[]));
         let effects = learner.step(fetched(2, 3, said, &[]));
         assert_eq!(effects.missing, Some(Slot(3)));
