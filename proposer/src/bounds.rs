@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -230,8 +230,9 @@ impl Bounds {
                 return None;
             }
         };
+        let waits = table.waits(source);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::new(Connection::new(id, source, self.clone(), on_trial));
+        let connection = Arc::new(Connection::new(id, source, self.clone(), waits, on_trial));
         table.add(&connection);
         drop(table);
         self.shown.connections.inc();
@@ -380,9 +381,29 @@ fn current() -> Option<Arc<Connection>> {
     CURRENT.try_with(Arc::clone).ok()
 }
 
-/// Where the request that is being served comes from, if from a connection.
-pub fn source() -> Option<IpAddr> {
-    CURRENT.try_with(|connection| connection.source).ok()
+/// What of the source waits from which the request comes that is being served.
+pub(crate) fn waits() -> Option<Arc<Waits>> {
+    CURRENT.try_with(|connection| connection.waits.clone()).ok()
+}
+
+/// Requests of one source that wait for their outcome.
+#[derive(Debug, Default)]
+pub struct Waits {
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Waits {
+    /// Adds some, and returns what there is then.
+    pub(crate) fn add(&self, requests: usize, bytes: usize) -> (usize, usize) {
+        let add = |counter: &AtomicUsize, more| counter.fetch_add(more, Ordering::Relaxed) + more;
+        (add(&self.requests, requests), add(&self.bytes, bytes))
+    }
+
+    pub(crate) fn sub(&self, requests: usize, bytes: usize) {
+        self.requests.fetch_sub(requests, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// A body that is being read.

@@ -90,7 +90,8 @@ pub async fn run(
     let mut proposer = None;
     let app = match config.role {
         Role::Proposer => {
-            let handle = driver::proposer::start(&config, &addresses, &identity, metrics)?;
+            let waiting = bounds.limits().waiting_bytes();
+            let handle = driver::proposer::start(&config, &addresses, &identity, metrics, waiting)?;
             proposer = Some(handle.clone());
             http::proposer::routes(node, handle)
         }

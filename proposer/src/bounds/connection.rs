@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::budget::Share;
-use super::{Bounds, Kind};
+use super::{Bounds, Kind, Waits};
 
 /// It has brought a request.
 const ASKED: u8 = 1;
@@ -37,6 +37,7 @@ pub struct Connection {
     pub(super) id: u64,
     pub(super) source: IpAddr,
     pub(super) bounds: Arc<Bounds>,
+    pub(super) waits: Arc<Waits>,
     /// Taken when the others were: for peers and probes alone.
     pub(super) on_trial: bool,
     opened: Instant,
@@ -131,11 +132,18 @@ pub(super) enum Loss {
 }
 
 impl Connection {
-    pub(super) fn new(id: u64, source: IpAddr, bounds: Arc<Bounds>, on_trial: bool) -> Connection {
+    pub(super) fn new(
+        id: u64,
+        source: IpAddr,
+        bounds: Arc<Bounds>,
+        waits: Arc<Waits>,
+        on_trial: bool,
+    ) -> Connection {
         Connection {
             id,
             source,
             bounds,
+            waits,
             on_trial,
             opened: Instant::now(),
             flags: AtomicU8::new(0),

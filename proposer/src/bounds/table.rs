@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::Waits;
 use super::connection::{Connection, Loss};
 
 /// One source's share of the connections: one in so many.
@@ -19,6 +20,8 @@ const SILENT_AT_ONCE: usize = 32;
 pub(super) struct Table {
     open: HashMap<u64, Arc<Connection>>,
     by_source: HashMap<IpAddr, usize>,
+    /// Of each source; they outlive its connections as long as something waits.
+    waits: HashMap<IpAddr, Weak<Waits>>,
 }
 
 /// Whether a new connection may be.
@@ -30,6 +33,19 @@ pub(super) enum Place {
 }
 
 impl Table {
+    /// What of a source waits, whichever of its connections it came by.
+    pub(super) fn waits(&mut self, source: IpAddr) -> Arc<Waits> {
+        if let Some(waits) = self.waits.get(&source).and_then(Weak::upgrade) {
+            return waits;
+        }
+        if self.waits.len() > 2 * self.by_source.len() + 64 {
+            self.waits.retain(|_, waits| waits.strong_count() > 0);
+        }
+        let waits = Arc::new(Waits::default());
+        self.waits.insert(source, Arc::downgrade(&waits));
+        waits
+    }
+
     pub(super) fn add(&mut self, connection: &Arc<Connection>) {
         self.open.insert(connection.id, connection.clone());
         *self.by_source.entry(connection.source).or_default() += 1;

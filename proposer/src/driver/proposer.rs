@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{StartError, end_on_disk_error, members};
 use crate::addresses::Addresses;
+use crate::bounds;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::{Error as LinkError, Link, Links};
@@ -35,18 +36,19 @@ use crate::reach::{Look, Reach};
 use crate::state_file::{self, State, StateFile};
 pub use found::{Answers, FoundRoom};
 use lag::History;
+use queue::Queue;
+use room::{Room, Rooms};
 use send::{Question, Told, Took, Untold};
 
 pub(crate) mod behind;
 mod found;
 mod lag;
 mod outcomes;
+mod queue;
 mod reach;
+mod room;
 mod send;
 
-/// Requests, and bytes of their values, that may wait or be under way; more are answered 503.
-const MAX_REQUESTS: usize = 16_384;
-const MAX_REQUEST_BYTES: usize = 64 << 20;
 /// Slots that may be open at once, given out and not applied by a learner, and bytes of their values.
 const MAX_OPEN_SLOTS: u64 = 8192;
 const MAX_OPEN_BYTES: usize = 64 << 20;
@@ -100,10 +102,8 @@ pub struct Handle {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Default)]
 struct Shared {
-    requests: AtomicUsize,
-    request_bytes: AtomicUsize,
+    rooms: Arc<Rooms>,
     /// What READs found and no client has yet.
     found_bytes: AtomicUsize,
     view: RwLock<View>,
@@ -153,24 +153,6 @@ struct NewJob {
     room: Room,
 }
 
-/// A share of the bounds on waiting requests.
-struct Room {
-    shared: Arc<Shared>,
-    requests: usize,
-    bytes: usize,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.shared
-            .requests
-            .fetch_sub(self.requests, Ordering::Relaxed);
-        self.shared
-            .request_bytes
-            .fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 impl Handle {
     /// Has values proposed, here or at the leader. With `wait` the answers are outcomes. A
     /// `forwarded` job is answered [`Answer::NoLeader`] at once unless this proposer leads.
@@ -181,7 +163,7 @@ impl Handle {
         forwarded: bool,
         within: Duration,
     ) -> Result<Answers, Busy> {
-        let room = self.room(&values)?;
+        let room = self.room(&values, forwarded)?;
         let count = values.len();
         let within = if wait {
             within
@@ -206,30 +188,21 @@ impl Handle {
 
     /// Whether there is no room at all for another request: it need not even be read.
     pub fn is_full(&self) -> bool {
-        let full = self.shared.requests.load(Ordering::Relaxed) >= MAX_REQUESTS
-            || self.shared.request_bytes.load(Ordering::Relaxed) >= MAX_REQUEST_BYTES;
+        let full = self.shared.rooms.are_full();
         if full {
             self.metrics.rejected.inc();
         }
         full
     }
 
-    fn room(&self, values: &[Value]) -> Result<Room, Busy> {
+    fn room(&self, values: &[Value], forwarded: bool) -> Result<Room, Busy> {
         let (requests, bytes) = (values.len(), values.iter().map(Value::len).sum());
-        let shared = self.shared.clone();
-        let waiting = shared.requests.fetch_add(requests, Ordering::Relaxed);
-        let waiting_bytes = shared.request_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let room = Room {
-            shared,
-            requests,
-            bytes,
-        };
-        let full = waiting + requests > MAX_REQUESTS || waiting_bytes + bytes > MAX_REQUEST_BYTES;
-        if full {
+        let source = (!forwarded).then(bounds::waits).flatten();
+        let room = self.shared.rooms.take(source, requests, bytes);
+        room.ok_or_else(|| {
             self.metrics.rejected.inc_by(requests as u64);
-            return Err(Busy);
-        }
-        Ok(room)
+            Busy
+        })
     }
 
     /// The slot that must be applied before a read that starts now may be answered; `None` unless
@@ -377,12 +350,13 @@ struct Job {
     _room: Room,
 }
 
-/// Opens the proposer's state and starts the loop.
+/// Opens the proposer's state and starts the loop. Requests of up to `max_bytes` may wait.
 pub fn start(
     config: &Config,
     addresses: &Addresses,
     identity: &Identity,
     metrics: Arc<Metrics>,
+    max_bytes: usize,
 ) -> Result<Handle, StartError> {
     let (file, state, opened) =
         StateFile::open(identity.media(), &config.data_dir, config.node_id)?;
@@ -407,7 +381,14 @@ pub fn start(
     let handle = Handle {
         jobs,
         events,
-        shared: Arc::default(),
+        shared: Arc::new(Shared {
+            rooms: Arc::new(Rooms::new(max_bytes)),
+            found_bytes: AtomicUsize::new(0),
+            view: RwLock::default(),
+            leaving: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+            asked_at: Mutex::default(),
+        }),
         me: identity.name(),
         addresses: addresses.clone(),
         metrics: metrics.clone(),
@@ -456,7 +437,7 @@ struct Run {
     next_job: u64,
     jobs: BTreeMap<u64, Job>,
     /// Values that no leader has yet.
-    queue: VecDeque<Item>,
+    queue: Queue,
     /// Values that this leader has proposed, until their outcomes are known.
     proposed: BTreeMap<Slot, Item>,
     /// READs whose outcome is to be fetched.
@@ -573,7 +554,7 @@ impl Run {
             progress: BTreeMap::new(),
             next_job: 0,
             jobs: BTreeMap::new(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             proposed: BTreeMap::new(),
             recalls: Recalls::default(),
             forwards: BTreeMap::new(),
@@ -689,7 +670,7 @@ impl Run {
         self.metrics.acceptors.set(self.acceptors.len() as i64);
         self.metrics
             .pending
-            .set(self.shared.requests.load(Ordering::Relaxed) as i64);
+            .set(self.shared.rooms.requests() as i64);
     }
 
     fn set_learners(&mut self) {
@@ -1004,12 +985,13 @@ impl Run {
         let id = self.next_job;
         self.next_job += 1;
         let items = values.into_iter().enumerate();
-        self.queue.extend(items.map(|(index, value)| Item {
+        let items = items.map(|(index, value)| Item {
             job: id,
             index,
             value,
             wait,
-        }));
+        });
+        self.queue.push_job(id, items);
         let job = Job {
             answers: vec![None; count],
             left: count,
@@ -1049,17 +1031,19 @@ impl Run {
         let room = MAX_OPEN_SLOTS.saturating_sub(self.core.open_slots());
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         let mut bytes = self.core.open_bytes();
-        let fits = |item: &&Item| {
-            let fits = bytes < MAX_OPEN_BYTES;
+        let mut items = Vec::new();
+        while items.len() < room
+            && bytes < MAX_OPEN_BYTES
+            && let Some(item) = self.queue.pop_front()
+        {
             bytes += item.value.len();
-            fits
-        };
-        let count = self.queue.iter().take(room).take_while(fits).count();
-        if count == 0 {
+            if self.mark_submitted(&item) {
+                items.push(item);
+            }
+        }
+        if items.is_empty() {
             return;
         }
-        let mut items: Vec<Item> = self.queue.drain(..count).collect();
-        items.retain(|item| self.mark_submitted(item));
         let values = items.iter().map(|item| item.value.clone()).collect();
         let Some(first) = self.step(Input::Propose(values)) else {
             return;
@@ -1207,7 +1191,7 @@ impl Run {
         }
         // Their values go with them: the bounds count what somebody waits for. Nor must an outcome
         // that nobody waits for hold up what learners may be spared.
-        self.queue.retain(|item| self.jobs.contains_key(&item.job));
+        self.queue.retain_jobs(|job| self.jobs.contains_key(&job));
         self.proposed
             .retain(|_, item| self.jobs.contains_key(&item.job));
         let jobs = &self.jobs;
