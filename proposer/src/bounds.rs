@@ -463,7 +463,7 @@ pub(crate) async fn reserve_answer(bytes: usize) -> Result<(), Spent> {
     let Some(connection) = current() else {
         return Ok(());
     };
-    if connection.holds().answer.is_some() {
+    if bytes <= SMALL || connection.holds().answer.is_some() {
         return Ok(());
     }
     let share = connection
