@@ -73,8 +73,10 @@ impl<T> Recalls<T> {
         let outcomes = answer.map(|answer| answer.outcomes).unwrap_or_default();
         let mut told = Vec::new();
         for (slot, outcome) in asked.into_iter().zip(outcomes) {
-            // It answers this question with nothing but what it has.
-            let Some(applied) = outcome.filter(|told| told.outcome != Outcome::Withheld) else {
+            // Anything else is the outcome of another value.
+            let of_read =
+                |told: &Applied| matches!(told.outcome, Outcome::Read(_) | Outcome::Untold);
+            let Some(applied) = outcome.filter(of_read) else {
                 continue;
             };
             if let Some(who) = self.wanted.remove(&slot) {
@@ -162,6 +164,7 @@ mod tests {
             None,
             answer(vec![None], 7),
             answer(vec![Some(Outcome::Withheld)], 7),
+            answer(vec![Some(Outcome::Committed { version: 1 })], 7),
         ];
         for no_help in no_help {
             let mut recalls = recalls(&[7]);

@@ -10,8 +10,9 @@ use super::ids::Slot;
 use super::machine::{Applied, Machine, Outcome, Resource};
 use super::message::Value;
 
-/// The most outcomes in one message, bytes. Every node takes answers of 8 MiB.
-pub const ANSWER_BYTES: usize = 7 << 20;
+/// The most outcomes in one message, bytes. Every node takes answers of 8 MiB, and one of an earlier
+/// version does not know what is withheld: that is said only where it would get no answer at all.
+pub const ANSWER_BYTES: usize = (8 << 20) - (1 << 10);
 /// The most outcomes in an answer to [`Message::Recall`](super::message::Message::Recall), bytes; one
 /// outcome that is larger comes alone.
 pub const RECALLED_BYTES: usize = 2 << 20;
@@ -216,10 +217,11 @@ pub fn fit(
     let mut left = bytes;
     let mut fitting = Vec::new();
     for mut outcome in outcomes {
-        if let Some(applied) = &mut outcome {
-            if applied.size() > left && matches!(applied.outcome, Outcome::Read(Some(_))) {
-                applied.outcome = Outcome::Withheld;
-            }
+        if let Some(applied) = &mut outcome
+            && applied.size() > left
+            && matches!(applied.outcome, Outcome::Read(Some(_)))
+        {
+            applied.outcome = Outcome::Withheld;
         }
         let size = outcome.as_ref().map_or(1, Applied::size);
         if size > left {
