@@ -41,7 +41,7 @@ pub trait Media: Send + 'static {
 }
 
 /// One open file. Offsets and lengths are bytes.
-pub trait MediaFile: Send + 'static {
+pub trait MediaFile: Send + Sync + 'static {
     /// The length.
     fn size(&self) -> io::Result<u64>;
     /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
@@ -56,9 +56,14 @@ pub trait MediaFile: Send + 'static {
 
     /// The whole content.
     fn read_all(&self) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(self.size()?).map_err(io::Error::other)?;
+        self.read_range(0, self.size()?)
+    }
+
+    /// The content from `start` up to `end`.
+    fn read_range(&self, start: u64, end: u64) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
         let mut bytes = vec![0; length];
-        self.read_at(&mut bytes, 0)?;
+        self.read_at(&mut bytes, start)?;
         Ok(bytes)
     }
 }

@@ -34,7 +34,7 @@ const VALUES: [f64; 11] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
 ];
 const REQUESTS: [&str; 6] = ["probe", "prepare", "accept", "renew", "fetch", "enlist"];
-const REPLIES: [&str; 10] = [
+const REPLIES: [&str; 12] = [
     "probed",
     "promise",
     "accepted",
@@ -45,6 +45,8 @@ const REPLIES: [&str; 10] = [
     "not_voting",
     "witnessed",
     "refused",
+    "no_room",
+    "accepted_tight",
 ];
 
 /// The node's metrics. One value per process.
@@ -116,6 +118,14 @@ pub struct Metrics {
     pub agreement_violated: IntGauge,
     /// Bytes of the log's files.
     pub wal_size: IntGauge,
+    /// Bytes of votes that an acceptor has not forgotten.
+    pub votes_kept: IntGauge,
+    /// Bytes of values that it has in memory.
+    pub votes_held: IntGauge,
+    /// Bytes of memory for the places of all others.
+    pub votes_index: IntGauge,
+    /// 1 while nothing is taken that makes the data grow.
+    pub volume_refuses: IntGauge,
     /// How long writing a snapshot takes.
     pub snapshot_write_duration: Histogram,
     /// Bytes of the newest snapshot.
@@ -154,6 +164,7 @@ impl Metrics {
         const STORE: &[Role] = &[Role::Store];
         const APPLY: &[Role] = &[Role::Learner, Role::Store];
         const LOG: &[Role] = &[Role::Acceptor, Role::Learner];
+        const GROWS: &[Role] = &[Role::Acceptor, Role::Learner, Role::Store];
         const BUSY: &[Role] = &[Role::Proposer, Role::Acceptor, Role::Learner];
         let mut m = Maker::new(config.role)?;
         let peers = &*peers::PEERS;
@@ -172,6 +183,7 @@ impl Metrics {
             "not_read",
             "unknown",
             "no_leader",
+            "no_room",
         ];
         let standing = Opts::new(
             "acceptor_voting",
@@ -294,6 +306,26 @@ impl Metrics {
                 "1 while another learner has applied something else than this one.",
             )?,
             wal_size: m.gauge(LOG, "wal_size_bytes", "Size of the log's files.")?,
+            votes_kept: m.gauge(
+                ACCEPTOR,
+                "votes_kept_bytes",
+                "Size of the votes in the log that are not forgotten yet.",
+            )?,
+            votes_held: m.gauge(
+                ACCEPTOR,
+                "votes_held_bytes",
+                "Memory for the newest values; the log has the others.",
+            )?,
+            votes_index: m.gauge(
+                ACCEPTOR,
+                "votes_index_bytes",
+                "Memory for the places of votes in the log.",
+            )?,
+            volume_refuses: m.gauge(
+                GROWS,
+                "volume_refuses",
+                "1 while the node takes nothing that makes its data grow, as its volume is almost full or its log has its share of it.",
+            )?,
             snapshot_write_duration: m.histogram(
                 LEARNER,
                 "snapshot_write_duration_seconds",
@@ -482,6 +514,8 @@ fn reply_kind(reply: &Reply) -> &'static str {
         Reply::NotVoting => 7,
         Reply::Witnessed { .. } => 8,
         Reply::Refused { .. } => 9,
+        Reply::NoRoom { .. } => 10,
+        Reply::AcceptedTight { .. } => 11,
     };
     REPLIES[kind]
 }

@@ -29,19 +29,24 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::media::{Media, MediaFile};
 pub use error::Error;
+use files::Files;
+pub use files::Reader;
 use frame::{FOOTER, HEADER, Head, RECORD_HEADER, SEGMENT_HEADER, Stream};
 
 mod error;
+mod files;
 mod frame;
 mod open;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod window;
 
 /// The largest frame, bytes: what is appended between two syncs.
 pub const MAX_FRAME_BYTES: u64 = 1 << 30;
@@ -83,6 +88,19 @@ pub struct Position {
     length: u32,
 }
 
+impl Position {
+    /// The position of a record by two numbers, those of [`Position::numbers`]: enough to scan from
+    /// there or to trim before it.
+    pub fn of(segment: u64, offset: u64) -> Position {
+        position(segment, offset)
+    }
+
+    /// The segment, and where in it.
+    pub fn numbers(self) -> (u64, u64) {
+        (self.segment, self.offset.into())
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.segment, self.offset)
@@ -104,6 +122,7 @@ pub struct Wal<M: Media> {
     options: Options,
     /// By the sequence number of the first frame. Never empty; the last one grows.
     segments: BTreeMap<u64, Segment<M::File>>,
+    files: Files<M::File>,
     /// Of the next frame.
     sequence: u64,
     pending: Pending,
@@ -111,7 +130,7 @@ pub struct Wal<M: Media> {
 }
 
 struct Segment<F> {
-    file: F,
+    file: Arc<F>,
     /// Length of the stream.
     end: u64,
     /// Length of the file, with the zeros that wait for frames.
@@ -137,7 +156,7 @@ impl Pending {
 
 impl<M: Media> Wal<M> {
     /// Opens the log, or makes one in an empty folder, and shows `visit` every record in order. The
-    /// records share memory with their whole segment: copy what is to stay. What `visit` refuses
+    /// records share memory with others beside them: copy what is to stay. What `visit` refuses
     /// ends the opening. Nothing may be concluded from the records before this has returned: until
     /// then they may be in the cache only.
     pub fn open(
@@ -153,6 +172,7 @@ impl<M: Media> Wal<M> {
                 ..options
             },
             segments: BTreeMap::new(),
+            files: Files::default(),
             sequence: names.first().copied().unwrap_or(1),
             pending: Pending::default(),
             poisoned: None,
@@ -219,7 +239,7 @@ impl<M: Media> Wal<M> {
             .filter(|segment| start + length <= segment.end)
             .ok_or(Error::Absent(position))?;
         let name = name(position.segment);
-        let (bytes, skip) = read_stream(&segment.file, start, start + length)
+        let (bytes, skip) = read_stream(&*segment.file, start, start + length)
             .map_err(|source| self.io("read", &name, source))?;
         let record = bytes.slice(skip..);
         if frame::record_length(&record) != Some(position.length as usize) {
@@ -242,6 +262,11 @@ impl<M: Media> Wal<M> {
             })?;
         }
         Ok(())
+    }
+
+    /// For those who read what is durable while this log goes on.
+    pub fn reader(&self) -> Reader<M::File> {
+        Reader(self.files.clone())
     }
 
     /// How many bytes the log's files hold.
@@ -361,8 +386,14 @@ impl<M: Media> Wal<M> {
             .media
             .create(&name(first))
             .map_err(|source| self.io("create", &name(first), source))?;
-        let end = SEGMENT_HEADER;
-        self.segments.insert(first, Segment { file, end, size: 0 });
+        let (file, end) = (Arc::new(file), SEGMENT_HEADER);
+        let segment = Segment {
+            file: file.clone(),
+            end,
+            size: 0,
+        };
+        self.segments.insert(first, segment);
+        self.files.insert(first, file);
         self.write(first, 0, &[&frame::segment_header(first)])?;
         self.sync_dir()
     }
@@ -371,6 +402,7 @@ impl<M: Media> Wal<M> {
     /// leave a gap.
     fn remove_segment(&mut self, first: u64) -> Result<(), Error> {
         self.segments.remove(&first);
+        self.files.remove(first);
         self.media
             .remove(&name(first))
             .map_err(|source| self.io("remove", &name(first), source))?;

@@ -226,6 +226,23 @@ fn reply() -> BoxedStrategy<Reply> {
         (slot(), slot()).prop_map(|(from, floor)| Reply::Truncated { from, floor }),
         (slot(), slot(), votes()).prop_map(|(from, to, votes)| Reply::Fetched { from, to, votes }),
         Just(Reply::NotVoting),
+        (ballot(), slot(), any::<[u64; 3]>()).prop_map(|(ballot, first, [_, log, free])| {
+            Reply::NoRoom {
+                ballot,
+                first,
+                log,
+                free,
+            }
+        }),
+        (ballot(), slot(), any::<[u64; 3]>()).prop_map(|(ballot, first, [count, log, free])| {
+            Reply::AcceptedTight {
+                ballot,
+                first,
+                count,
+                log,
+                free,
+            }
+        }),
         (start(), start(), cluster()).prop_map(|(start, witness, cluster)| Reply::Witnessed {
             start,
             witness,

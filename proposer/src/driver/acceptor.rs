@@ -1,40 +1,52 @@
 //! The acceptor's loop: takes what waits, lets the core answer, makes all of it durable with one
-//! fdatasync, and only then sends the answers.
+//! fdatasync, and only then sends the answers. What needs no write and tells nothing that is not durable
+//! is answered where it came in, however long that fdatasync takes: so a slow disk costs no leader. The
+//! core's lock is never held while the disk is used.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, error, info};
 
+use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder, members};
 use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::Links;
-use crate::media::FileMedia;
 use crate::metrics::Metrics;
-use crate::paxos::acceptor::{Acceptor, Record};
+use crate::paxos::acceptor::{self, Acceptor, Record, Room};
 use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::message::{Message, Reply, Request};
 use crate::paxos::output::Output;
 use crate::paxos::standing::{Member, Refusal};
+use crate::paxos::votes::{Answer, Unread};
 use crate::peers::{Breakers, Lane};
-use crate::wal::{self, Position, Wal};
+use crate::wal::{self, Wal};
+use disk::Disk;
+use log::{Log, ReadError, Records};
 
-/// Requests that may wait; further ones are refused, and their senders send them again.
+mod disk;
+mod log;
+
+/// Requests that may wait, and bytes of their values; further ones are refused, and their senders send
+/// them again.
 const QUEUE: usize = 4096;
-/// Requests that share one fdatasync at most.
+const QUEUE_BYTES: usize = 48 << 20;
+/// Requests that share one fdatasync at most, and bytes of their values, one request more or less.
 const GROUP: usize = 1024;
+const GROUP_BYTES: usize = 8 << 20;
+/// Answers that are read from the log at once: each takes memory.
+const READERS: usize = 4;
 
 enum Ask {
     Request {
         request: Request,
-        answer: oneshot::Sender<Reply>,
+        answer: oneshot::Sender<Answer>,
     },
     /// Another acceptor's answer to [`Request::Enlist`].
     Heard { from: NodeId, reply: Reply },
@@ -49,6 +61,11 @@ const ENLIST_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Handle {
     queue: SyncSender<Ask>,
+    queued_bytes: Arc<AtomicUsize>,
+    core: Arc<Mutex<Member>>,
+    records: Records,
+    readers: Arc<Semaphore>,
+    disk: Arc<Disk>,
     view: Arc<View>,
     metrics: Arc<Metrics>,
 }
@@ -60,6 +77,9 @@ struct View {
     committed: AtomicU64,
     last_voted: AtomicU64,
     floor: AtomicU64,
+    log_bytes: AtomicU64,
+    is_tight: AtomicBool,
+    is_full: AtomicBool,
     votes: AtomicBool,
     refusal: OnceLock<Refusal>,
 }
@@ -71,16 +91,96 @@ pub struct Busy;
 impl Handle {
     /// Asks the acceptor; the answer is durable.
     pub async fn ask(&self, request: Request) -> Result<Reply, Busy> {
+        let at_once = self.core().answer(&request);
+        let answer = match at_once {
+            Some(answer) => {
+                self.metrics.acceptor_request(&request);
+                answer
+            }
+            None => self.queue(request).await?,
+        };
+        let reply = self.reply(answer).await?;
+        self.metrics.acceptor_reply(&reply);
+        Ok(reply)
+    }
+
+    /// Has the loop answer, when its turn comes.
+    async fn queue(&self, request: Request) -> Result<Answer, Busy> {
         let (answer, answered) = oneshot::channel();
+        let bytes = size_of(&request);
+        let waiting = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.metrics.queue.inc();
-        match self.queue.try_send(Ask::Request { request, answer }) {
-            Ok(()) => answered.await.map_err(|_| Busy),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.queue.dec();
-                self.metrics.rejected.inc();
-                Err(Busy)
+        // One that is larger than all that may wait still has its turn.
+        let has_room = waiting == 0 || waiting + bytes <= QUEUE_BYTES;
+        let ask = Ask::Request { request, answer };
+        let sent = has_room && self.queue.try_send(ask).is_ok();
+        if !sent {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.metrics.queue.dec();
+            self.metrics.rejected.inc();
+            return Err(Busy);
+        }
+        answered.await.map_err(|_| Busy)
+    }
+
+    /// The answer in full: what of it is in the log alone is read by a thread that may wait for the
+    /// disk.
+    async fn reply(&self, mut answer: Answer) -> Result<Reply, Busy> {
+        while !answer.is_in_memory() {
+            let Ok(permit) = self.readers.clone().acquire_owned().await else {
+                return Err(Busy);
+            };
+            let (records, asked) = (self.records.clone(), answer.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                asked.into_reply(&records)
+            });
+            match read.await {
+                Ok(Ok(reply)) => return Ok(reply),
+                // Forgotten in the meantime, and its file removed.
+                Ok(Err(Unread::Log(wal::Error::Absent(_)))) => {
+                    if let Answer::Votes(reading) = &answer {
+                        let again = self.core().answer_again(reading);
+                        answer = again;
+                    }
+                }
+                Ok(Err(error)) => end_on_disk_error(&ReadError::from(error)),
+                Err(_) => return Err(Busy),
             }
         }
+        let in_memory = answer.into_reply(&());
+        Ok(in_memory.unwrap_or_else(|error| end_on_disk_error(&ReadError::from(error))))
+    }
+
+    fn core(&self) -> MutexGuard<'_, Member> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a sync of the log takes these days.
+    pub fn sync_takes(&self) -> Duration {
+        self.disk.takes()
+    }
+
+    /// Bytes of the log's files.
+    pub fn log_bytes(&self) -> u64 {
+        self.view.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Why it takes no new votes for now, if so.
+    pub fn no_room(&self) -> Option<&'static str> {
+        if !self.view.is_tight.load(Ordering::Relaxed) {
+            return None;
+        }
+        if self.view.is_full.load(Ordering::Relaxed) {
+            return Some(
+                "the volume is almost full: enlarge it, or see what else fills it. It goes on by \
+                 itself when there is room",
+            );
+        }
+        Some(
+            "the log has its share of the volume, as learners are away that have not stored what it \
+             holds: bring them back, or enlarge the volume. It goes on by itself then",
+        )
     }
 
     /// Whether it takes part.
@@ -114,6 +214,14 @@ impl Handle {
     }
 }
 
+/// Bytes of the values in a request.
+fn size_of(request: &Request) -> usize {
+    match request {
+        Request::Accept { values, .. } => values.iter().map(|value| 64 + value.len()).sum(),
+        _ => 0,
+    }
+}
+
 /// Opens the acceptor's log, replays it and starts the loop. Call within a Tokio runtime.
 pub fn start(
     config: &Config,
@@ -123,16 +231,17 @@ pub fn start(
 ) -> Result<Handle, StartError> {
     let members = members(config)?;
     let media = folder(config, "wal")?;
-    let mut member = Member::new(config.node_id, members, identity.start(), Acceptor::new());
+    let volume = Volume::of(config, metrics.clone());
+    let (options, trimming) = (log::options(volume.seen()), log::trimming(volume.seen()));
+    let core = Acceptor::new().with_trimming(trimming);
+    let mut member = Member::new(config.node_id, members, identity.start(), core);
     let mut records = 0u64;
-    let mut positions = Positions::default();
     let started = Instant::now();
-    let wal = Wal::open(media, wal::Options::default(), |position, bytes| {
-        // A copy: the bytes are a slice of the whole segment.
+    let wal = Wal::open(media, options, |position, bytes| {
+        // A copy: the bytes are a slice of more than this record.
         let bytes = bytes::Bytes::copy_from_slice(bytes);
         let record = Record::decode(bytes).map_err(|error| error.to_string())?;
-        member.remember(&record);
-        positions.note(position, &record);
+        member.replay(&record, log::place_of(position));
         records += 1;
         Ok(())
     })?;
@@ -142,20 +251,25 @@ pub fn start(
         records,
         promised = member.acceptor().promised().number(),
         last_voted = member.acceptor().last_voted().0,
+        bytes = wal.bytes(),
         millis = started.elapsed().as_millis() as u64,
         "acceptor's log replayed"
     );
     let (queue, requests) = sync_channel(QUEUE);
     let handle = Handle {
         queue,
+        queued_bytes: Arc::default(),
+        core: Arc::new(Mutex::new(member)),
+        records: Records(wal.reader()),
+        readers: Arc::new(Semaphore::new(READERS)),
+        disk: Arc::default(),
         view: Arc::default(),
         metrics: metrics.clone(),
     };
     let run = Run {
-        member,
         log: Log {
             wal,
-            positions,
+            volume,
             metrics: metrics.clone(),
         },
         identity: identity.clone(),
@@ -164,7 +278,12 @@ pub fn start(
         handle: handle.clone(),
         metrics,
         stood: "",
+        room: Room::Enough,
     };
+    tokio::spawn(disk::watch(
+        handle.disk.clone(),
+        identity.name().to_string(),
+    ));
     let tick = config.election_timeout / 2;
     std::thread::Builder::new()
         .name("acceptor".into())
@@ -172,34 +291,40 @@ pub fn start(
     Ok(handle)
 }
 
+/// The loop's own. Nobody else changes what must be remembered.
 struct Run {
-    member: Member,
     log: Log,
     identity: Identity,
     others: Links,
     runtime: runtime::Handle,
-    /// Its own, for the answers of other acceptors.
     handle: Handle,
     metrics: Arc<Metrics>,
     /// How it stood when that was last said.
     stood: &'static str,
+    room: Room,
 }
+
+type Group = Vec<(Output<Record, Answer>, oneshot::Sender<Answer>)>;
 
 impl Run {
     fn run(mut self, requests: &Receiver<Ask>, tick: Duration) {
-        let begun = self.member.begin();
+        let begun = self.handle.core().begin();
         self.persist(begun);
+        self.look_at_volume(0);
         self.show();
         let (mut next_tick, mut next_enlist) = (Instant::now() + tick, Instant::now());
         loop {
             let now = Instant::now();
             if now >= next_tick {
-                self.member.tick();
-                next_tick = now + tick;
+                self.handle.core().tick();
+                self.tidy();
+                self.look_at_volume(0);
+                self.show();
+                next_tick = Instant::now() + tick;
             }
             if now >= next_enlist {
                 self.enlist();
-                let interval = match self.member.votes() {
+                let interval = match self.handle.core().votes() {
                     true => LATE_ENLIST_INTERVAL,
                     false => ENLIST_INTERVAL,
                 };
@@ -211,49 +336,116 @@ impl Run {
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let mut group = Vec::new();
-            for ask in std::iter::once(first).chain(requests.try_iter().take(GROUP - 1)) {
-                match ask {
-                    Ask::Request { request, answer } => {
-                        self.metrics.queue.dec();
-                        self.metrics.acceptor_request(&request);
-                        group.push((self.member.handle(request), answer));
+            let (mut group, mut bytes) = (Vec::new(), 0);
+            let mut next = Some(first);
+            for _ in 0..GROUP {
+                match next {
+                    Some(Ask::Request { request, answer }) => {
+                        bytes += size_of(&request);
+                        let output = self.handle(request, bytes);
+                        group.push((output, answer));
                     }
-                    Ask::Heard { from, reply } => {
+                    Some(Ask::Heard { from, reply }) => {
                         // Records go to the log in the order in which they came to be.
                         self.answer(&mut group);
-                        let heard = self.member.heard(from, &reply);
+                        bytes = 0;
+                        let heard = self.handle.core().heard(from, &reply);
                         self.persist(heard);
                         self.show();
                     }
+                    None => break,
                 }
+                next = match bytes < GROUP_BYTES {
+                    true => requests.try_recv().ok(),
+                    false => None,
+                };
             }
             self.answer(&mut group);
         }
     }
 
+    /// Lets the core answer a request, one of a group of so many bytes.
+    fn handle(&mut self, request: Request, group_bytes: usize) -> Output<Record, Answer> {
+        self.metrics.queue.dec();
+        self.metrics.acceptor_request(&request);
+        let bytes = size_of(&request);
+        self.handle.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if bytes > 0 {
+            self.look_at_volume(group_bytes as u64);
+        }
+        let mut core = self.handle.core();
+        let Some(doubt) = core.doubt(&request) else {
+            return core.handle(request);
+        };
+        drop(core);
+        let is_same = doubt.settle(&self.handle.records);
+        let is_same = is_same.unwrap_or_else(|error| end_on_disk_error(&ReadError::from(error)));
+        self.handle.core().handle_settled(request, Some(is_same))
+    }
+
     /// Makes a group of answers durable with one fdatasync, and sends them.
-    fn answer(&mut self, group: &mut Vec<(Output<Record, Reply>, oneshot::Sender<Reply>)>) {
+    fn answer(&mut self, group: &mut Group) {
+        if group.is_empty() {
+            return;
+        }
         let (outputs, answers): (Vec<_>, Vec<_>) = group.drain(..).unzip();
         let replies = self.persist(Output::group(outputs));
-        self.show();
         for (answer, reply) in answers.into_iter().zip(replies) {
-            self.metrics.acceptor_reply(&reply);
             // The asker may have given up.
             let _ = answer.send(reply);
         }
+        self.show();
     }
 
+    /// Forgets what leaders that were answered at once have said to be needed no more.
+    fn tidy(&mut self) {
+        let tidied = self.handle.core().tidy();
+        self.persist(tidied);
+    }
+
+    /// The core's lock is free while the disk works.
     fn persist<E>(&mut self, output: Output<Record, E>) -> E {
-        output
-            .persist(|records| self.log.append(records))
-            .unwrap_or_else(|error| end_on_disk_error(&error))
+        let (mut places, mut trims) = (Vec::new(), false);
+        let (log, disk) = (&mut self.log, &self.handle.disk);
+        let persisted = output.persist_proven(|records| {
+            trims = records
+                .iter()
+                .any(|record| matches!(record, Record::Trimmed { .. }));
+            disk.begins();
+            let appended = log.append(records, &mut places);
+            disk.ends();
+            appended
+        });
+        let (effects, proof) = persisted.unwrap_or_else(|error| end_on_disk_error(&error));
+        let needed = {
+            let mut core = self.handle.core();
+            core.written(proof, &places);
+            trims.then(|| core.acceptor().oldest_place())
+        };
+        if let Some(needed) = needed {
+            let trimmed = self.log.trim_before(needed);
+            trimmed.unwrap_or_else(|error| end_on_disk_error(&error));
+        }
+        effects
+    }
+
+    /// Tells the core whether so many bytes more may be written.
+    fn look_at_volume(&mut self, more: u64) {
+        let room = self.log.room(more);
+        if room != self.room {
+            self.room = room;
+            let volume = acceptor::Volume {
+                log: self.log.wal.bytes(),
+                free: self.log.volume.seen().free,
+            };
+            self.handle.core().set_room(room, volume);
+        }
     }
 
     /// Asks other acceptors to witness this start.
     fn enlist(&mut self) {
         self.others.refresh();
-        let Some((open, request)) = self.member.enlist() else {
+        let Some((open, request)) = self.handle.core().enlist() else {
             return;
         };
         let frame = self.identity.frame(Message::Request(request));
@@ -283,90 +475,50 @@ impl Run {
     /// Publishes how things stand, all of it durable.
     fn show(&mut self) {
         let view = &self.handle.view;
-        let acceptor = self.member.acceptor();
+        let core = self.handle.core();
+        let acceptor = core.acceptor();
         let set = |of: &AtomicU64, value| of.store(value, Ordering::Relaxed);
         set(&view.promised, acceptor.promised().number());
         set(&view.committed, acceptor.committed().0);
         set(&view.last_voted, acceptor.last_voted().0);
         set(&view.floor, acceptor.floor().0);
+        set(&view.log_bytes, self.log.wal.bytes());
+        let is_tight = acceptor.room().0 != Room::Enough;
+        let is_full = self.log.volume.is_almost_full();
+        view.is_tight.store(is_tight, Ordering::Relaxed);
+        view.is_full.store(is_full, Ordering::Relaxed);
         let metrics = &self.metrics;
         metrics.committed_slot.set(acceptor.committed().0 as i64);
         metrics.last_slot.set(acceptor.last_voted().0 as i64);
         metrics.first_slot.set(acceptor.floor().next().0 as i64);
-        view.votes.store(self.member.votes(), Ordering::Relaxed);
-        let stands = match self.member.refusal() {
+        let (held, index) = acceptor.memory();
+        metrics.votes_held.set(held as i64);
+        metrics.votes_index.set(index as i64);
+        metrics.votes_kept.set(acceptor.voted_bytes() as i64);
+        view.votes.store(core.votes(), Ordering::Relaxed);
+        let (votes, refusal, cluster) = (core.votes(), core.refusal(), core.cluster());
+        drop(core);
+        let stands = match refusal {
             Some(refusal) => {
                 let _ = view.refusal.set(refusal);
                 refusal.name()
             }
-            None if self.member.votes() => "voting",
+            None if votes => "voting",
             None => "joining",
         };
         if stands != std::mem::replace(&mut self.stood, stands) {
-            if let Some(cluster) = self.member.cluster().filter(|_| self.member.votes())
+            if let Some(cluster) = cluster.filter(|_| votes)
                 && let Err(error) = self.identity.witnessed(cluster)
             {
                 end_on_disk_error(&error);
             }
             self.metrics.acceptor_stands(stands);
-            match self.member.refusal() {
+            match refusal {
                 Some(refusal) => {
                     error!(target: "important", standing = stands, "does not vote: {refusal}");
                 }
                 None => info!(target: "important", standing = stands, "how this acceptor stands"),
             }
         }
-    }
-}
-
-/// The log, and where in it votes lie that may be forgotten one day.
-struct Log {
-    wal: Wal<FileMedia>,
-    positions: Positions,
-    metrics: Arc<Metrics>,
-}
-
-impl Log {
-    /// Makes records durable with one fdatasync, then removes what a trim among them gives up.
-    fn append(&mut self, records: &[Record]) -> Result<(), wal::Error> {
-        for record in records {
-            let position = self.wal.append(&record.encode());
-            self.positions.note(position, record);
-        }
-        let started = Instant::now();
-        let written = self.wal.sync()?;
-        self.metrics.wal_synced(started.elapsed(), written.bytes);
-        let floors = records.iter().filter_map(|record| match record {
-            Record::Trimmed { floor, .. } => Some(*floor),
-            _ => None,
-        });
-        if let Some(floor) = floors.max() {
-            let needed = self.positions.first_above(floor);
-            self.wal
-                .trim_before(needed.unwrap_or(self.wal.position_end()))?;
-        }
-        self.metrics.wal_size.set(self.wal.bytes() as i64);
-        Ok(())
-    }
-}
-
-/// Where each record of votes lies, and the last slot it votes in; oldest first.
-#[derive(Default)]
-struct Positions(VecDeque<(Position, Slot)>);
-
-impl Positions {
-    fn note(&mut self, position: Position, record: &Record) {
-        if let Record::Accepted { first, values, .. } = record {
-            let last = first.plus(values.len() as u64).previous();
-            self.0.push_back((position, last));
-        }
-    }
-
-    /// The oldest record with a vote above `floor`; those before it are dropped from here.
-    fn first_above(&mut self, floor: Slot) -> Option<Position> {
-        while self.0.front().is_some_and(|(_, last)| *last <= floor) {
-            self.0.pop_front();
-        }
-        self.0.front().map(|(position, _)| *position)
     }
 }

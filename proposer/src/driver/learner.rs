@@ -17,6 +17,7 @@ use tracing::{debug, error, info};
 
 use super::halt::Halt;
 use super::turn::Turn;
+use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder, members};
 use crate::addresses::Addresses;
 use crate::config::{Config, Role};
@@ -25,6 +26,7 @@ use crate::link::Links;
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
+use crate::paxos::acceptor::Room;
 use crate::paxos::codec::{self, Entry};
 use crate::paxos::digests::Digests;
 use crate::paxos::ids::{Members, NodeId, Slot};
@@ -143,6 +145,7 @@ pub fn start(
         stores::watch(addresses, identity, handle.clone(), metrics.clone());
     }
     audit::start(addresses, identity, handle.clone());
+    let metrics_of_volume = metrics.clone();
     let run = Run {
         me: identity.clone(),
         members,
@@ -166,6 +169,7 @@ pub fn start(
         catch_ups: 0,
         runtime: runtime::Handle::current(),
         handle: handle.clone(),
+        volume: Volume::of(config, metrics_of_volume),
         unsynced: None,
         unsynced_bytes: 0,
         held: Vec::new(),
@@ -239,6 +243,7 @@ struct Run {
     catch_ups: usize,
     runtime: runtime::Handle,
     handle: Handle,
+    volume: Volume,
     /// When the oldest entry was written that is not synced.
     unsynced: Option<Instant>,
     unsynced_bytes: usize,
@@ -354,6 +359,9 @@ impl Run {
         if self.is_halted() {
             return;
         }
+        let Some(input) = self.fitting(input) else {
+            return;
+        };
         let Effects {
             deliver,
             fetch,
@@ -390,10 +398,30 @@ impl Run {
         self.metrics.committed_slot.set(committed.0 as i64);
     }
 
+    /// What may be taken of an input: no values while the volume is almost full. The leader tells them
+    /// again, and the acceptors keep them.
+    fn fitting(&mut self, input: Input) -> Option<Input> {
+        // The next snapshot must fit as well: the log gets shorter by it alone.
+        let more = self.snapshot_bytes + self.unsynced_bytes as u64;
+        if self.volume.room(0, more) <= Room::Tight {
+            return Some(input);
+        }
+        match input {
+            Input::Learn(learn) => Some(Input::Learn(Learn {
+                values: [].into(),
+                ..learn
+            })),
+            Input::Reply { .. } | Input::Failed { .. } | Input::Tick => None,
+        }
+    }
+
     fn sync(&mut self) {
         let started = Instant::now();
         match self.wal.sync() {
-            Ok(written) => self.metrics.wal_synced(started.elapsed(), written.bytes),
+            Ok(written) => {
+                self.volume.wrote(written.bytes);
+                self.metrics.wal_synced(started.elapsed(), written.bytes);
+            }
             Err(error) => end_on_disk_error(&error),
         }
         self.metrics.wal_size.set(self.wal.bytes() as i64);

@@ -10,6 +10,7 @@ pub mod proposer;
 pub(crate) mod roll_call;
 pub mod store;
 mod turn;
+pub(crate) mod volume;
 
 use std::io::Write;
 

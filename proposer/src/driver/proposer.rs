@@ -12,7 +12,7 @@ use rand::Rng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{StartError, end_on_disk_error, members};
 use crate::addresses::Addresses;
@@ -35,19 +35,23 @@ use crate::peers::{Breakers, Lane};
 use crate::reach::{Look, Reach};
 use crate::state_file::{self, State, StateFile};
 pub use found::{Answers, FoundRoom};
+use full::Full;
 use lag::History;
 use queue::Queue;
 use room::{Room, Rooms};
 use send::{Question, Told, Took, Untold};
+use slow::Slow;
 
 pub(crate) mod behind;
 mod found;
+mod full;
 mod lag;
 mod outcomes;
 mod queue;
 mod reach;
 mod room;
 mod send;
+mod slow;
 
 /// Slots that may be open at once, given out and not applied by a learner, and bytes of their values.
 const MAX_OPEN_SLOTS: u64 = 8192;
@@ -85,6 +89,8 @@ pub enum Answer {
     Unknown,
     /// No leader took it: it has no effect.
     NoLeader,
+    /// The acceptors have no room for it, and why: it has no effect.
+    NoRoom(Arc<str>),
 }
 
 /// Too much waits already.
@@ -108,6 +114,8 @@ struct Shared {
     found_bytes: AtomicUsize,
     view: RwLock<View>,
     leaving: AtomicBool,
+    /// Why nothing new can be chosen here, if so: the acceptors' volumes are full.
+    no_room: RwLock<Option<Arc<str>>>,
     /// The number of the next read.
     reads: AtomicU64,
     /// When it was last asked to take over.
@@ -193,6 +201,12 @@ impl Handle {
             self.metrics.rejected.inc();
         }
         full
+    }
+
+    /// Why nothing new can be chosen, if this proposer leads and knows that the acceptors have no room.
+    pub fn no_room(&self) -> Option<Arc<str>> {
+        let no_room = self.shared.no_room.read();
+        no_room.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn room(&self, values: &[Value], forwarded: bool) -> Result<Room, Busy> {
@@ -318,6 +332,8 @@ struct Item {
     index: usize,
     value: Value,
     wait: bool,
+    /// How many leaders may have proposed it.
+    tried: u32,
 }
 
 /// How far a learner was when it last answered.
@@ -382,6 +398,7 @@ pub fn start(
         jobs,
         events,
         shared: Arc::new(Shared {
+            no_room: RwLock::default(),
             rooms: Arc::new(Rooms::new(max_bytes)),
             found_bytes: AtomicUsize::new(0),
             view: RwLock::default(),
@@ -475,6 +492,10 @@ struct Run {
     started: Instant,
     /// Since when each open slot's request has been here, oldest first.
     choosing: VecDeque<(Slot, Instant)>,
+    /// Acceptors that had no room for votes.
+    full: Full,
+    /// How long each acceptor takes over a batch.
+    slow: Slow,
 }
 
 /// The state file. A save that waited while a ballot was claimed does not take the claim back.
@@ -580,6 +601,8 @@ impl Run {
             started: now,
             choosing: VecDeque::new(),
             addresses,
+            full: Full::default(),
+            slow: Slow::default(),
         };
         run.set_learners();
         run.restart_election_timer();
@@ -653,6 +676,7 @@ impl Run {
         self.watch_leader(now);
         self.watch_stores(now);
         self.watch_learners(now);
+        self.watch_room();
         self.expire(now);
         self.save(now);
         self.leave(now);
@@ -741,6 +765,24 @@ impl Run {
                 info!(target: "important", learner = %link.node, "a learner is level again");
             }
         }
+    }
+
+    /// Says why nothing new can be chosen, while the acceptors have no room.
+    fn watch_room(&mut self) {
+        let why = match self.core.has_room() {
+            true => None,
+            false => Some(self.full.why(self.lagging.iter())),
+        };
+        let said = self.shared.no_room.write();
+        let mut said = said.unwrap_or_else(PoisonError::into_inner);
+        match (&why, &*said) {
+            (Some(why), None) => error!(target: "important", "no room for writes: {why}"),
+            (None, Some(_)) => {
+                info!(target: "important", "the acceptors have room for writes again")
+            }
+            _ => {}
+        }
+        *said = why;
     }
 
     fn show_lag(&self, learner: NodeId, behind: u64, since: Duration) {
@@ -990,6 +1032,7 @@ impl Run {
             index,
             value,
             wait,
+            tried: 0,
         });
         self.queue.push_job(id, items);
         let job = Job {
@@ -1013,8 +1056,10 @@ impl Run {
             return;
         }
         if self.core.is_leading() {
-            if self.leaving.is_none() {
-                self.propose();
+            match self.no_room() {
+                Some(why) => self.refuse_queued(&why),
+                None if self.leaving.is_none() => self.propose(),
+                None => {}
             }
         } else if let Some(leader) = self.core.leader()
             && Instant::now() >= self.forward_at
@@ -1025,6 +1070,29 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Why nothing may be given a slot now.
+    fn no_room(&self) -> Option<Arc<str>> {
+        let no_room = self.shared.no_room.read();
+        no_room.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What waits is answered, instead of waiting for room that may come tomorrow.
+    fn refuse_queued(&mut self, why: &Arc<str>) {
+        while let Some(item) = self.queue.pop_front() {
+            self.settle_no_room(&item, 0, why);
+        }
+    }
+
+    /// Answers that there is no room. What more leaders than so many may have proposed is not known to
+    /// have no effect.
+    fn settle_no_room(&mut self, item: &Item, tried: u32, why: &Arc<str>) {
+        let answer = match item.tried <= tried {
+            true => Answer::NoRoom(why.clone()),
+            false => Answer::Unknown,
+        };
+        self.settle(item.job, item.index, answer);
     }
 
     fn propose(&mut self) {
@@ -1048,7 +1116,8 @@ impl Run {
         let Some(first) = self.step(Input::Propose(values)) else {
             return;
         };
-        for (i, item) in items.into_iter().enumerate() {
+        for (i, mut item) in items.into_iter().enumerate() {
+            item.tried += 1;
             let slot = first.plus(i as u64);
             if let Some(job) = self.jobs.get(&item.job) {
                 self.choosing.push_back((slot, job.started));
@@ -1077,9 +1146,10 @@ impl Run {
                 break;
             }
             bytes += item.value.len();
-            let Some(item) = self.queue.pop_front() else {
+            let Some(mut item) = self.queue.pop_front() else {
                 break;
             };
+            item.tried += 1;
             if self.mark_submitted(&item) {
                 items.push(item);
             }
@@ -1135,6 +1205,12 @@ impl Run {
                     }
                 }
                 self.requeue(open);
+            }
+            Ok(Message::Forwarded(Forwarded::NoRoom { why })) => {
+                let why: Arc<str> = why.into();
+                for item in items {
+                    self.settle_no_room(&item, 1, &why);
+                }
             }
             Ok(_) => self.requeue(items),
             Err(error) => {
@@ -1372,5 +1448,6 @@ fn outcome_label(answer: &Answer) -> &'static str {
         Answer::NotRead => "not_read",
         Answer::Unknown => "unknown",
         Answer::NoLeader => "no_leader",
+        Answer::NoRoom(_) => "no_room",
     }
 }

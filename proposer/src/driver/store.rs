@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::halt::Halt;
 use super::learner::transfer::{self, Piece, Told};
+use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder};
 use crate::addresses::Addresses;
 use crate::config::{Config, Role};
@@ -25,6 +26,7 @@ use crate::database::{ApplyError, Database};
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::metrics::Metrics;
+use crate::paxos::acceptor::Room;
 use crate::paxos::ids::Slot;
 use crate::paxos::machine::Ledger;
 use crate::snapshots::{self, Snapshots, UnpackError};
@@ -37,6 +39,8 @@ const CHUNK_BYTES: u64 = 1 << 20;
 const FRESH: Duration = Duration::from_secs(60);
 /// The pause before the next learner is asked.
 const RETRY: Duration = Duration::from_millis(200);
+/// What a piece may take on the volume.
+const ROOM_BYTES: u64 = 8 << 20;
 
 /// The running store. Cheap to clone.
 #[derive(Clone)]
@@ -196,7 +200,8 @@ pub fn start(
     // Each store begins with another learner.
     let first = config.node_id.index();
     let store = handle.clone();
-    tokio::spawn(async move { store.follow(links, first, &snapshots, ledger).await });
+    let volume = Volume::of(config, handle.shared.metrics.clone());
+    tokio::spawn(async move { store.follow(links, first, &snapshots, ledger, volume).await });
     Ok(handle)
 }
 
@@ -207,6 +212,7 @@ impl Handle {
         first: usize,
         snapshots: &Snapshots,
         mut ledger: Ledger,
+        mut volume: Volume,
     ) {
         let mut failing = BTreeMap::new();
         // Learners that have another value in the last slot applied here.
@@ -220,6 +226,10 @@ impl Handle {
             };
             // One that is no longer listed may still answer, and learns nothing new.
             while links.iter().any(|listed| listed.node == link.node) {
+                // The learners keep what it does not take now.
+                while volume.room(0, ROOM_BYTES) > Room::Tight {
+                    tokio::time::sleep(RETRY).await;
+                }
                 let applied = ledger.applied();
                 let told = transfer::next_piece(&link, snapshots, applied.next(), WAIT).await;
                 let told = match told {
@@ -274,6 +284,7 @@ impl Handle {
                 } = told;
                 self.answered(&link, committed);
                 if let Some((_, piece)) = piece {
+                    volume.wrote(ROOM_BYTES);
                     let (store, snapshots) = (self.clone(), snapshots.clone());
                     let take = move || store.take(piece, &snapshots, ledger);
                     ledger = match tokio::task::spawn_blocking(take).await {

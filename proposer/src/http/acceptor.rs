@@ -70,6 +70,9 @@ impl RoleState for Acceptor {
                 None => "joining",
             },
             refusal: self.handle.refusal().map(|refusal| refusal.to_string()),
+            log_bytes: self.handle.log_bytes(),
+            disk_sync_ms: self.handle.sync_takes().as_millis() as u64,
+            no_room: self.handle.no_room(),
         }
     }
 
@@ -93,6 +96,16 @@ fn not_voting(state: &Acceptor) -> Problem {
     Problem::unavailable(
         format!("this acceptor does not vote: {why}"),
         Duration::from_secs(1),
+    )
+}
+
+/// The answer of an acceptor whose volume has no room for a vote.
+fn no_room(state: &Acceptor) -> Problem {
+    let why = state.handle.no_room();
+    let why = why.unwrap_or("there was no room on its volume: send it again");
+    Problem::unavailable(
+        format!("this acceptor takes no new votes: {why}"),
+        Duration::from_secs(5),
     )
 }
 
@@ -278,7 +291,7 @@ async fn accept(
     };
     let reply = state.handle.ask(request).await.map_err(|_| busy())?;
     Ok(Json(match &reply {
-        Reply::Accepted { .. } => Accepted {
+        Reply::Accepted { .. } | Reply::AcceptedTight { .. } => Accepted {
             r#type: "ACCEPTED",
             accepted: true,
             instance_id: Some(slot.0),
@@ -286,6 +299,7 @@ async fn accept(
             highest_promised: None,
         },
         Reply::NotVoting => return Err(not_voting(&state)),
+        Reply::NoRoom { .. } => return Err(no_room(&state)),
         reply => Accepted {
             r#type: "NOT_ACCEPTED",
             accepted: false,

@@ -29,8 +29,8 @@ use crate::problem::{Body, Named, Params, Problem, Raw, explain};
 use crate::wire::admit::admit;
 use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
-    BadField, HeartbeatBody, NO_LEADER_DETAIL, NOT_READ_DETAIL, OutcomeView, ProposeBody,
-    REUSED_DETAIL, UNKNOWN_DETAIL,
+    BadField, HeartbeatBody, NO_LEADER_DETAIL, NO_ROOM_DETAIL, NOT_READ_DETAIL, OutcomeView,
+    ProposeBody, REUSED_DETAIL, UNKNOWN_DETAIL,
 };
 
 /// Requests in one batch.
@@ -168,6 +168,11 @@ fn no_leader() -> Problem {
     Problem::unavailable(NO_LEADER_DETAIL, Duration::from_secs(1))
 }
 
+fn no_room(why: &str) -> Problem {
+    let detail = format!("no room for writes, and this one has no effect: {why}. Reads go on");
+    Problem::unavailable(detail, Duration::from_secs(5))
+}
+
 /// Write, remove or read a resource at a place in the log
 #[utoipa::path(
     post,
@@ -178,7 +183,7 @@ fn no_leader() -> Problem {
         (status = 200, description = "The outcome, with wait=true", body = OutcomeView<'_>),
         (status = 202, description = "It has its place in the log", body = OutcomeView<'_>),
         (status = 409, description = "requestId was used before with another body"),
-        (status = 503, description = "No leader is known, or too busy: it had no effect; or too much is being read"),
+        (status = 503, description = "No leader is known, too busy, or the acceptors' volumes are full: it had no effect; or too much is being read"),
         (status = 504, description = "The outcome is not known in time: send it again", body = OutcomeView<'_>)
     )
 )]
@@ -216,6 +221,7 @@ async fn propose(
             NOT_READ_DETAIL,
             Duration::from_secs(1),
         )),
+        Some(Answer::NoRoom(why)) => Err(no_room(&why)),
         Some(Answer::Unknown) | None => {
             let unknown = OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL));
             Ok(render(StatusCode::GATEWAY_TIMEOUT, &unknown))
@@ -232,7 +238,7 @@ async fn propose(
     responses(
         (status = 200, description = "The outcomes, with wait=true, or of none", body = Vec<OutcomeView<'_>>),
         (status = 202, description = "All have their places in the log, or the answer says which have not", body = Vec<OutcomeView<'_>>),
-        (status = 503, description = "No leader is known, or too busy: none had an effect"),
+        (status = 503, description = "No leader is known, too busy, or the acceptors' volumes are full: none had an effect"),
         (status = 504, description = "No outcome is known in time: send it again", body = Vec<OutcomeView<'_>>)
     )
 )]
@@ -259,6 +265,13 @@ async fn propose_batch(
     if answers.iter().all(|answer| *answer == Answer::NoLeader) {
         return Err(no_leader());
     }
+    if let Some(Answer::NoRoom(why)) = answers.first()
+        && answers
+            .iter()
+            .all(|answer| matches!(answer, Answer::NoRoom(_)))
+    {
+        return Err(no_room(why));
+    }
     let views: Vec<OutcomeView<'_>> = answers
         .iter()
         .map(|answer| match answer {
@@ -267,6 +280,7 @@ async fn propose_batch(
             Answer::NotRead => OutcomeView::bare("NOT_READ", Some(NOT_READ_DETAIL)),
             Answer::Unknown => OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL)),
             Answer::NoLeader => OutcomeView::bare("NO_LEADER", Some(NO_LEADER_DETAIL)),
+            Answer::NoRoom(_) => OutcomeView::bare("NO_ROOM", Some(NO_ROOM_DETAIL)),
         })
         .collect();
     let unknown = answers
@@ -485,6 +499,11 @@ async fn forward(state: &Proposer, from: NodeName, wait_ms: u32, values: &[Value
         }
         Some(Answer::NoLeader) if answers.iter().all(|a| *a == Answer::NoLeader) => {
             Forwarded::NotLeader
+        }
+        Some(Answer::NoRoom(why)) if answers.iter().all(|a| matches!(a, Answer::NoRoom(_))) => {
+            Forwarded::NoRoom {
+                why: why.to_string(),
+            }
         }
         _ => {
             let mut outcomes = answers.into_iter().map(|answer| match answer {

@@ -3,12 +3,14 @@
 //! One promise covers every slot, so a leader runs phase 1 once (Lamport, "Paxos Made Simple",
 //! section 3). A vote at a ballot is a promise not to accept less, as in the paper's P1a.
 
-use std::collections::BTreeMap;
-
 use super::ids::{Ballot, Slot};
-use super::message::{Reply, Request, Value, Values, Vote};
-use super::output::Output;
+use super::message::{Reply, Request, Value, Values};
+use super::output::{Output, Written};
 use super::standing::Roster;
+use super::votes::{self, About, Answer, Doubt, Place, Reading, Votes};
+pub use limits::{AnswerLimits, Room, TrimPolicy, Volume};
+
+mod limits;
 
 /// All that an acceptor must never forget.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,45 +50,11 @@ pub enum Record {
     Known(Roster),
 }
 
-/// How much one answer carries before it tells the asker to come again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AnswerLimits {
-    /// Bytes of values; one larger value goes alone.
-    pub bytes: usize,
-    /// The same in a promise: a candidate on a slow link must hear something within an election
-    /// timeout.
-    pub promise_bytes: usize,
-    /// Votes: keeps answers full of small values bounded as well.
-    pub votes: usize,
-}
-
-impl Default for AnswerLimits {
-    fn default() -> AnswerLimits {
-        AnswerLimits {
-            bytes: 2 << 20,
-            promise_bytes: 256 << 10,
-            votes: 16_384,
-        }
-    }
-}
-
-/// When votes are forgotten that are no longer needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TrimPolicy {
-    /// So many of the newest are kept all the same, for learners that are a little behind.
-    pub tail: u64,
-    /// So many at once at least: each trim costs a record.
-    pub stride: u64,
-}
-
-impl Default for TrimPolicy {
-    fn default() -> TrimPolicy {
-        TrimPolicy {
-            tail: 16_384,
-            stride: 16_384,
-        }
-    }
-}
+/// What values may cost in memory once they are durable; the log has the others.
+const HELD_BYTES: usize = 32 << 20;
+/// What the index of the log may take in memory. It grows by the log's length, so a log this long in
+/// pieces this small is taken for a full disk.
+const INDEX_BYTES: usize = 48 << 20;
 
 /// How far beyond what is known of the log a vote may lie, and how far one message may move what is
 /// said to be chosen. Leaders stay far below it; without it, one stray vote would make every later
@@ -101,19 +69,42 @@ const BYTES_A_TICK: usize = 128 << 10;
 const LONGEST_GRACE: u8 = 16;
 
 /// An acceptor's state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Acceptor {
     promised: Ballot,
     /// Which process the promise was given to; 0 if a vote or a renewal brought the ballot here. A
     /// proposer sends those only when a quorum has promised, so no other process gets one.
     promised_to: u64,
-    votes: BTreeMap<Slot, (Ballot, Value)>,
+    votes: Votes,
     committed: Slot,
     /// Votes up to here are forgotten; never above `committed`.
     floor: Slot,
+    /// Of `promised` and `floor`, what is on disk.
+    durable: (Ballot, Slot),
+    /// What a quorum of learners has on disk, by the word of a leader that was answered at once.
+    trim_to: Slot,
     leader_ticks: u8,
+    room: (Room, Volume),
     answers: AnswerLimits,
     trimming: TrimPolicy,
+}
+
+impl Default for Acceptor {
+    fn default() -> Acceptor {
+        Acceptor {
+            promised: Ballot::NONE,
+            promised_to: 0,
+            votes: Votes::new(HELD_BYTES),
+            committed: Slot::ZERO,
+            floor: Slot::ZERO,
+            durable: (Ballot::NONE, Slot::ZERO),
+            trim_to: Slot::ZERO,
+            leader_ticks: 0,
+            room: Default::default(),
+            answers: AnswerLimits::default(),
+            trimming: TrimPolicy::default(),
+        }
+    }
 }
 
 impl Acceptor {
@@ -135,8 +126,38 @@ impl Acceptor {
         Acceptor { trimming, ..self }
     }
 
-    /// Replays one record, in the order in which they were written.
-    pub fn remember(&mut self, record: &Record) {
+    /// The same, with values of so many bytes in memory.
+    pub fn with_held_bytes(mut self, bytes: usize) -> Acceptor {
+        self.votes = self.votes.with_budget(bytes);
+        self
+    }
+
+    /// Replays one record, in the order in which they were written, from its place.
+    pub fn replay(&mut self, record: &Record, place: Place) {
+        self.remember(record);
+        match self.votes.is_pending() {
+            true => self.is_written(&[place]),
+            false => self.is_written(&[]),
+        }
+    }
+
+    /// What was asked to be remembered is on disk; the records of votes among it at these places.
+    pub fn written(&mut self, _proof: Written, places: &[Place]) {
+        self.is_written(places);
+    }
+
+    fn is_written(&mut self, places: &[Place]) {
+        self.votes.placed(places);
+        self.durable = (self.promised, self.floor);
+    }
+
+    /// Whether the log may grow from now on.
+    pub fn set_room(&mut self, room: Room, volume: Volume) {
+        self.room = (room, volume);
+    }
+
+    /// Takes over what a record says.
+    fn remember(&mut self, record: &Record) {
         match record {
             Record::Promised { ballot, run } => {
                 assert!(
@@ -159,9 +180,8 @@ impl Acceptor {
                     (self.promised, self.promised_to) = (*ballot, 0);
                 }
                 self.committed = self.committed.max(*committed);
-                for (slot, value) in slots(*first, values).filter(|(slot, _)| *slot > self.floor) {
-                    self.votes.insert(slot, (*ballot, value.clone()));
-                }
+                self.votes.insert(*ballot, *first, values);
+                self.votes.forget(self.floor);
             }
             Record::Trimmed {
                 promised,
@@ -177,15 +197,86 @@ impl Acceptor {
                 (self.promised, self.promised_to) = (*promised, *run);
                 self.committed = self.committed.max(*committed);
                 self.floor = self.floor.max(*floor);
-                self.votes = self.votes.split_off(&self.floor.next());
+                self.votes.forget(self.floor);
             }
             // The standing's own.
             Record::Known(_) => {}
         }
     }
 
+    /// Answers at once what needs no write and tells nothing that is not on disk; `None` for what has to
+    /// wait its turn. So a leader is confirmed however long the disk takes over a vote.
+    pub fn answer(&mut self, request: &Request) -> Option<Answer> {
+        let (promised, floor) = self.durable;
+        Some(match request {
+            Request::Probe => Answer::Reply(Reply::Probed {
+                promised,
+                committed: self.committed(),
+                leader_alive: self.leader_ticks > 0,
+            }),
+            Request::Renew { ballot, .. } if self.refuses(*ballot) => Answer::Reply(Reply::Nack {
+                ballot: *ballot,
+                promised: self.promised,
+            }),
+            Request::Renew {
+                ballot,
+                round,
+                committed,
+                trim,
+            } if *ballot == promised && *ballot == self.promised => {
+                self.leader_ticks = LEADER_TICKS;
+                self.committed = self.told(*committed);
+                self.trim_to = self.trim_to.max(*trim).min(self.committed());
+                Answer::Reply(Reply::Renewed {
+                    ballot: *ballot,
+                    round: *round,
+                })
+            }
+            Request::Fetch { from, .. } if *from <= floor => {
+                Answer::Reply(Reply::Truncated { from: *from, floor })
+            }
+            // What a trim under way forgets is not told any more, and not said to be forgotten yet.
+            Request::Fetch { from, .. } if *from <= self.floor => return None,
+            Request::Fetch { from, to } => self.fetch(*from, *to, true)?,
+            _ => return None,
+        })
+    }
+
+    /// What the log has to be asked before [`Acceptor::handle`] can answer: whether a leader sends a
+    /// value again for which it has voted, when that value is no longer in memory.
+    pub fn doubt(&self, request: &Request) -> Option<Doubt> {
+        let Request::Accept {
+            ballot,
+            first,
+            values,
+            ..
+        } = request
+        else {
+            return None;
+        };
+        if self.refuses(*ballot) || first.0.checked_add(values.len() as u64).is_none() {
+            return None;
+        }
+        let compared = self.votes.compare(*ballot, *first, values);
+        let doubt = Doubt {
+            first: *first,
+            values: values.clone(),
+            pieces: compared.pieces,
+        };
+        (compared.doubted > 0 && !compared.differs).then_some(doubt)
+    }
+
     /// Answers a request. Total: a request that makes no sense is refused, never trusted.
-    pub fn handle(&mut self, request: Request) -> Output<Record, Reply> {
+    pub fn handle(&mut self, request: Request) -> Output<Record, Answer> {
+        self.handle_settled(request, None)
+    }
+
+    /// The same, with what came of its [`Acceptor::doubt`].
+    pub fn handle_settled(
+        &mut self,
+        request: Request,
+        is_same: Option<bool>,
+    ) -> Output<Record, Answer> {
         match request {
             Request::Probe => answer(Reply::Probed {
                 promised: self.promised,
@@ -198,7 +289,7 @@ impl Acceptor {
                 first,
                 values,
                 committed,
-            } => self.accept(ballot, first, values, committed),
+            } => self.accept(ballot, first, values, committed, is_same),
             Request::Renew {
                 ballot,
                 round,
@@ -212,7 +303,7 @@ impl Acceptor {
                 self.committed = self.told(committed);
                 let mut records = self.promise(ballot, 0);
                 records.extend(self.trim(trim.min(self.committed())));
-                Output::new(records, Reply::Renewed { ballot, round })
+                Output::new(records, Answer::Reply(Reply::Renewed { ballot, round }))
             }
             Request::Enlist { .. } => answer(Reply::NotVoting),
             // Never "no votes": what is forgotten was chosen.
@@ -221,16 +312,42 @@ impl Acceptor {
                 floor: self.floor,
             }),
             Request::Fetch { from, to } => {
-                let (votes, rest) = self.votes_from(from, to, self.answers.bytes);
-                let to = rest.map_or(to, Slot::previous);
-                answer(Reply::Fetched { from, to, votes })
+                let votes = self.fetch(from, to, false);
+                Output::new(Vec::new(), votes.unwrap_or(Answer::Reply(Reply::NotVoting)))
             }
         }
     }
 
+    /// An answer whose votes were forgotten before they were read from the log, once more.
+    pub fn answer_again(&mut self, reading: &Reading) -> Answer {
+        match reading.about() {
+            About::Fetched { from, to } => {
+                let answer = self.answer(&Request::Fetch { from, to });
+                answer.unwrap_or(Answer::Reply(Reply::NotVoting))
+            }
+            About::Promise { ballot, .. } if ballot < self.promised => Answer::Reply(Reply::Nack {
+                ballot,
+                promised: self.promised,
+            }),
+            About::Promise { ballot, from, .. } => {
+                let votes = self.promised_votes(ballot, from, true);
+                votes.unwrap_or(Answer::Reply(Reply::NotVoting))
+            }
+        }
+    }
+
+    /// Forgets what may be, if that is worth a record. What was answered at once leaves this to later.
+    pub fn tidy(&mut self) -> Output<Record, ()> {
+        let trimmed = self.trim(self.trim_to);
+        Output::new(trimmed.into_iter().collect(), ())
+    }
+
     /// Half an election timeout has passed. Only [`Request::Probe`]'s hint depends on it.
     pub fn tick(&mut self) {
-        self.leader_ticks = self.leader_ticks.saturating_sub(1);
+        // A promise on its way to the disk counts as a sign of life: it may take longer than that.
+        if self.promised == self.durable.0 {
+            self.leader_ticks = self.leader_ticks.saturating_sub(1);
+        }
     }
 
     /// The highest ballot promised.
@@ -253,9 +370,7 @@ impl Acceptor {
 
     /// The last slot in which it has voted.
     pub fn last_voted(&self) -> Slot {
-        self.votes
-            .last_key_value()
-            .map_or(self.floor, |(slot, _)| *slot)
+        self.votes.last().unwrap_or(self.floor)
     }
 
     /// Votes up to here are forgotten.
@@ -263,36 +378,92 @@ impl Acceptor {
         self.floor
     }
 
-    /// Its vote in a slot.
-    pub fn vote(&self, slot: Slot) -> Option<(Ballot, &Value)> {
-        self.votes
-            .get(&slot)
-            .map(|(ballot, value)| (*ballot, value))
+    /// Its vote in a slot: the ballot, and the value if that is in memory.
+    pub fn vote(&self, slot: Slot) -> Option<(Ballot, Option<&Value>)> {
+        self.votes.get(slot)
     }
 
-    fn prepare(&mut self, ballot: Ballot, run: u64, from: Slot) -> Output<Record, Reply> {
+    /// All votes from a slot on, of which the log may hold some.
+    pub fn votes_from(&self, from: Slot) -> Answer {
+        let limits = AnswerLimits {
+            bytes: usize::MAX,
+            promise_bytes: usize::MAX,
+            votes: usize::MAX,
+        };
+        let to = Slot(u64::MAX);
+        let votes = self.votes.read(from, to, limits, false);
+        votes::answer(
+            About::Fetched { from, to },
+            votes.unwrap_or_default(),
+            limits,
+        )
+    }
+
+    /// What it keeps in memory, in bytes: values, and the index of those in the log.
+    pub fn memory(&self) -> (usize, usize) {
+        self.votes.cost()
+    }
+
+    /// About how many bytes of votes it has not forgotten.
+    pub fn voted_bytes(&self) -> u64 {
+        self.votes.bytes()
+    }
+
+    /// The first place in the log that it needs, if it needs any.
+    pub fn oldest_place(&self) -> Option<Place> {
+        self.votes.oldest()
+    }
+
+    /// Whether it takes votes, and what it last heard of its volume.
+    pub fn room(&self) -> (Room, Volume) {
+        let (room, volume) = self.room;
+        let least = match self.votes.cost().1 {
+            index if index > INDEX_BYTES => Room::Share,
+            index if index > INDEX_BYTES - INDEX_BYTES / 8 => Room::Tight,
+            _ => Room::Enough,
+        };
+        (room.max(least), volume)
+    }
+
+    fn prepare(&mut self, ballot: Ballot, run: u64, from: Slot) -> Output<Record, Answer> {
         let promised_another = self.promised_to != 0 && self.promised_to != run;
         if self.refuses(ballot) || (ballot == self.promised && promised_another) {
             return self.nack(ballot);
         }
         let records = self.promise(ballot, run);
-        let (votes, rest) = self.votes_from(from, Slot(u64::MAX), self.answers.promise_bytes);
+        let votes = self.promised_votes(ballot, from, false);
+        let votes = votes.unwrap_or(Answer::Reply(Reply::NotVoting));
         // A candidate gets the grace that a leader gets, and more while it hears much: those whose
         // timers fire while it gathers promises wait, instead of outbidding it.
-        let bytes: usize = votes.iter().map(|vote| vote.value.len()).sum();
-        let more = u8::try_from(bytes / BYTES_A_TICK).unwrap_or(u8::MAX);
+        let more = u8::try_from(votes.size_hint() / BYTES_A_TICK).unwrap_or(u8::MAX);
         self.leader_ticks = LEADER_TICKS.saturating_add(more.min(LONGEST_GRACE));
+        Output::new(records, votes)
+    }
+
+    /// See [`Acceptor::fetch`].
+    fn promised_votes(&self, ballot: Ballot, from: Slot, durable: bool) -> Option<Answer> {
         let committed = self.committed();
-        Output::new(
-            records,
-            Reply::Promise {
-                ballot,
-                from,
-                votes,
-                rest,
-                committed,
-            },
-        )
+        let limits = AnswerLimits {
+            bytes: self.answers.promise_bytes,
+            ..self.answers
+        };
+        let about = About::Promise {
+            ballot,
+            from,
+            committed,
+        };
+        let votes = self.votes.read(from, Slot(u64::MAX), limits, durable)?;
+        Some(votes::answer(about, votes, limits))
+    }
+
+    /// With `durable`, `None` when the first vote is not on disk yet.
+    fn fetch(&self, from: Slot, to: Slot, durable: bool) -> Option<Answer> {
+        let votes = self.votes.read(from, to, self.answers, durable)?;
+        Some(votes::answer(
+            About::Fetched { from, to },
+            votes,
+            self.answers,
+        ))
     }
 
     fn accept(
@@ -301,35 +472,55 @@ impl Acceptor {
         first: Slot,
         values: Values,
         committed: Slot,
-    ) -> Output<Record, Reply> {
+        is_same: Option<bool>,
+    ) -> Output<Record, Answer> {
         let count = values.len() as u64;
-        let last = first.0.checked_add(count);
+        let end = first.0.checked_add(count);
         let known = self.committed.max(self.last_voted());
         let is_far = first.0 > known.0.saturating_add(MAX_AHEAD);
-        if self.refuses(ballot) || first == Slot::ZERO || last.is_none() || is_far {
+        let refuses = self.refuses(ballot) || first == Slot::ZERO || is_far;
+        let Some(end) = end.filter(|_| !refuses) else {
+            return self.nack(ballot);
+        };
+        let compared = self.votes.compare(ballot, first, &values);
+        // Two values at one ballot: two processes use one identity. Neither may win.
+        if compared.differs || (compared.doubted > 0 && is_same == Some(false)) {
             return self.nack(ballot);
         }
-        let committed = self.told(committed);
-        let mut known = 0;
-        for (slot, value) in slots(first, &values) {
-            match self.votes.get(&slot) {
-                // Chosen long ago, so no ballot can bring another value; there is nothing to keep.
-                None if slot <= self.floor => known += 1,
-                Some((voted, held)) if *voted == ballot && held == value => known += 1,
-                // Two values at one ballot: two processes use one identity. Neither may win.
-                Some((voted, _)) if *voted == ballot => return self.nack(ballot),
-                _ => {}
-            }
+        if compared.doubted > 0 && is_same.is_none() {
+            return answer(Reply::NotVoting);
         }
+        let committed = self.told(committed);
+        // Chosen long ago, so no ballot can bring another value; there is nothing to keep.
+        let forgotten = end.min(self.floor.next().0).saturating_sub(first.0);
         self.leader_ticks = LEADER_TICKS;
-        let reply = Reply::Accepted {
-            ballot,
-            first,
-            count,
+        let (room, volume) = self.room();
+        let Volume { log, free } = volume;
+        let reply = match room {
+            Room::Enough => Reply::Accepted {
+                ballot,
+                first,
+                count,
+            },
+            _ => Reply::AcceptedTight {
+                ballot,
+                first,
+                count,
+                log,
+                free,
+            },
         };
-        if known == values.len() {
+        if forgotten + compared.known + compared.doubted == count {
             self.committed = committed;
-            return Output::new(self.promise(ballot, 0), reply);
+            return Output::new(self.promise(ballot, 0), Answer::Reply(reply));
+        }
+        if self.has_no_room(room, Slot(end - 1), &values) {
+            return answer(Reply::NoRoom {
+                ballot,
+                first,
+                log,
+                free,
+            });
         }
         let record = Record::Accepted {
             ballot,
@@ -338,14 +529,31 @@ impl Acceptor {
             committed,
         };
         self.remember(&record);
-        Output::new(vec![record], reply)
+        Output::new(vec![record], Answer::Reply(reply))
+    }
+
+    /// Whether votes up to that slot must not be written.
+    fn has_no_room(&self, room: Room, last: Slot, values: &[Value]) -> bool {
+        match room {
+            Room::Enough | Room::Tight => false,
+            // No-ops close the holes that a leader finds.
+            Room::Share => last > self.last_voted() && !values.iter().all(Value::is_noop),
+            Room::Reserve => true,
+        }
     }
 
     /// Forgets what a quorum of learners has on disk, but for a tail.
     fn trim(&mut self, durable: Slot) -> Option<Record> {
-        let TrimPolicy { tail, stride } = self.trimming;
-        let floor = Slot(durable.min(self.committed).0.saturating_sub(tail));
-        if floor.0 < self.floor.0.saturating_add(stride) {
+        let policy = self.trimming;
+        let durable = durable.min(self.committed);
+        let mut floor = Slot(durable.0.saturating_sub(policy.tail));
+        let mut is_due = floor.0 >= self.floor.0.saturating_add(policy.stride);
+        if self.votes.bytes() >= policy.tail_bytes.saturating_add(policy.stride_bytes) {
+            let behind = self.votes.behind(policy.tail_bytes, durable);
+            is_due |= behind > self.floor;
+            floor = floor.max(behind);
+        }
+        if !is_due || floor <= self.floor {
             return None;
         }
         let record = Record::Trimmed {
@@ -372,44 +580,17 @@ impl Acceptor {
         vec![record]
     }
 
-    fn nack(&self, ballot: Ballot) -> Output<Record, Reply> {
+    fn nack(&self, ballot: Ballot) -> Output<Record, Answer> {
         answer(Reply::Nack {
             ballot,
             promised: self.promised,
         })
     }
-
-    /// Votes in `from..=to` and, when they do not fit so many bytes, the first slot left out.
-    fn votes_from(&self, from: Slot, to: Slot, most: usize) -> (Vec<Vote>, Option<Slot>) {
-        let mut votes = Vec::new();
-        let mut bytes = 0;
-        if from > to {
-            return (votes, None);
-        }
-        for (slot, (ballot, value)) in self.votes.range(from..=to) {
-            let full = votes.len() >= self.answers.votes || bytes + value.len() > most;
-            if full && !votes.is_empty() {
-                return (votes, Some(*slot));
-            }
-            bytes += value.len();
-            votes.push(Vote {
-                slot: *slot,
-                ballot: *ballot,
-                value: value.clone(),
-            });
-        }
-        (votes, None)
-    }
-}
-
-fn slots(first: Slot, values: &[Value]) -> impl Iterator<Item = (Slot, &Value)> {
-    let numbered = values.iter().enumerate();
-    numbered.map(move |(i, value)| (first.plus(i as u64), value))
 }
 
 /// An answer for which nothing needs to be remembered.
-fn answer(reply: Reply) -> Output<Record, Reply> {
-    Output::new(Vec::new(), reply)
+fn answer(reply: Reply) -> Output<Record, Answer> {
+    Output::new(Vec::new(), Answer::Reply(reply))
 }
 
 #[cfg(test)]

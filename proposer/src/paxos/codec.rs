@@ -282,6 +282,11 @@ fn put_message(out: &mut BytesMut, message: &Message) {
             match forwarded {
                 Forwarded::NotLeader => out.put_u8(1),
                 Forwarded::Busy => out.put_u8(2),
+                Forwarded::NoRoom { why } => {
+                    out.put_u8(6);
+                    out.put_u32_le(why.len() as u32);
+                    out.put_slice(why.as_bytes());
+                }
                 Forwarded::Assigned { first } => {
                     out.put_u8(3);
                     out.put_u64_le(first.0);
@@ -306,7 +311,7 @@ fn put_message(out: &mut BytesMut, message: &Message) {
 fn message(bytes: &mut Bytes) -> Result<Message> {
     Ok(match u8(bytes)? {
         kind @ 1..=20 => Message::Request(request(kind, bytes)?),
-        kind @ 21..=30 => Message::Reply(reply(kind, bytes)?),
+        kind @ (21..=30 | 51 | 52) => Message::Reply(reply(kind, bytes)?),
         31 => {
             let (first, committed) = (slot(bytes)?, slot(bytes)?);
             Message::Learn(Learn {
@@ -333,6 +338,9 @@ fn message(bytes: &mut Bytes) -> Result<Message> {
         42 => Message::Forwarded(match u8(bytes)? {
             1 => Forwarded::NotLeader,
             2 => Forwarded::Busy,
+            6 => Forwarded::NoRoom {
+                why: String::from_utf8_lossy(&value(bytes)?.0).into_owned(),
+            },
             3 => Forwarded::Assigned {
                 first: slot(bytes)?,
             },
@@ -497,6 +505,32 @@ fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_u64_le(to.0);
             put_votes(out, votes);
         }
+        Reply::AcceptedTight {
+            ballot,
+            first,
+            count,
+            log,
+            free,
+        } => {
+            out.put_u8(52);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(first.0);
+            out.put_u64_le(*count);
+            out.put_u64_le(*log);
+            out.put_u64_le(*free);
+        }
+        Reply::NoRoom {
+            ballot,
+            first,
+            log,
+            free,
+        } => {
+            out.put_u8(51);
+            out.put_u64_le(ballot.number());
+            out.put_u64_le(first.0);
+            out.put_u64_le(*log);
+            out.put_u64_le(*free);
+        }
         Reply::NotVoting => out.put_u8(28),
         Reply::Witnessed {
             start,
@@ -556,6 +590,19 @@ fn reply(kind: u8, bytes: &mut Bytes) -> Result<Reply> {
         27 => Reply::Truncated {
             from: slot(bytes)?,
             floor: slot(bytes)?,
+        },
+        52 => Reply::AcceptedTight {
+            ballot: ballot(bytes)?,
+            first: slot(bytes)?,
+            count: u64(bytes)?,
+            log: u64(bytes)?,
+            free: u64(bytes)?,
+        },
+        51 => Reply::NoRoom {
+            ballot: ballot(bytes)?,
+            first: slot(bytes)?,
+            log: u64(bytes)?,
+            free: u64(bytes)?,
         },
         28 => Reply::NotVoting,
         29 => Reply::Witnessed {

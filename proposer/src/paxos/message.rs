@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`Request::Probe`] | proposer | acceptor | [`Reply::Probed`] |
 //! | [`Request::Prepare`] | proposer | acceptor | [`Reply::Promise`] or [`Reply::Nack`] |
-//! | [`Request::Accept`] | leader | acceptor | [`Reply::Accepted`] or [`Reply::Nack`] |
+//! | [`Request::Accept`] | leader | acceptor | [`Reply::Accepted`] or [`Reply::AcceptedTight`], [`Reply::Nack`], [`Reply::NoRoom`] |
 //! | [`Request::Renew`] | leader | acceptor | [`Reply::Renewed`] or [`Reply::Nack`] |
 //! | [`Request::Fetch`] | learner | acceptor | [`Reply::Fetched`] or [`Reply::Truncated`] |
 //! | [`Request::Enlist`] | any node | acceptor | [`Reply::Witnessed`] or [`Reply::Refused`] |
@@ -179,6 +179,30 @@ pub enum Reply {
         /// The promise that stands against it.
         promised: Ballot,
     },
+    /// As [`Reply::Accepted`], from an acceptor whose volume has little room left.
+    AcceptedTight {
+        /// The request's ballot.
+        ballot: Ballot,
+        /// The request's first slot.
+        first: Slot,
+        /// How many slots.
+        count: u64,
+        /// Bytes of the log.
+        log: u64,
+        /// Bytes left on its volume.
+        free: u64,
+    },
+    /// To [`Request::Accept`]: the volume has no room for these votes. Nothing was voted.
+    NoRoom {
+        /// The request's ballot.
+        ballot: Ballot,
+        /// The request's first slot.
+        first: Slot,
+        /// Bytes of the log.
+        log: u64,
+        /// Bytes left on its volume.
+        free: u64,
+    },
     /// To [`Request::Fetch`] of slots whose votes this acceptor has forgotten, because a quorum of
     /// learners has what was chosen there.
     Truncated {
@@ -268,6 +292,11 @@ pub enum Forwarded {
     NotLeader,
     /// Too much is waiting already; nothing was done.
     Busy,
+    /// The acceptors have no room for them; nothing was done.
+    NoRoom {
+        /// Why, and what to do.
+        why: String,
+    },
     /// The values have consecutive slots from this one on.
     Assigned {
         /// The first value's slot.

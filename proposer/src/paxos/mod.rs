@@ -41,3 +41,4 @@ pub mod snapshot;
 pub mod standing;
 pub mod telling;
 pub mod verify;
+pub mod votes;

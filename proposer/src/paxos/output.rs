@@ -9,6 +9,10 @@ pub struct Output<R, E> {
     effects: E,
 }
 
+/// Proof that the records of an output are durable; nothing but [`Output::persist_proven`] gives one.
+#[derive(Debug)]
+pub struct Written(());
+
 impl<R, E> Output<R, E> {
     pub(super) fn new(records: Vec<R>, effects: E) -> Output<R, E> {
         Output { records, effects }
@@ -24,10 +28,28 @@ impl<R, E> Output<R, E> {
     /// The only door to the effects: hands the records, if there are any, to `write`, which makes
     /// them durable. When it fails, nothing may be sent, and the node must end.
     pub fn persist<X>(self, write: impl FnOnce(&[R]) -> Result<(), X>) -> Result<E, X> {
+        self.persist_proven(write).map(|(effects, _)| effects)
+    }
+
+    /// The same, with a proof for a core that wants to know what is durable.
+    pub fn persist_proven<X>(
+        self,
+        write: impl FnOnce(&[R]) -> Result<(), X>,
+    ) -> Result<(E, Written), X> {
         if !self.records.is_empty() {
             write(&self.records)?;
         }
-        Ok(self.effects)
+        Ok((self.effects, Written(())))
+    }
+
+    /// Whether anything has to be written first.
+    pub fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// The same with its effects as something else.
+    pub(super) fn map<F>(self, effects: impl FnOnce(E) -> F) -> Output<R, F> {
+        Output::new(self.records, effects(self.effects))
     }
 
     /// Several steps as one, so that one write makes all of their records durable (group commit).

@@ -63,6 +63,13 @@ impl Default for Settings {
 /// hour.
 const ROUNDS_LOST: u64 = 1 << 20;
 
+/// How many ticks after an acceptor had no room it is asked again.
+const ASK_FULL_TICKS: u64 = 20;
+
+/// How many election timeouts a candidate waits for promises, asking again at each: acceptors' disks may
+/// take longer than one over a promise, and giving up would waste it.
+const PREPARE_TIMEOUTS: u32 = 10;
+
 /// What reaches a proposer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
@@ -204,6 +211,8 @@ enum Phase {
         promises: BTreeMap<NodeId, Promise>,
         /// Those whose next part was asked for in vain.
         failed: BTreeSet<NodeId>,
+        /// How many election timeouts it has waited.
+        timeouts: u32,
     },
     Leading(Box<Leading>),
 }
@@ -249,6 +258,8 @@ struct Leading {
     /// Bytes of all values in later slots, and of each chosen batch of them, by its last slot.
     open_bytes: usize,
     chosen_bytes: BTreeMap<Slot, usize>,
+    /// Which acceptors had no room for more votes, and the tick at which they said so or were asked.
+    no_room: BTreeMap<NodeId, u64>,
     /// The newest round of [`Request::Renew`].
     round: u64,
     /// Whether all acceptors were asked in that round.
@@ -329,7 +340,11 @@ impl Proposer {
             Input::Durable(slot) => self.trim = self.trim.max(slot),
             Input::Heartbeat(heartbeat) => self.heartbeat(heartbeat, &mut effects),
             Input::ElectionTimeout if self.is_leading() => {}
-            Input::ElectionTimeout => self.probe(false, &mut effects),
+            Input::ElectionTimeout => {
+                if !self.prepare_longer(&mut effects) {
+                    self.probe(false, &mut effects);
+                }
+            }
             Input::TakeOver if self.is_leading() => {}
             Input::TakeOver => self.probe(true, &mut effects),
             Input::Tick => self.tick(&mut effects),
@@ -402,6 +417,15 @@ impl Proposer {
             Phase::Leading(leading) => leading.open_bytes,
             _ => 0,
         }
+    }
+
+    /// Whether it can have anything new chosen: so many acceptors have room for votes. Only a leader
+    /// knows that they have not.
+    pub fn has_room(&self) -> bool {
+        let Phase::Leading(leading) = &self.phase else {
+            return true;
+        };
+        usize::from(self.members.count()) - leading.no_room.len() >= self.members.quorum()
     }
 
     /// The phase, in a word: `following`, `probing`, `preparing` or `leading`.
@@ -499,10 +523,46 @@ impl Proposer {
             }
             // It has lost its disk, or waits for others to see it.
             Reply::NotVoting => self.unanswered(from, effects),
+            Reply::AcceptedTight {
+                ballot,
+                first,
+                count,
+                ..
+            } => {
+                self.accepted(from, ballot, first, count, effects);
+                self.has_no_room(from, ballot);
+            }
+            // As an answer that is none it is asked for again, after a pause.
+            Reply::NoRoom { ballot, .. } => self.has_no_room(from, ballot),
             Reply::Fetched { .. }
             | Reply::Truncated { .. }
             | Reply::Witnessed { .. }
             | Reply::Refused { .. } => {}
+        }
+    }
+
+    /// Notes that an acceptor has no room for more, until it votes without saying so.
+    fn has_no_room(&mut self, acceptor: NodeId, at: Ballot) {
+        if let Phase::Leading(leading) = &mut self.phase
+            && leading.ballot == at
+        {
+            leading.no_room.insert(acceptor, leading.ticks);
+        }
+    }
+
+    /// A vote for no value costs nothing, and says whether there is room.
+    fn ask_full_again(&mut self, effects: &mut Effects) {
+        let committed = self.committed;
+        let Phase::Leading(leading) = &mut self.phase else {
+            return;
+        };
+        let now = leading.ticks;
+        for (acceptor, at) in &mut leading.no_room {
+            if now - *at >= ASK_FULL_TICKS {
+                *at = now;
+                let nothing = accept(leading.ballot, committed.next(), [].into(), committed);
+                effects.acceptors.push((To::One(*acceptor), nothing));
+            }
         }
     }
 
@@ -549,7 +609,38 @@ impl Proposer {
             from,
             promises: BTreeMap::new(),
             failed: BTreeSet::new(),
+            timeouts: 0,
         };
+    }
+
+    /// Asks those again whose promises are not complete; `false` when that is not the phase, or enough.
+    fn prepare_longer(&mut self, effects: &mut Effects) -> bool {
+        let Phase::Preparing {
+            ballot,
+            from,
+            promises,
+            timeouts,
+            ..
+        } = &mut self.phase
+        else {
+            return false;
+        };
+        *timeouts += 1;
+        if *timeouts > PREPARE_TIMEOUTS {
+            return false;
+        }
+        effects.restart_election_timer = true;
+        for acceptor in self.members.acceptors() {
+            let next = match promises.get(&acceptor) {
+                None => Some(*from),
+                Some(promise) => promise.rest,
+            };
+            effects.acceptors.extend(next.map(|from| {
+                let (ballot, run) = (*ballot, self.run);
+                (To::One(acceptor), Request::Prepare { ballot, run, from })
+            }));
+        }
+        true
     }
 
     fn promised(
@@ -649,6 +740,7 @@ impl Proposer {
             chosen: BTreeMap::new(),
             applied: self.committed,
             chosen_bytes: BTreeMap::new(),
+            no_room: BTreeMap::new(),
             round: 0,
             round_to_all: true,
             ticks: 0,
@@ -735,6 +827,7 @@ impl Proposer {
             return;
         }
         leading.late_open.remove(&(from, first));
+        leading.no_room.remove(&from);
         let Some(batch) = leading.in_flight.get_mut(&first) else {
             return;
         };
@@ -876,6 +969,7 @@ impl Proposer {
             self.follow(None, effects);
             return;
         }
+        self.ask_full_again(effects);
         self.ask_failed_again(effects);
         self.send_late(false, effects);
         self.announce(effects);

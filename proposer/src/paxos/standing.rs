@@ -27,10 +27,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::acceptor::{Acceptor, Record};
+use super::acceptor::{Acceptor, Record, Room, Volume};
 use super::ids::{ClusterId, Members, NodeId, NodeName, Role};
 use super::message::{Reply, Request};
-use super::output::Output;
+use super::output::{Output, Written};
+use super::votes::{Answer, Doubt, Place, Reading};
 
 /// How many starts of a disk there may be that an acceptor has not heard of. No node starts so often
 /// while an acceptor is away, and what is above the highest number could never start again.
@@ -151,6 +152,8 @@ pub struct Member {
     /// Who is of another cluster, or of one without this acceptor.
     strangers: BTreeSet<NodeId>,
     refusal: Option<Refusal>,
+    /// Whether it voted when its disk last had everything.
+    voted: bool,
     acceptor: Acceptor,
 }
 
@@ -165,34 +168,88 @@ impl Member {
             witnesses: BTreeSet::new(),
             strangers: BTreeSet::new(),
             refusal: None,
+            voted: false,
             acceptor,
         }
     }
 
-    /// Replays one record, in the order in which they were written.
-    pub fn remember(&mut self, record: &Record) {
+    /// Replays one record, in the order in which they were written, from its place in the log.
+    pub fn replay(&mut self, record: &Record, place: Place) {
         match record {
             Record::Known(roster) => self.roster = roster.clone(),
-            record => self.acceptor.remember(record),
+            record => self.acceptor.replay(record, place),
         }
     }
 
+    /// All records so far are durable; those of votes that were not known to be lie at these places.
+    pub fn written(&mut self, proof: Written, places: &[Place]) {
+        self.acceptor.written(proof, places);
+        self.voted = self.votes();
+    }
+
+    /// See [`Acceptor::answer`].
+    pub fn answer(&mut self, request: &Request) -> Option<Answer> {
+        match request {
+            Request::Enlist { .. } => None,
+            // What makes it vote may not be durable yet.
+            _ if !self.voted || !self.votes() => None,
+            request => self.acceptor.answer(request),
+        }
+    }
+
+    /// See [`Acceptor::doubt`].
+    pub fn doubt(&self, request: &Request) -> Option<Doubt> {
+        self.acceptor.doubt(request)
+    }
+
+    /// See [`Acceptor::answer_again`].
+    pub fn answer_again(&mut self, reading: &Reading) -> Answer {
+        self.acceptor.answer_again(reading)
+    }
+
     /// Answers a request. Until it may vote, all but [`Request::Enlist`] is refused.
-    pub fn handle(&mut self, request: Request) -> Output<Record, Reply> {
+    pub fn handle(&mut self, request: Request) -> Output<Record, Answer> {
+        self.handle_settled(request, None)
+    }
+
+    /// See [`Acceptor::handle_settled`].
+    pub fn handle_settled(
+        &mut self,
+        request: Request,
+        is_same: Option<bool>,
+    ) -> Output<Record, Answer> {
         match request {
             Request::Enlist {
                 node,
                 start,
                 cluster,
-            } => self.witness(node, start, cluster),
-            _ if !self.votes() => Output::new(Vec::new(), Reply::NotVoting),
-            request => self.acceptor.handle(request).and(|records| {
-                // What lies before a trim may be removed from the disk.
-                let trims = |record: &Record| matches!(record, Record::Trimmed { .. });
-                let repeat = records.iter().any(trims);
-                repeat.then(|| Record::Known(self.roster.clone()))
-            }),
+            } => self.witness(node, start, cluster).map(Answer::Reply),
+            _ if !self.votes() => Output::new(Vec::new(), Answer::Reply(Reply::NotVoting)),
+            request => {
+                let output = self.acceptor.handle_settled(request, is_same);
+                self.repeat_after_trim(output)
+            }
         }
+    }
+
+    /// See [`Acceptor::tidy`].
+    pub fn tidy(&mut self) -> Output<Record, ()> {
+        let output = self.acceptor.tidy();
+        self.repeat_after_trim(output)
+    }
+
+    /// What lies before a trim may be removed from the disk.
+    fn repeat_after_trim<E>(&self, output: Output<Record, E>) -> Output<Record, E> {
+        output.and(|records| {
+            let trims = |record: &Record| matches!(record, Record::Trimmed { .. });
+            let repeat = records.iter().any(trims);
+            repeat.then(|| Record::Known(self.roster.clone()))
+        })
+    }
+
+    /// See [`Acceptor::set_room`].
+    pub fn set_room(&mut self, room: Room, volume: Volume) {
+        self.acceptor.set_room(room, volume);
     }
 
     /// Whom to ask for what, now and again, until nobody is left.

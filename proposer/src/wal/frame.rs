@@ -77,7 +77,7 @@ pub(super) fn mark(file: &mut Vec<u8>, position: u64, bytes: &[u8]) {
     }
 }
 
-/// A stretch of a file that starts with a sector, taken apart.
+/// A stretch of a file that starts with a sector, taken apart. Places in it count from its start.
 pub(super) struct Stream {
     pub(super) bytes: Bytes,
     /// One for each sector.

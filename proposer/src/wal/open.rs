@@ -1,12 +1,16 @@
-//! Opening: every segment is read, checked and shown, and the end of the last one is settled.
+//! Opening: every segment is read, checked and shown, and the end of the last one is settled. It is
+//! read in pieces of a bounded size, or of one frame if that is larger; only what is not a whole frame
+//! is looked at together with all that follows.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::frame::{self, Fault, HEADER, RECORD_HEADER, SEGMENT_HEADER, Stream};
 use super::replay::{self, Found};
-use super::{Error, Position, SUFFIX, Segment, Wal, name, position};
+use super::window::Window;
+use super::{Error, Position, SUFFIX, Segment, Wal, name, position, read_stream};
 use crate::media::{Media, MediaFile};
 
 impl<M: Media> Wal<M> {
@@ -18,13 +22,9 @@ impl<M: Media> Wal<M> {
     ) -> Result<(), Error> {
         let name = &name(first);
         let file = self.media.open(name);
-        let file = file.map_err(|source| self.io("open", name, source))?;
-        let raw = file
-            .read_all()
-            .map_err(|source| self.io("read", name, source))?;
-        let stream = Stream::from_file(&raw);
-        let file_bytes = raw.len() as u64;
-        drop(raw);
+        let file = Arc::new(file.map_err(|source| self.io("open", name, source))?);
+        let read = |source| self.io("read", name, source);
+        let size = file.size().map_err(read)?;
 
         if first != self.sequence {
             let expected = self.sequence;
@@ -34,7 +34,9 @@ impl<M: Media> Wal<M> {
             );
             return Err(self.corrupt(name, 0, reason));
         }
-        match frame::read_segment_header(&stream.bytes) {
+        let mut window = Window::new(&*file, size);
+        let header = window.get(0, SEGMENT_HEADER).map_err(read)?;
+        match frame::read_segment_header(&header.unwrap_or_default()) {
             Ok(found) if found == first => {}
             Ok(found) => {
                 let reason = format!("its header says that it starts with frame {found}");
@@ -42,6 +44,7 @@ impl<M: Media> Wal<M> {
             }
             Err(Fault::Version(version)) => return Err(self.unsupported(name, 0, version)),
             Err(Fault::Bad) => {
+                let (stream, _) = rest(&*file, 0, size).map_err(read)?;
                 if !is_last || stream.written_end > SEGMENT_HEADER {
                     let reason = "its header is wrong".to_owned();
                     return Err(self.corrupt(name, 0, reason));
@@ -52,14 +55,18 @@ impl<M: Media> Wal<M> {
         let mut last = (0, SEGMENT_HEADER);
         let mut at = SEGMENT_HEADER;
         loop {
-            match replay::look(&stream, at, self.sequence) {
-                Found::Frame(head) => {
-                    let payload = at + HEADER..at + HEADER + u64::from(head.payload_bytes);
-                    self.visit_frame(first, &stream.bytes, payload, visit)?;
-                    last = (at, at + head.frame_bytes());
-                    at = last.1;
-                    self.sequence += 1;
-                }
+            let whole = window.frame(at, self.sequence);
+            if let Some(payload) = whole.map_err(|source| self.io("read", name, source))? {
+                let start = at + HEADER;
+                self.visit_frame(first, &payload, start..start + payload.len() as u64, visit)?;
+                last = (at, start + payload.len() as u64 + frame::FOOTER);
+                at = last.1;
+                self.sequence += 1;
+                continue;
+            }
+            let (stream, base) =
+                rest(&*file, at, size).map_err(|source| self.io("read", name, source))?;
+            match replay::look(&stream, base, at, self.sequence) {
                 Found::End => break,
                 Found::Torn if is_last => break,
                 Found::Torn => {
@@ -68,26 +75,32 @@ impl<M: Media> Wal<M> {
                 }
                 Found::Damaged(reason) => return Err(self.corrupt(name, at, reason)),
                 Found::Unsupported(version) => return Err(self.unsupported(name, at, version)),
+                Found::Frame => {
+                    let reason = "a frame is whole at one look and not at another".to_owned();
+                    return Err(self.corrupt(name, at, reason));
+                }
             }
         }
-        let size = file_bytes;
-        self.segments.insert(
-            first,
-            Segment {
-                file,
-                end: at,
-                size,
-            },
-        );
-        if is_last {
-            let tail = if last.0 == 0 {
-                Bytes::from_owner(frame::segment_header(first))
-            } else {
-                stream.bytes.slice(last.0 as usize..last.1 as usize)
-            };
-            self.settle(first, last.0, &tail)?;
+        let tail = match (is_last, last.0) {
+            (false, _) => None,
+            (true, 0) => Some(Bytes::from_owner(frame::segment_header(first))),
+            (true, start) => {
+                let (bytes, skip) = read_stream(&*file, start, last.1)
+                    .map_err(|source| self.io("read", name, source))?;
+                Some(bytes.slice(skip..))
+            }
+        };
+        let segment = Segment {
+            file: file.clone(),
+            end: at,
+            size,
+        };
+        self.segments.insert(first, segment);
+        self.files.insert(first, file);
+        match tail {
+            Some(tail) => self.settle(first, last.0, &tail),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Cuts off what is after the last frame and writes that frame, or the header, once more: it is
@@ -109,13 +122,13 @@ impl<M: Media> Wal<M> {
     fn visit_frame(
         &self,
         first: u64,
-        stream: &Bytes,
+        bytes: &Bytes,
         payload: Range<u64>,
         visit: &mut impl FnMut(Position, &Bytes) -> Result<(), String>,
     ) -> Result<(), Error> {
         let mut at = payload.start;
         while at < payload.end {
-            let rest = stream.slice(at as usize..payload.end as usize);
+            let rest = bytes.slice((at - payload.start) as usize..);
             let Some(length) = frame::record_length(&rest) else {
                 let reason = "a whole frame holds a record that does not add up".to_owned();
                 return Err(self.corrupt(&name(first), at, reason));
@@ -136,6 +149,13 @@ impl<M: Media> Wal<M> {
         }
         Ok(())
     }
+}
+
+/// The segment's stream from the sector that holds `at` to its end, and where it begins.
+fn rest(file: &impl MediaFile, at: u64, size: u64) -> std::io::Result<(Stream, u64)> {
+    let base = frame::sector_start(at);
+    let raw = file.read_range(frame::file_offset(base), size)?;
+    Ok((Stream::from_file(&raw), base))
 }
 
 /// The first sequence number of each segment, in order. A file that is no segment but is called

@@ -8,7 +8,7 @@ use super::frame::{self, FOOTER, Fault, HEADER, Head, Stream};
 #[derive(Debug)]
 pub(super) enum Found {
     /// A whole frame with the sequence number expected.
-    Frame(Head),
+    Frame,
     /// Nothing was ever written from here on.
     End,
     /// A write that a crash cut off: at least one sector of it is missing, and nothing follows.
@@ -19,8 +19,10 @@ pub(super) enum Found {
     Unsupported(u32),
 }
 
-/// Looks at `at`, where the frame `sequence` starts if there is one.
-pub(super) fn look(stream: &Stream, at: u64, sequence: u64) -> Found {
+/// Looks at `at`, where the frame `sequence` starts if there is one. The stream goes to the end of the
+/// segment, in which it begins at `base`.
+pub(super) fn look(stream: &Stream, base: u64, at: u64, sequence: u64) -> Found {
+    let at = at - base;
     let written_end = stream.written_end;
     if written_end <= at {
         return Found::End;
@@ -32,7 +34,7 @@ pub(super) fn look(stream: &Stream, at: u64, sequence: u64) -> Found {
             return Found::Damaged(format!("frame {found} stands where {sequence} belongs"));
         }
         Ok(head) => match head.check(bytes, at) {
-            Ok(()) => return Found::Frame(head),
+            Ok(()) => return Found::Frame,
             Err(reason) => (reason, at + head.frame_bytes()),
         },
         Err(Fault::Version(version)) => return Found::Unsupported(version),
@@ -51,7 +53,7 @@ pub(super) fn look(stream: &Stream, at: u64, sequence: u64) -> Found {
     match frame::find_later(bytes, at + 1, sequence) {
         Some(later) => Found::Damaged(format!(
             "{reason}, and a later one follows at byte {}",
-            frame::file_offset(later)
+            frame::file_offset(base + later)
         )),
         None => Found::Torn,
     }

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::media::{FileMedia, SimMedia};
 
+mod reading;
+
 type Record = (Position, Vec<u8>);
 
 /// Without zeros ahead.

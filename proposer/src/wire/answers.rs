@@ -78,6 +78,12 @@ pub struct AcceptorStatus {
     pub state: &'static str,
     /// Why it does not vote, in words.
     pub refusal: Option<String>,
+    /// Size of its log.
+    pub log_bytes: u64,
+    /// How long a sync of its log takes, in milliseconds.
+    pub disk_sync_ms: u64,
+    /// Why it takes no new votes for want of space, in words.
+    pub no_room: Option<&'static str>,
 }
 
 /// `GET /status` of a learner.

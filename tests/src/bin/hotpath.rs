@@ -4,13 +4,14 @@
 
 use bytes::Bytes;
 use proposer::media::FileMedia;
-use proposer::paxos::acceptor::Acceptor;
+use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::codec::{Frame, NodeName};
 use proposer::paxos::ids::{Members, NodeId, Role, Slot};
 use proposer::paxos::learner::{Input as Told, Learner};
 use proposer::paxos::machine::{Applied, Machine};
 use proposer::paxos::message::{Learned, Message, Reply, Request, Value};
 use proposer::paxos::proposer::{Effects, Input, Proposer, Settings};
+use proposer::paxos::votes::Place;
 use proposer::wal::{Options, Wal};
 use proposer::wire::{OutcomeView, ProposeBody};
 
@@ -131,14 +132,20 @@ impl Path {
 
     fn vote(&mut self, id: u8, request: Request) -> Reply {
         let Voter { core, log } = &mut self.voters[usize::from(id - 1)];
+        let mut places = Vec::new();
         let output = core.handle(request);
-        let reply = output.persist(|records| {
+        let persisted = output.persist_proven(|records| {
             for record in records {
-                log.append(&record.encode());
+                let (file, offset) = log.append(&record.encode()).numbers();
+                if let Record::Accepted { .. } = record {
+                    places.push(Place { file, offset });
+                }
             }
             log.sync().map(drop)
         });
-        reply.expect("the disk works")
+        let (answer, proof) = persisted.expect("the disk works");
+        core.written(proof, &places);
+        answer.into_reply(&()).expect("the newest are in memory")
     }
 
     fn learn(&mut self, id: u8, frame: &Bytes) -> Learned {

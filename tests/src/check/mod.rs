@@ -109,13 +109,13 @@ impl Checker {
         }
     }
 
-    /// An acceptor has started from its disk.
-    pub fn restarted(&self, acceptor: NodeId, state: &Acceptor) {
+    /// An acceptor has started from its disk, and these are all of its votes.
+    pub fn restarted(&self, acceptor: NodeId, state: &Acceptor, votes: &Reply) {
         if self.is_set_back {
             return;
         }
         if !self.is_lost(acceptor) {
-            self.promises.restarted(acceptor, state);
+            self.promises.restarted(acceptor, state, votes);
         }
     }
 

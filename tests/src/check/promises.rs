@@ -95,6 +95,12 @@ impl Promises {
                 ballot,
                 first,
                 count,
+            }
+            | Reply::AcceptedTight {
+                ballot,
+                first,
+                count,
+                ..
             } => {
                 for slot in (first.0..first.0 + count).map(Slot) {
                     let voted = disk.votes.get(&slot).is_some_and(|(at, _)| at >= ballot);
@@ -129,11 +135,14 @@ impl Promises {
                     "what is witnessed is on disk"
                 );
             }
-            Reply::Nack { .. } | Reply::NotVoting | Reply::Refused { .. } => {}
+            Reply::Nack { .. }
+            | Reply::NoRoom { .. }
+            | Reply::NotVoting
+            | Reply::Refused { .. } => {}
         }
     }
 
-    pub(super) fn restarted(&self, acceptor: NodeId, state: &Acceptor) {
+    pub(super) fn restarted(&self, acceptor: NodeId, state: &Acceptor, votes: &Reply) {
         let disk = &self.disks[acceptor.index()];
         assert_eq!(
             state.promised(),
@@ -141,13 +150,15 @@ impl Promises {
             "a promise outlives a crash"
         );
         assert_eq!(state.floor(), disk.floor, "a trim outlives a crash");
-        for (slot, (ballot, value)) in disk.votes.range(disk.floor.next()..) {
-            assert_eq!(
-                state.vote(*slot),
-                Some((*ballot, value)),
-                "a vote outlives a crash"
-            );
-        }
+        let Reply::Fetched { votes, .. } = votes else {
+            panic!("these are no votes: {votes:?}");
+        };
+        let found = votes
+            .iter()
+            .map(|vote| (&vote.slot, &vote.ballot, &vote.value));
+        let on_disk = disk.votes.range(disk.floor.next()..);
+        let on_disk = on_disk.map(|(slot, (ballot, value))| (slot, ballot, value));
+        assert!(found.eq(on_disk), "a vote outlives a crash");
         let last = disk.votes.last_key_value().map(|(slot, _)| *slot);
         assert_eq!(
             state.last_voted(),

@@ -299,9 +299,14 @@ impl Cluster {
 
     /// Waits until every node says that it is ready.
     pub fn wait_until_ready(&self) {
+        self.wait_until_ready_but(&[]);
+    }
+
+    /// The same of all nodes but some.
+    pub fn wait_until_ready_but(&self, but: &[Name]) {
         self.wait_for("all nodes are ready", READY_WITHIN, || {
-            let ready = self.nodes.values().all(Node::is_ready);
-            ready.then_some(())
+            let mut waited_for = self.nodes.iter().filter(|(name, _)| !but.contains(name));
+            waited_for.all(|(_, node)| node.is_ready()).then_some(())
         });
     }
 

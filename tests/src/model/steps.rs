@@ -9,10 +9,14 @@ use proposer::paxos::message::{Learn, Reply, Request, Value};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::{Effects, Input, Proposer, Settings};
 use proposer::paxos::standing::{Member, Start};
+use proposer::paxos::votes::Place;
 
 use super::Small;
 use super::shared::Shared;
 use super::state::{AcceptorNode, Disk, Envelope, LearnerNode, ProposerNode, State};
+
+/// Where records lie: their values stay in memory.
+const NOWHERE: Place = Place { file: 0, offset: 0 };
 
 /// What may happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,12 +140,17 @@ impl Small {
             votes: self.answer_votes,
             ..AnswerLimits::default()
         };
-        let trimming = TrimPolicy { tail: 0, stride: 1 };
+        let trimming = TrimPolicy {
+            tail: 0,
+            stride: 1,
+            ..TrimPolicy::default()
+        };
         let acceptor = Acceptor::with_answers(answers).with_trimming(trimming);
         let me = NodeId::at(at).expect("few acceptors");
         let mut core = Member::new(me, self.members(), disk.start, acceptor);
-        core.remember(&Record::Known(disk.known.clone()));
-        disk.records.iter().for_each(|record| core.remember(record));
+        core.replay(&Record::Known(disk.known.clone()), NOWHERE);
+        let records = disk.records.iter();
+        records.for_each(|record| core.replay(record, NOWHERE));
         core
     }
 
@@ -388,7 +397,8 @@ impl Small {
     /// The reply of an acceptor, whose records are on its disk.
     fn handle(&self, state: &mut State, at: usize, request: Request) -> Reply {
         let output = state.acceptors[at].change(|node| node.core.handle(request));
-        self.persist(state, at, output)
+        let answer = self.persist(state, at, output);
+        answer.into_reply(&()).expect("all values are in memory")
     }
 
     fn heard(&self, state: &mut State, at: usize, from: usize, reply: &Reply) {
@@ -398,10 +408,13 @@ impl Small {
     }
 
     fn persist<E>(&self, state: &mut State, at: usize, output: Output<Record, E>) -> E {
-        let written = state.acceptors[at].change(|node| {
-            let disk = &mut node.disk;
-            let written = output.persist(|records| {
+        state.acceptors[at].change(|node| {
+            let (disk, mut places) = (&mut node.disk, Vec::new());
+            let written = output.persist_proven(|records| {
                 for record in records {
+                    if let Record::Accepted { .. } = record {
+                        places.push(NOWHERE);
+                    }
                     match record {
                         Record::Known(roster) => disk.known = roster.clone(),
                         record if self.crashes > 0 => disk.records.push(record.clone()),
@@ -410,14 +423,14 @@ impl Small {
                 }
                 Ok::<_, Infallible>(())
             });
+            let Ok((effects, proof)) = written;
+            node.core.written(proof, &places);
             if self.enlists && node.core.votes() {
                 disk.is_witnessed = true;
                 node.has_voted = true;
             }
-            written
-        });
-        let Ok(effects) = written;
-        effects
+            effects
+        })
     }
 
     /// Has a start witnessed: by messages, or by all others at once.

@@ -10,7 +10,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 13;
+pub const VERSION: u32 = 16;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -33,6 +33,10 @@ pub struct Config {
     pub answers: AnswerLimits,
     /// When the acceptors forget.
     pub trimming: TrimPolicy,
+    /// Bytes of values that acceptors keep in memory once they are on disk.
+    pub held_bytes: usize,
+    /// Whether a learner is away until all is healed.
+    pub learner_away: bool,
     /// The learners' window.
     pub ahead_slots: u64,
     /// Bytes in it.
@@ -144,9 +148,13 @@ pub enum Fault {
     SetBackDisk,
     /// An acceptor starts again with the disk of another one.
     ExchangeDisk,
+    /// An acceptor's disk has no room for new votes, or for none at all.
+    FillDisk,
+    /// Every disk has room again.
+    EnlargeDisks,
 }
 
-const FAULTS: [Fault; 21] = [
+const FAULTS: [Fault; 23] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -168,6 +176,8 @@ const FAULTS: [Fault; 21] = [
     Fault::WipeDisk,
     Fault::SetBackDisk,
     Fault::ExchangeDisk,
+    Fault::FillDisk,
+    Fault::EnlargeDisks,
 ];
 
 impl Config {
@@ -213,7 +223,11 @@ impl Config {
             trimming: TrimPolicy {
                 tail: pick(r, &[0, 0, 4, 50, 16_384]),
                 stride: pick(r, &[1, 8, 40]),
+                tail_bytes: pick(r, &[0, 500, 10_000, 64 << 20]),
+                stride_bytes: pick(r, &[1, 1_000, 16 << 20]),
             },
+            held_bytes: pick(r, &[0, 0, 1_000, 10_000, 32 << 20]),
+            learner_away: r.chance(100),
             ahead_slots: pick(r, &[1, 8, 32_768]),
             ahead_bytes: pick(r, &[1, 500, 32 << 20]),
             record_bytes: pick(r, &[1, 200, 1 << 20]),
@@ -238,13 +252,14 @@ impl Config {
             laggards: pick(r, &[0, 0, 20, 200]),
             loss: maybe(r, 200),
             duplicates: maybe(r, 200),
-            sync: (0, pick(r, &[0, 1, 5, 30])),
+            // At times longer than an election timeout.
+            sync: pick(r, &[(0, 0), (0, 1), (0, 5), (0, 30), (0, 30), (500, 1_500)]),
             segment_bytes: pick(r, &[100, 2_000, 1 << 20]),
             flips: maybe(r, 1000),
             propose_every: r.between(5, 60),
             burst: r.between(1, 12),
             retries: maybe(r, 300),
-            value_bytes: pick(r, &[0, 40, 300]),
+            value_bytes: pick(r, &[0, 40, 300, 300, 300, 300, 300, 1 << 20]),
             open_slots: r.between(8, 128),
             read_every: r.between(5, 100),
             learner_saves: r.between(1, 1000) as u32,

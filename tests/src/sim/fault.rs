@@ -1,5 +1,6 @@
 //! What goes wrong, and where.
 
+use proposer::paxos::acceptor::Room;
 use proposer::paxos::ids::{Role, Slot};
 use proposer::paxos::message::Message;
 use proposer::paxos::proposer::Input;
@@ -73,6 +74,14 @@ impl Sim {
             Fault::WipeDisk => self.lose_disk(Loss::Wiped),
             Fault::SetBackDisk => self.lose_disk(Loss::SetBack),
             Fault::ExchangeDisk => self.lose_disk(Loss::Exchanged),
+            Fault::FillDisk => {
+                let rooms = [Room::Tight, Room::Share, Room::Reserve];
+                self.nodes[node].room = rooms[self.rng.below(3) as usize];
+            }
+            Fault::EnlargeDisks => {
+                let nodes = self.nodes.iter_mut();
+                nodes.for_each(|node| node.room = Room::Enough);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The second phase: nothing goes wrong any more, so the cluster must work.
 
+use proposer::paxos::acceptor::Room;
 use proposer::paxos::ids::{Ballot, Role, Slot};
 use proposer::paxos::proposer::Proposer;
 
@@ -65,6 +66,7 @@ impl Sim {
             node.bad_write = None;
             node.clock = 10;
             node.slow = 1;
+            node.room = Room::Enough;
             node.dialect = Dialect::Ours;
             if matches!(node.process, Process::Down) {
                 self.schedule(0, Event::Start(at));

@@ -1,13 +1,15 @@
 //! An acceptor's disk: whose it is, and the real log on a simulated medium.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::ops::ControlFlow;
 
 use proposer::media::{SimMedia, Snapshot};
 use proposer::paxos::acceptor::Record;
 use proposer::paxos::ids::{Ballot, ClusterId, Slot};
 use proposer::paxos::message::Value;
 use proposer::paxos::standing::{Member, Roster, Start};
+use proposer::paxos::votes::{self, Place};
 use proposer::wal::{self, Options, Position, Wal};
 
 use super::disk::{BadWrite, end, flip_bit, spoil};
@@ -20,8 +22,8 @@ pub(super) struct Log {
     options: Options,
     /// Every record known to be durable and not found to be removed.
     records: VecDeque<(Position, Record)>,
-    /// Where each record of votes lies, and the last slot it votes in; oldest first.
-    votes: VecDeque<(Position, Slot)>,
+    /// The next removal goes wrong.
+    bad_trim: Option<BadWrite>,
     /// Whose disk it is; none before its first start.
     identity: Option<Identity>,
 }
@@ -68,7 +70,7 @@ impl Log {
             wal: None,
             options: options(segment_bytes),
             records: VecDeque::new(),
-            votes: VecDeque::new(),
+            bad_trim: None,
             identity: None,
         }
     }
@@ -156,43 +158,59 @@ impl Log {
         start
     }
 
-    /// These records, durable unless the write goes wrong; then the next start shows.
+    /// These records, durable unless the write goes wrong; then the next start shows. Where those of
+    /// votes lie.
     pub(super) fn write(
         &mut self,
         records: &[Record],
         bad: Option<BadWrite>,
         rng: &mut Rng,
-    ) -> Result<(), BadWrite> {
+    ) -> Result<Vec<Place>, BadWrite> {
+        let mut bad = bad;
+        if records.iter().any(|record| floor_of(record).is_some()) && rng.chance(500) {
+            self.bad_trim = bad.take();
+        }
         if let Some(bad) = bad {
             spoil(&self.media, bad, rng);
         }
         match (self.append(records), bad) {
-            (Ok(placed), None) => self.records.extend(placed),
+            (Ok(placed), None) => {
+                let votes = placed
+                    .iter()
+                    .filter(|(_, record)| last_vote(record).is_some());
+                let places = votes.map(|(position, _)| place_of(*position)).collect();
+                self.records.extend(placed);
+                Ok(places)
+            }
             (Err(error), None) => panic!("a healthy disk takes every write: {error}"),
-            (_, Some(bad)) => return Err(bad),
+            (_, Some(bad)) => Err(bad),
         }
-        Ok(())
     }
 
-    /// One sync, and then what a trim among the records gives up is removed, as the driver does it.
     fn append(&mut self, records: &[Record]) -> Result<Vec<(Position, Record)>, wal::Error> {
         let wal = self.wal.as_mut().expect("a process has its log open");
-        let mut placed = Vec::new();
-        for record in records {
-            let position = wal.append(&record.encode());
-            self.votes
-                .extend(last_vote(record).map(|last| (position, last)));
-            placed.push((position, record.clone()));
-        }
+        let placed = records
+            .iter()
+            .map(|record| (wal.append(&record.encode()), record.clone()))
+            .collect();
         wal.sync()?;
-        if let Some(floor) = records.iter().filter_map(floor_of).max() {
-            while self.votes.front().is_some_and(|(_, last)| *last <= floor) {
-                self.votes.pop_front();
-            }
-            let needed = self.votes.front().map(|(position, _)| *position);
-            wal.trim_before(needed.unwrap_or(wal.position_end()))?;
-        }
         Ok(placed)
+    }
+
+    /// Removes what lies before the first place that is needed.
+    pub(super) fn trim(&mut self, needed: Option<Place>, rng: &mut Rng) -> Result<(), BadWrite> {
+        let bad = self.bad_trim.take();
+        if let Some(bad) = bad {
+            spoil(&self.media, bad, rng);
+        }
+        let wal = self.wal.as_mut().expect("a process has its log open");
+        let needed = needed.map(|place| Position::of(place.file, place.offset));
+        let trimmed = wal.trim_before(needed.unwrap_or(wal.position_end()));
+        match (trimmed, bad) {
+            (Ok(()), None) => Ok(()),
+            (Err(error), None) => panic!("a healthy disk removes every file: {error}"),
+            (_, Some(bad)) => Err(bad),
+        }
     }
 
     /// The process ends, and perhaps the machine with it.
@@ -225,11 +243,9 @@ impl Log {
         let news = found.iter().skip(known).map(|(_, record)| record.clone());
         let news = news.collect();
         let mut member = blank(self.next_start(rng));
-        self.votes.clear();
+        self.bad_trim = None;
         for (position, record) in &found {
-            member.remember(record);
-            self.votes
-                .extend(last_vote(record).map(|last| (*position, last)));
+            member.replay(record, place_of(*position));
         }
         self.records = found;
         Started {
@@ -258,8 +274,9 @@ impl Log {
             .collect::<Vec<_>>()
             .iter()
             .rposition(|record| is_known(record));
+        let voted = last_needed_votes(all().map(|(_, record)| record), floor);
         let needed = |(at, (_, record)): (usize, &(Position, Record))| match record {
-            Record::Accepted { .. } => last_vote(record) > floor.or(Some(Slot::ZERO)),
+            Record::Accepted { .. } => voted.contains(&at),
             Record::Trimmed { floor: at, .. } => Some(*at) == floor,
             Record::Promised { .. } => floor.is_none(),
             Record::Known(_) => Some(at) == known_at,
@@ -286,12 +303,50 @@ impl Log {
     }
 }
 
+/// The log as the process reads it, beside its writing.
+impl votes::Log for Log {
+    type Error = wal::Error;
+
+    fn read(&self, place: Place, take: &mut dyn FnMut(&Record) -> bool) -> Result<(), wal::Error> {
+        let wal = self.wal.as_ref().expect("a process has its log open");
+        let from = Position::of(place.file, place.offset);
+        wal.reader().scan(from, |_, bytes| {
+            let record = Record::decode(bytes).expect("it was encoded here");
+            match take(&record) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })
+    }
+}
+
+fn place_of(position: Position) -> Place {
+    let (file, offset) = position.numbers();
+    Place { file, offset }
+}
+
 /// The last slot that a record of votes votes in.
 fn last_vote(record: &Record) -> Option<Slot> {
     match record {
         Record::Accepted { first, values, .. } => Some(first.plus(values.len() as u64).previous()),
         _ => None,
     }
+}
+
+/// Which records hold the last vote in a slot above the floor, by number.
+fn last_needed_votes<'a>(
+    records: impl Iterator<Item = &'a Record>,
+    floor: Option<Slot>,
+) -> BTreeSet<usize> {
+    let mut last = BTreeMap::new();
+    for (at, record) in records.enumerate() {
+        if let Record::Accepted { first, values, .. } = record {
+            let slots = (first.0..first.0 + values.len() as u64).map(Slot);
+            let kept = slots.filter(|slot| *slot > floor.unwrap_or_default());
+            last.extend(kept.map(|slot| (slot, at)));
+        }
+    }
+    last.into_values().collect()
 }
 
 fn floor_of(record: &Record) -> Option<Slot> {

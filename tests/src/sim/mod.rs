@@ -29,6 +29,7 @@ pub mod worlds;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use proposer::paxos::acceptor::Room;
 use proposer::paxos::codec::NodeName;
 use proposer::paxos::ids::{Members, NodeId, Role};
 use proposer::paxos::message::{Heartbeat, Message};
@@ -168,6 +169,7 @@ impl Sim {
                 bad_write: None,
                 clock: 10,
                 slow: 1,
+                room: Room::Enough,
                 dialect: Dialect::Ours,
                 lost: false,
                 set_back: false,
@@ -199,10 +201,14 @@ impl Sim {
             config: config.clone(),
             nodes,
         };
+        let away = sim.nodes.len() - 1;
         for node in 0..sim.nodes.len() {
             sim.nodes[node].dialect = sim.some_dialect();
             let delay = sim.rng.below(100);
-            sim.schedule(delay, Event::Start(node));
+            // The last learner, until all is healed.
+            if node != away || !sim.config.learner_away {
+                sim.schedule(delay, Event::Start(node));
+            }
         }
         sim.schedule(ELECTION, Event::Propose);
         sim.schedule(ELECTION, Event::Read);

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 
-use proposer::paxos::acceptor::Record;
+use proposer::paxos::acceptor::{Record, Room};
 use proposer::paxos::codec::NodeName;
 use proposer::paxos::ids::NodeId;
 use proposer::paxos::message::{Reply, Request};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::Proposer;
 use proposer::paxos::standing::Member;
+use proposer::paxos::votes::Answer;
 
 use super::desk::Desk;
 use super::disk::{BadWrite, Claims};
@@ -31,6 +32,8 @@ pub(super) struct Node {
     pub(super) clock: u64,
     /// Its disk takes so many times longer than others.
     pub(super) slow: u64,
+    /// How full its disk is.
+    pub(super) room: Room,
     /// Which version of the encoding its program speaks.
     pub(super) dialect: Dialect,
     /// Only the newest election timer counts.
@@ -73,6 +76,8 @@ pub(super) struct Voter {
     pub(super) inbox: VecDeque<Waiting>,
     /// The write under way.
     pub(super) writing: Option<Write>,
+    /// How full its disk was when that was put together.
+    pub(super) room: Room,
 }
 
 /// What reaches an acceptor.
@@ -88,7 +93,7 @@ pub(super) enum Waiting {
 #[derive(Debug)]
 pub(super) enum Write {
     /// Requests.
-    Answers(Vec<Asker>, Output<Record, Vec<Reply>>),
+    Answers(Vec<Asker>, Output<Record, Vec<Answer>>),
     /// What it heard of its standing.
     Standing(Output<Record, ()>),
 }

@@ -43,6 +43,12 @@ pub struct Summary {
     pub set_back: u64,
     /// Times that somebody noticed it.
     pub noticed: u64,
+    /// Answers given at once beside a write under way.
+    pub at_once: u64,
+    /// Answers for which an acceptor read its log.
+    pub read_from_logs: u64,
+    /// Votes refused by a full disk.
+    pub no_room: u64,
 }
 
 /// A seed that broke a rule.
@@ -126,5 +132,8 @@ impl AddAssign for Summary {
         self.words_refused += other.words_refused;
         self.set_back += other.set_back;
         self.noticed += other.noticed;
+        self.at_once += other.at_once;
+        self.read_from_logs += other.read_from_logs;
+        self.no_room += other.no_room;
     }
 }

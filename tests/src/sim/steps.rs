@@ -47,13 +47,17 @@ impl Sim {
                 let flip = self.rng.chance(self.config.flips);
                 let acceptor = Acceptor::with_answers(self.config.answers);
                 let acceptor = acceptor.with_trimming(self.config.trimming);
+                let acceptor = acceptor.with_held_bytes(self.config.held_bytes);
                 let blank = |start| Member::new(id, members, start, acceptor);
                 let mut started = log.start(blank, flip, &mut self.rng);
                 // What an older copy holds was news before.
                 if !node.lost {
                     self.check.durable(id, &started.news);
                 }
-                self.check.restarted(id, started.member.acceptor());
+                let votes = started.member.acceptor().votes_from(Slot(1));
+                let votes = votes.into_reply(&**log);
+                let votes = votes.expect("a vote is where it was written");
+                self.check.restarted(id, started.member.acceptor(), &votes);
                 self.summary.damaged += u64::from(started.damaged);
                 self.summary.half_written += u64::from(!started.news.is_empty());
                 let writing = Some(Write::Standing(started.member.begin()));
@@ -61,6 +65,7 @@ impl Sim {
                     member: started.member,
                     inbox: VecDeque::new(),
                     writing,
+                    room: node.room,
                 })
             }
             Disk::Shelf(shelf) => {
@@ -104,7 +109,8 @@ impl Sim {
             }) = process
             {
                 let torn = Some(BadWrite::Torn);
-                let write_part = |records: &[Record]| log.write(records, torn, &mut self.rng);
+                let write_part =
+                    |records: &[Record]| log.write(records, torn, &mut self.rng).map(drop);
                 let _ended = match write {
                     Write::Answers(_, output) => output.persist(write_part).map(drop),
                     Write::Standing(output) => output.persist(write_part),
@@ -171,7 +177,7 @@ impl Sim {
             (Process::Proposer(..), Timer::Election(newest)) if newest == election_timer => {
                 self.step_proposer(at, Input::ElectionTimeout);
             }
-            (Process::Acceptor(voter), Timer::Tick) => voter.member.tick(),
+            (Process::Acceptor(_), Timer::Tick) => self.tidy(at),
             (Process::Acceptor(_), Timer::Enlist) => self.enlist(at),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
             (Process::Learner(..), Timer::Tick) => self.tick_learner(at),
@@ -211,10 +217,7 @@ impl Sim {
 
     fn hear(&mut self, from: Asker, at: usize, message: Message) {
         match (&mut self.nodes[at].process, message) {
-            (Process::Acceptor(voter), Message::Request(request)) => {
-                voter.inbox.push_back(Waiting::Request(from, request));
-                self.write_next(at);
-            }
+            (Process::Acceptor(_), Message::Request(request)) => self.ask(at, from, request),
             (Process::Learner(..), Message::Learn(learn)) => {
                 let is_taken = self.is_told_the_same(at, &learn);
                 if is_taken {

@@ -1,8 +1,9 @@
 //! An acceptor's loop: what waits becomes one write, and what the write makes true is said.
 
-use proposer::paxos::acceptor::Record;
-use proposer::paxos::message::{Message, Reply};
+use proposer::paxos::acceptor::{Record, Room, Volume};
+use proposer::paxos::message::{Message, Reply, Request};
 use proposer::paxos::output::Output;
+use proposer::paxos::votes::{Answer, Place};
 
 use super::disk::BadWrite;
 use super::node::{Asker, Disk, Process, Waiting, Write};
@@ -23,21 +24,65 @@ impl Sim {
         }
     }
 
+    /// A request arrives: what needs no write is answered at once, the other waits its turn.
+    pub(super) fn ask(&mut self, at: usize, asker: Asker, request: Request) {
+        let Process::Acceptor(voter) = &mut self.nodes[at].process else {
+            return;
+        };
+        match voter.member.answer(&request) {
+            Some(answer) => {
+                self.summary.at_once += u64::from(voter.writing.is_some());
+                self.reply(at, asker, answer);
+            }
+            None => {
+                voter.inbox.push_back(Waiting::Request(asker, request));
+                self.write_next(at);
+            }
+        }
+    }
+
+    /// Sends an answer, what the log has of it read from there.
+    fn reply(&mut self, at: usize, asker: Asker, answer: Answer) {
+        let node = &self.nodes[at];
+        let (Process::Acceptor(voter), Disk::Log(log)) = (&node.process, &node.disk) else {
+            return;
+        };
+        self.summary.read_from_logs += u64::from(!answer.is_in_memory());
+        let reply = answer.into_reply(&**log);
+        let reply =
+            reply.unwrap_or_else(|error| panic!("a vote is where it was written: {error:?}"));
+        let id = node.name.id;
+        self.check.committed(voter.member.acceptor().committed());
+        self.check.answered(id, &reply);
+        self.summary.unmasked += u64::from(matches!(reply, Reply::Refused { .. }));
+        self.summary.no_room += u64::from(matches!(reply, Reply::NoRoom { .. }));
+        let packet = self.said(at, Message::Reply(reply));
+        self.answer(at, asker, packet);
+    }
+
     /// Takes what waits into one write, unless one is under way. Records go to the log in the order
     /// in which they came to be, so what is heard of the standing is written by itself.
     pub(super) fn write_next(&mut self, at: usize) {
-        let Process::Acceptor(voter) = &mut self.nodes[at].process else {
+        let node = &mut self.nodes[at];
+        let room = node.room;
+        let (Process::Acceptor(voter), Disk::Log(log)) = (&mut node.process, &node.disk) else {
             return;
         };
         if voter.writing.is_some() {
             return;
         }
+        voter.member.set_room(room, Volume::default());
+        voter.room = room;
         let (mut askers, mut outputs) = (Vec::new(), Vec::new());
         while let Some(waiting) = voter.inbox.pop_front() {
             match waiting {
                 Waiting::Request(asker, request) => {
                     askers.push(asker);
-                    outputs.push(voter.member.handle(request));
+                    let is_same = voter.member.doubt(&request).map(|doubt| {
+                        let settled = doubt.settle(&**log);
+                        settled.unwrap_or_else(|error| panic!("a vote is there: {error:?}"))
+                    });
+                    outputs.push(voter.member.handle_settled(request, is_same));
                 }
                 Waiting::Heard(from, reply) if askers.is_empty() => {
                     let heard = voter.member.heard(from, &reply);
@@ -56,6 +101,22 @@ impl Sim {
         }
     }
 
+    /// Forgets what leaders that were answered at once have said to be needed no more.
+    pub(super) fn tidy(&mut self, at: usize) {
+        let Process::Acceptor(voter) = &mut self.nodes[at].process else {
+            return;
+        };
+        voter.member.tick();
+        if voter.writing.is_some() {
+            return;
+        }
+        let tidied = voter.member.tidy();
+        if tidied.has_records() {
+            voter.writing = Some(Write::Standing(tidied));
+            self.start_timer(at, Timer::Written);
+        }
+    }
+
     /// The write under way is done, or fails.
     pub(super) fn written(&mut self, at: usize) {
         let Process::Acceptor(voter) = &mut self.nodes[at].process else {
@@ -64,46 +125,66 @@ impl Sim {
         let Some(write) = voter.writing.take() else {
             return;
         };
-        let answers: Result<(Vec<Asker>, Vec<Reply>), BadWrite> = match write {
-            Write::Answers(askers, output) => output
-                .persist(|records| self.write(at, records))
-                .map(|replies| (askers, replies)),
-            Write::Standing(output) => output
-                .persist(|records| self.write(at, records))
-                .map(|()| Default::default()),
+        let (mut places, mut trims) = (Vec::new(), false);
+        let mut to_disk = |records: &[Record]| {
+            trims = records
+                .iter()
+                .any(|record| matches!(record, Record::Trimmed { .. }));
+            self.write(at, records).map(|placed| places = placed)
         };
-        let Ok((askers, replies)) = answers else {
+        let done = match write {
+            Write::Answers(askers, output) => output
+                .persist_proven(&mut to_disk)
+                .map(|(answers, proof)| (askers, answers, proof)),
+            Write::Standing(output) => output
+                .persist_proven(&mut to_disk)
+                .map(|((), proof)| (Vec::new(), Vec::new(), proof)),
+        };
+        let done = done.and_then(|(askers, answers, proof)| {
+            let node = &mut self.nodes[at];
+            let (Process::Acceptor(voter), Disk::Log(log)) = (&mut node.process, &mut node.disk)
+            else {
+                return Ok((askers, answers));
+            };
+            voter.member.written(proof, &places);
+            let acceptor = voter.member.acceptor();
+            assert!(
+                acceptor.memory().0 <= self.config.held_bytes,
+                "values in memory keep to their number of bytes"
+            );
+            if trims {
+                log.trim(acceptor.oldest_place(), &mut self.rng)?;
+            }
+            // The name of a start that counts is never used again.
+            if voter.member.votes() {
+                log.witnessed();
+            }
+            Ok((askers, answers))
+        });
+        let Ok((askers, answers)) = done else {
             let down = self.rng.between(1, self.config.down);
             return self.crash(at, down);
         };
-        let node = &mut self.nodes[at];
-        let (Process::Acceptor(voter), Disk::Log(log)) = (&node.process, &mut node.disk) else {
-            return;
-        };
-        // The name of a start that counts is never used again.
-        if voter.member.votes() {
-            log.witnessed();
-        }
-        let id = node.name.id;
-        self.check.committed(voter.member.acceptor().committed());
-        for (asker, reply) in askers.into_iter().zip(replies) {
-            self.check.answered(id, &reply);
-            self.summary.unmasked += u64::from(matches!(reply, Reply::Refused { .. }));
-            let packet = self.said(at, Message::Reply(reply));
-            self.answer(at, asker, packet);
+        for (asker, answer) in askers.into_iter().zip(answers) {
+            self.reply(at, asker, answer);
         }
         self.write_next(at);
     }
 
-    fn write(&mut self, at: usize, records: &[Record]) -> Result<(), BadWrite> {
+    fn write(&mut self, at: usize, records: &[Record]) -> Result<Vec<Place>, BadWrite> {
         let node = &mut self.nodes[at];
-        let Disk::Log(log) = &mut node.disk else {
-            return Ok(());
+        let (Process::Acceptor(voter), Disk::Log(log)) = (&node.process, &mut node.disk) else {
+            return Ok(Vec::new());
         };
-        log.write(records, node.bad_write.take(), &mut self.rng)?;
+        let is_vote = |record: &Record| matches!(record, Record::Accepted { .. });
+        assert!(
+            voter.room != Room::Reserve || !records.iter().any(is_vote),
+            "no vote is written to a disk that is almost full"
+        );
+        let places = log.write(records, node.bad_write.take(), &mut self.rng)?;
         let is_trim = |record: &&Record| matches!(record, Record::Trimmed { .. });
         self.summary.trims += records.iter().filter(is_trim).count() as u64;
         self.check.durable(node.name.id, records);
-        Ok(())
+        Ok(places)
     }
 }

@@ -53,6 +53,7 @@ impl Run {
         self.writing_snapshot = false;
         let (slot, bytes) = written.unwrap_or_else(|error| end_on_disk_error(&error));
         self.snapshot_bytes = bytes;
+        self.volume.wrote(bytes);
         self.metrics.snapshot_size.set(bytes as i64);
         info!(target: "important", instance = slot.0, bytes, "snapshot written");
         let slots = self.snapshots.slots();

@@ -75,6 +75,7 @@ mod tests {
             index,
             value: Value::NOOP,
             wait: true,
+            tried: 0,
         })
     }
 

@@ -197,7 +197,9 @@ impl Run {
             self.usual_vote.took(bytes, time);
             let role = crate::config::Role::Acceptor;
             self.pace_of(NodeName { role, id: from }).took(bytes, time);
+            self.slow.note(from, time, &reply);
         }
+        self.full.note(from, &reply);
         self.metrics.proposer_gets(&reply);
         let answers = sent.is_answered_by(&reply);
         self.step(Input::Reply { from, reply });

@@ -37,12 +37,22 @@ fn renew(ballot: Ballot) -> Request {
 
 fn handle(acceptor: &mut Acceptor, request: Request) -> (Vec<Record>, Reply) {
     let mut records = Vec::new();
-    let reply = acceptor.handle(request).persist(|written| {
+    let output = acceptor.handle(request);
+    let persisted = output.persist_proven(|written| {
         records.extend_from_slice(written);
         Ok::<_, ()>(())
     });
-    (records, reply.unwrap())
+    let (answer, proof) = persisted.unwrap();
+    let votes = records
+        .iter()
+        .filter(|record| matches!(record, Record::Accepted { .. }));
+    let places: Vec<Place> = votes.map(|_| NOWHERE).collect();
+    acceptor.written(proof, &places);
+    (records, answer.into_reply(&()).unwrap())
 }
+
+/// Where records lie in tests whose values all stay in memory.
+const NOWHERE: Place = Place { file: 0, offset: 0 };
 
 fn is_refused(acceptor: &mut Acceptor, request: Request) -> bool {
     let before = acceptor.clone();
@@ -130,7 +140,7 @@ fn a_second_value_at_the_same_ballot_is_refused_and_the_same_one_is_told_again()
         1
     );
     let (at, value) = acceptor.vote(Slot(3)).unwrap();
-    assert_eq!((at, &value.0[..]), (ballot(3, 1), &b"c"[..]));
+    assert_eq!((at, &value.unwrap().0[..]), (ballot(3, 1), &b"c"[..]));
 }
 
 #[test]
@@ -228,7 +238,11 @@ fn what_is_said_to_be_chosen_moves_no_later_leader_past_what_was_voted_for() {
 
 #[test]
 fn a_trim_never_goes_beyond_what_was_voted_for() {
-    let policy = TrimPolicy { tail: 0, stride: 1 };
+    let policy = TrimPolicy {
+        tail: 0,
+        stride: 1,
+        ..TrimPolicy::default()
+    };
     let mut acceptor = Acceptor::new().with_trimming(policy);
     handle(&mut acceptor, accept(ballot(1, 1), 1, &["a", "b", "c"]));
     handle(
@@ -312,7 +326,7 @@ fn replaying_its_records_makes_the_same_acceptor() {
         log.extend(handle(&mut acceptor, request).0);
     }
     let mut again = Acceptor::new();
-    log.iter().for_each(|record| again.remember(record));
+    log.iter().for_each(|record| again.replay(record, NOWHERE));
     again.leader_ticks = acceptor.leader_ticks;
     assert_eq!(again, acceptor);
     assert_eq!(log.len(), 5);
@@ -342,7 +356,11 @@ fn a_leader_counts_as_alive_for_two_ticks_after_its_last_word() {
 }
 
 fn chosen(count: u64) -> Acceptor {
-    let mut acceptor = Acceptor::new().with_trimming(TrimPolicy { tail: 2, stride: 3 });
+    let mut acceptor = Acceptor::new().with_trimming(TrimPolicy {
+        tail: 2,
+        stride: 3,
+        ..TrimPolicy::default()
+    });
     for slot in 1..=count {
         let accept = Request::Accept {
             ballot: Ballot::from_number(257).unwrap(),
@@ -350,7 +368,7 @@ fn chosen(count: u64) -> Acceptor {
             values: [Value::NOOP].into(),
             committed: Slot(slot - 1),
         };
-        let _ = acceptor.handle(accept);
+        handle(&mut acceptor, accept);
     }
     acceptor
 }
@@ -362,13 +380,7 @@ fn trim(acceptor: &mut Acceptor, committed: u64, trim: u64) -> Vec<Record> {
         committed: Slot(committed),
         trim: Slot(trim),
     };
-    let mut records = Vec::new();
-    let persisted = acceptor.handle(renew).persist(|new| {
-        records.extend_from_slice(new);
-        Ok::<_, ()>(())
-    });
-    persisted.unwrap();
-    records
+    handle(acceptor, renew).0
 }
 
 #[test]
@@ -391,7 +403,7 @@ fn a_trimmed_slot_is_never_said_to_be_empty() {
         from: Slot(3),
         to: Slot(10),
     };
-    let reply = acceptor.handle(fetch).persist(|_| Ok::<_, ()>(())).unwrap();
+    let reply = handle(&mut acceptor, fetch).1;
     assert_eq!(
         reply,
         Reply::Truncated {
@@ -406,11 +418,7 @@ fn a_trimmed_slot_is_never_said_to_be_empty() {
         run: 0,
         from: Slot(1),
     };
-    match acceptor
-        .handle(prepare)
-        .persist(|_| Ok::<_, ()>(()))
-        .unwrap()
-    {
+    match handle(&mut acceptor, prepare).1 {
         Reply::Promise {
             committed, votes, ..
         } => {
@@ -426,7 +434,8 @@ fn the_records_after_a_trim_are_enough_to_restore_it() {
     let mut acceptor = chosen(10);
     let trimmed = trim(&mut acceptor, 10, 10);
     let mut restored = Acceptor::new();
-    trimmed.iter().for_each(|record| restored.remember(record));
+    let records = trimmed.iter();
+    records.for_each(|record| restored.replay(record, NOWHERE));
     assert_eq!(restored.promised(), acceptor.promised());
     assert_eq!(restored.floor(), acceptor.floor());
     // What it has voted for since is in later records.
@@ -449,7 +458,7 @@ fn one_ballot_is_promised_to_one_process_only() {
     records.extend(handle(&mut acceptor, accept(ballot(5, 2), 1, &["a"])).0);
     let mut restarted = Acceptor::new();
     for record in &records {
-        restarted.remember(record);
+        restarted.replay(record, NOWHERE);
     }
     assert!(is_refused(&mut restarted, prepare(8)));
     assert!(!is_refused(&mut restarted, prepare(7)));
@@ -466,4 +475,290 @@ fn a_ballot_learned_from_a_vote_is_promised_to_the_first_that_asks() {
     };
     assert!(!is_refused(&mut acceptor, prepare(7)));
     assert!(is_refused(&mut acceptor, prepare(8)));
+}
+
+/// What is answered at once, to a request that waits for nothing.
+fn at_once(acceptor: &mut Acceptor, request: &Request) -> Option<Reply> {
+    let answer = acceptor.answer(request)?;
+    Some(answer.into_reply(&()).unwrap())
+}
+
+fn fetch(from: u64, to: u64) -> Request {
+    Request::Fetch {
+        from: Slot(from),
+        to: Slot(to),
+    }
+}
+
+/// Between a step and its sync.
+fn writing(acceptor: &mut Acceptor, request: Request) -> Output<Record, Answer> {
+    acceptor.handle(request)
+}
+
+fn finish(acceptor: &mut Acceptor, output: Output<Record, Answer>) {
+    let mut places = Vec::new();
+    let persisted = output.persist_proven(|records| {
+        let votes = records.iter();
+        let votes = votes.filter(|record| matches!(record, Record::Accepted { .. }));
+        places.extend(votes.map(|_| NOWHERE));
+        Ok::<_, ()>(())
+    });
+    acceptor.written(persisted.unwrap().1, &places);
+}
+
+#[test]
+fn a_leader_is_confirmed_while_the_disk_works_on_its_votes() {
+    let mut acceptor = Acceptor::new();
+    handle(&mut acceptor, prepare(ballot(1, 1), 1));
+    let vote = writing(&mut acceptor, accept(ballot(1, 1), 1, &["a"]));
+    let renewed = Reply::Renewed {
+        ballot: ballot(1, 1),
+        round: 1,
+    };
+    assert_eq!(at_once(&mut acceptor, &renew(ballot(1, 1))), Some(renewed));
+    // The vote itself is nobody's before it is on disk.
+    assert_eq!(at_once(&mut acceptor, &fetch(1, 1)), None);
+    finish(&mut acceptor, vote);
+    assert!(at_once(&mut acceptor, &fetch(1, 1)).is_some());
+}
+
+#[test]
+fn nobody_is_confirmed_by_a_promise_that_is_not_on_disk() {
+    let mut acceptor = Acceptor::new();
+    handle(&mut acceptor, prepare(ballot(1, 1), 1));
+    let promise = writing(&mut acceptor, prepare(ballot(2, 2), 1));
+    assert_eq!(at_once(&mut acceptor, &renew(ballot(2, 2))), None);
+    // The older leader is refused already: it is about to be deposed.
+    let refused = at_once(&mut acceptor, &renew(ballot(1, 1)));
+    assert!(matches!(refused, Some(Reply::Nack { .. })), "{refused:?}");
+    let Some(Reply::Probed { promised, .. }) = at_once(&mut acceptor, &Request::Probe) else {
+        panic!()
+    };
+    assert_eq!(promised, ballot(1, 1), "it tells what is on disk");
+    finish(&mut acceptor, promise);
+    assert!(at_once(&mut acceptor, &renew(ballot(2, 2))).is_some());
+}
+
+#[test]
+fn a_promise_on_its_way_to_a_slow_disk_counts_as_a_sign_of_life() {
+    let mut acceptor = Acceptor::new();
+    let promise = writing(&mut acceptor, prepare(ballot(2, 2), 1));
+    let alive = |acceptor: &mut Acceptor| match at_once(acceptor, &Request::Probe) {
+        Some(Reply::Probed { leader_alive, .. }) => leader_alive,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..10 {
+        acceptor.tick();
+        assert!(alive(&mut acceptor));
+    }
+    finish(&mut acceptor, promise);
+    acceptor.tick();
+    acceptor.tick();
+    assert!(!alive(&mut acceptor));
+}
+
+#[test]
+fn what_a_leader_lets_go_at_once_is_forgotten_later_by_a_record() {
+    let mut acceptor = chosen(10);
+    let renew = Request::Renew {
+        ballot: Ballot::from_number(257).unwrap(),
+        round: 1,
+        committed: Slot(10),
+        trim: Slot(10),
+    };
+    assert!(at_once(&mut acceptor, &renew).is_some());
+    assert_eq!(acceptor.floor(), Slot::ZERO);
+    let tidied = acceptor.tidy();
+    assert_eq!(
+        at_once(&mut acceptor, &fetch(1, 9)),
+        None,
+        "not forgotten before it is on disk"
+    );
+    let mut trimmed = 0;
+    let persisted = tidied.persist_proven(|records| {
+        trimmed = records.len();
+        Ok::<_, ()>(())
+    });
+    acceptor.written(persisted.unwrap().1, &[]);
+    assert_eq!((trimmed, acceptor.floor()), (1, Slot(8)));
+    let truncated = at_once(&mut acceptor, &fetch(1, 9));
+    assert!(matches!(
+        truncated,
+        Some(Reply::Truncated { floor: Slot(8), .. })
+    ));
+}
+
+/// One value of 1,000 bytes in each slot.
+fn large(acceptor: &mut Acceptor, slots: std::ops::RangeInclusive<u64>) {
+    for slot in slots {
+        let accept = Request::Accept {
+            ballot: ballot(1, 1),
+            first: Slot(slot),
+            values: [Value(vec![b'x'; 1000].into())].into(),
+            committed: Slot(slot - 1),
+        };
+        handle(acceptor, accept);
+    }
+}
+
+#[test]
+fn votes_are_forgotten_by_their_bytes_as_well_as_by_their_number() {
+    let policy = TrimPolicy {
+        tail: 1 << 20,
+        stride: 1 << 20,
+        tail_bytes: 20_000,
+        stride_bytes: 5_000,
+    };
+    let mut acceptor = Acceptor::new().with_trimming(policy);
+    let let_go = |acceptor: &mut Acceptor, trim| {
+        let renew = Request::Renew {
+            ballot: ballot(1, 1),
+            round: 1,
+            committed: Slot(1_000),
+            trim: Slot(trim),
+        };
+        handle(acceptor, renew).0.len()
+    };
+    large(&mut acceptor, 1..=20);
+    assert_eq!(let_go(&mut acceptor, 20), 0, "no more than the tail");
+    large(&mut acceptor, 21..=100);
+    assert_eq!(let_go(&mut acceptor, 0), 0, "no learner has it");
+    assert_eq!(let_go(&mut acceptor, 50), 1);
+    assert_eq!(
+        acceptor.floor(),
+        Slot(50),
+        "not beyond what the learners have"
+    );
+    assert_eq!(let_go(&mut acceptor, 100), 1);
+    let kept = 100 - acceptor.floor().0;
+    assert!((15..=20).contains(&kept), "{kept}");
+    assert_eq!(let_go(&mut acceptor, 100), 0, "once is enough");
+}
+
+#[test]
+fn memory_does_not_grow_with_the_log_while_nothing_may_be_forgotten() {
+    let mut acceptor = Acceptor::new().with_held_bytes(50_000);
+    for slot in 1..=5_000_u64 {
+        let accept = Request::Accept {
+            ballot: ballot(1, 1),
+            first: Slot(slot),
+            values: [Value(vec![b'x'; 100].into())].into(),
+            committed: Slot(slot - 1),
+        };
+        let output = acceptor.handle(accept);
+        let place = Place {
+            file: 1,
+            offset: slot * 200,
+        };
+        let (_, proof) = output.persist_proven(|_| Ok::<_, ()>(())).unwrap();
+        acceptor.written(proof, &[place]);
+    }
+    let (held, index) = acceptor.memory();
+    assert!(held <= 50_000, "{held}");
+    assert!(index < 60_000, "{index}");
+    assert!(acceptor.voted_bytes() > 500_000);
+}
+
+#[test]
+fn an_acceptor_with_little_room_votes_and_says_so() {
+    let mut acceptor = Acceptor::new();
+    acceptor.set_room(Room::Tight, Volume { log: 8, free: 2 });
+    let tight = |count| Reply::AcceptedTight {
+        ballot: ballot(1, 1),
+        first: Slot(1),
+        count,
+        log: 8,
+        free: 2,
+    };
+    assert_eq!(
+        handle(&mut acceptor, accept(ballot(1, 1), 1, &["a"])).1,
+        tight(1)
+    );
+    // A leader asks with no value whether that is so still.
+    let (records, reply) = handle(&mut acceptor, accept(ballot(1, 1), 1, &[]));
+    assert_eq!((records.len(), reply), (0, tight(0)));
+    acceptor.set_room(Room::Enough, Volume::default());
+    let reply = handle(&mut acceptor, accept(ballot(1, 1), 1, &[])).1;
+    assert!(
+        matches!(reply, Reply::Accepted { count: 0, .. }),
+        "{reply:?}"
+    );
+}
+
+fn no_room(reply: &Reply) -> bool {
+    matches!(reply, Reply::NoRoom { .. })
+}
+
+#[test]
+fn a_log_with_its_share_takes_what_it_voted_in_again_and_nothing_new() {
+    let mut acceptor = Acceptor::new();
+    handle(&mut acceptor, accept(ballot(1, 1), 1, &["a", "b"]));
+    acceptor.set_room(Room::Share, Volume { log: 8, free: 2 });
+    let new = accept(ballot(1, 1), 3, &["c"]);
+    let (records, reply) = handle(&mut acceptor, new.clone());
+    assert_eq!(records, []);
+    let expected = Reply::NoRoom {
+        ballot: ballot(1, 1),
+        first: Slot(3),
+        log: 8,
+        free: 2,
+    };
+    assert_eq!(reply, expected);
+    // Told again, promised, proposed again by the next leader, a hole closed: all of that goes on.
+    let again = accept(ballot(1, 1), 1, &["a", "b"]);
+    assert!(!no_room(&handle(&mut acceptor, again).1));
+    assert!(!no_room(&handle(&mut acceptor, prepare(ballot(2, 2), 1)).1));
+    let proposed_again = accept(ballot(2, 2), 1, &["a", "b"]);
+    assert!(!no_room(&handle(&mut acceptor, proposed_again).1));
+    let noop = Request::Accept {
+        ballot: ballot(2, 2),
+        first: Slot(3),
+        values: [Value::NOOP].into(),
+        committed: Slot::ZERO,
+    };
+    assert!(!no_room(&handle(&mut acceptor, noop).1));
+    acceptor.set_room(Room::Enough, Volume::default());
+    assert!(!no_room(
+        &handle(&mut acceptor, accept(ballot(2, 2), 4, &["d"])).1
+    ));
+}
+
+#[test]
+fn a_volume_that_is_almost_full_takes_promises_and_trims_and_no_votes() {
+    let mut acceptor = chosen(10);
+    acceptor.set_room(Room::Reserve, Volume::default());
+    let at = Ballot::from_number(2 * 256 + 1).unwrap();
+    assert_eq!(handle(&mut acceptor, prepare(at, 1)).0.len(), 1);
+    let (records, reply) = handle(&mut acceptor, accept(at, 10, &["x"]));
+    assert!(no_room(&reply) && records.is_empty(), "{reply:?}");
+    let renew = Request::Renew {
+        ballot: at,
+        round: 1,
+        committed: Slot(10),
+        trim: Slot(10),
+    };
+    assert_eq!(handle(&mut acceptor, renew).0.len(), 1);
+    assert_eq!(acceptor.floor(), Slot(8));
+}
+
+#[test]
+fn what_is_no_longer_in_memory_is_settled_by_the_log_before_it_is_answered() {
+    let mut acceptor = Acceptor::new().with_held_bytes(0);
+    handle(&mut acceptor, accept(ballot(3, 1), 1, &["a", "b"]));
+    let again = accept(ballot(3, 1), 1, &["a", "b"]);
+    assert!(acceptor.doubt(&again).is_some());
+    assert!(acceptor.doubt(&accept(ballot(4, 1), 1, &["c"])).is_none());
+    assert!(acceptor.doubt(&accept(ballot(2, 1), 1, &["a"])).is_none());
+    let reply = |is_same| {
+        let output = acceptor.clone().handle_settled(again.clone(), is_same);
+        let answer = output.persist(|_| Err("a record")).unwrap();
+        answer.into_reply(&()).unwrap()
+    };
+    assert!(matches!(reply(Some(true)), Reply::Accepted { .. }));
+    assert!(matches!(reply(Some(false)), Reply::Nack { .. }));
+    assert_eq!(
+        reply(None),
+        Reply::NotVoting,
+        "not settled, not voted, not refused"
+    );
 }

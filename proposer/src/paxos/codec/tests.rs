@@ -51,6 +51,22 @@ fn messages() -> Vec<Message> {
             cluster: None,
         }),
         Message::Reply(Reply::NotVoting),
+        Message::Reply(Reply::AcceptedTight {
+            ballot: Ballot::from_number(257).unwrap(),
+            first: Slot(9),
+            count: 3,
+            log: 1 << 30,
+            free: 7,
+        }),
+        Message::Reply(Reply::NoRoom {
+            ballot: Ballot::from_number(257).unwrap(),
+            first: Slot(9),
+            log: 1 << 30,
+            free: 7,
+        }),
+        Message::Forwarded(Forwarded::NoRoom {
+            why: "acceptor-2 is full".to_owned(),
+        }),
         Message::Reply(Reply::Witnessed {
             start: start(1),
             witness: start(4),

@@ -60,6 +60,11 @@ impl Sent {
                     ballot: b,
                     first: f,
                     ..
+                }
+                | Reply::AcceptedTight {
+                    ballot: b,
+                    first: f,
+                    ..
                 },
             ) => (ballot, first) == (*b, *f),
             (Sent::Other, reply) => matches!(reply, Reply::Probed { .. } | Reply::Renewed { .. }),

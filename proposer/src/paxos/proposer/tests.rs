@@ -773,3 +773,100 @@ fn a_heartbeat_of_an_absurd_term_is_not_believed() {
         assert!(proposer.believes(&heartbeat(most + 5, 3)));
     }
 }
+
+fn no_room(first: u64) -> Reply {
+    Reply::NoRoom {
+        ballot: mine(),
+        first: Slot(first),
+        log: 8,
+        free: 2,
+    }
+}
+
+#[test]
+fn a_leader_without_a_quorum_that_has_room_knows_and_asks_again_now_and_then() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    reply(&mut leader, 1, no_room(1));
+    assert!(leader.has_room(), "two others make a quorum");
+    let tight = Reply::AcceptedTight {
+        ballot: mine(),
+        first: Slot(1),
+        count: 1,
+        log: 8,
+        free: 2,
+    };
+    reply(&mut leader, 2, tight);
+    assert!(!leader.has_room());
+    // The vote counted all the same.
+    reply(&mut leader, 3, accepted(1, 1));
+    assert_eq!(leader.committed(), Slot(1));
+    let mut questions = Vec::new();
+    for _ in 0..2 * ASK_FULL_TICKS {
+        renew_all(&mut leader);
+        let effects = step(&mut leader, Input::Tick).1;
+        questions.extend(
+            asked(&effects)
+                .into_iter()
+                .filter(|(_, _, count)| *count == 0),
+        );
+    }
+    assert_eq!(questions.len(), 4, "each of two, twice: {questions:?}");
+    assert!(leader.is_leading() && !leader.has_room());
+    reply(&mut leader, 2, accepted(2, 0));
+    assert!(leader.has_room());
+}
+
+#[test]
+fn what_has_no_room_anywhere_is_not_sent_again_at_every_tick() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    for acceptor in 1..=3 {
+        reply(&mut leader, acceptor, no_room(1));
+    }
+    let mut sent = 0;
+    for _ in 0..ASK_FULL_TICKS - 1 {
+        renew_all(&mut leader);
+        sent += asked(&step(&mut leader, Input::Tick).1).len();
+    }
+    assert_eq!(sent, 0);
+    assert!(leader.is_leading());
+}
+
+#[test]
+fn a_candidate_waits_for_promises_longer_than_one_timeout_and_asks_again() {
+    let prepares = |effects: &Effects| {
+        let prepares = effects
+            .acceptors
+            .iter()
+            .filter_map(|(to, request)| match request {
+                Request::Prepare { ballot, from, .. } => Some((numbers(to), *ballot, from.0)),
+                _ => None,
+            });
+        prepares.collect::<Vec<_>>()
+    };
+    let mut candidate = candidate();
+    reply(&mut candidate, 2, promise(vec![]));
+    let (claims, effects) = step(&mut candidate, Input::ElectionTimeout);
+    assert!(claims.is_empty() && effects.restart_election_timer);
+    let again = [(vec![1], mine(), 1), (vec![3], mine(), 1)];
+    assert_eq!(
+        prepares(&effects),
+        again,
+        "at the same ballot, of those that are missing"
+    );
+    // However late it comes, it counts.
+    reply(&mut candidate, 3, promise(vec![]));
+    assert!(candidate.is_leading());
+}
+
+#[test]
+fn a_candidate_without_promises_gives_up_in_the_end() {
+    let mut candidate = candidate();
+    for _ in 0..PREPARE_TIMEOUTS {
+        step(&mut candidate, Input::ElectionTimeout);
+        assert_eq!(candidate.phase(), "preparing");
+    }
+    step(&mut candidate, Input::ElectionTimeout);
+    assert_eq!(candidate.phase(), "probing");
+}

@@ -4,6 +4,9 @@ use super::*;
 use crate::paxos::ids::{Ballot, Slot};
 
 /// Three or more acceptors with their disks, and a network that loses nothing.
+/// Where records lie: their values stay in memory.
+const NOWHERE: Place = Place { file: 0, offset: 0 };
+
 struct World {
     members: Members,
     /// Each disk.
@@ -88,7 +91,7 @@ impl World {
         }
         let mut member = Member::new(node, self.members, disk.start, Acceptor::new());
         for record in &disk.records {
-            member.remember(record);
+            member.replay(record, NOWHERE);
         }
         let begun = member.begin();
         self.up.insert(node, member);
@@ -107,16 +110,24 @@ impl World {
 
     fn persist<E>(&mut self, node: NodeId, output: Output<Record, E>) -> E {
         let records = &mut self.disks.get_mut(&node).unwrap().records;
-        let written = output.persist(|new| {
+        let mut places = Vec::new();
+        let written = output.persist_proven(|new| {
+            let votes = new.iter();
+            let votes = votes.filter(|record| matches!(record, Record::Accepted { .. }));
+            places.extend(votes.map(|_| NOWHERE));
             records.extend_from_slice(new);
             Ok::<_, Infallible>(())
         });
-        written.unwrap_or_else(|never| match never {})
+        let (effects, proof) = written.unwrap_or_else(|never| match never {});
+        let member = self.up.get_mut(&node).unwrap();
+        member.written(proof, &places);
+        effects
     }
 
     fn ask(&mut self, node: NodeId, request: Request) -> Option<Reply> {
         let output = self.up.get_mut(&node)?.handle(request);
-        Some(self.persist(node, output))
+        let answer = self.persist(node, output);
+        Some(answer.into_reply(&()).unwrap())
     }
 
     /// Everybody asks everybody that is up, until nothing changes.
@@ -354,7 +365,11 @@ fn another_role_may_have_a_new_disk_but_no_older_one() {
 #[test]
 fn what_is_known_outlives_a_trim() {
     let mut world = World::founded(3);
-    let policy = crate::paxos::acceptor::TrimPolicy { tail: 0, stride: 1 };
+    let policy = crate::paxos::acceptor::TrimPolicy {
+        tail: 0,
+        stride: 1,
+        ..Default::default()
+    };
     let member = world.up.get_mut(&id(1)).unwrap();
     member.acceptor = member.acceptor.clone().with_trimming(policy);
     let ballot = Ballot::new(1, id(1)).unwrap();

@@ -1,0 +1,83 @@
+//! How long each acceptor takes over a batch, and a warning that names one that takes long.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::paxos::ids::NodeId;
+use crate::paxos::message::Reply;
+
+/// From here on an acceptor is slow.
+const SLOW: Duration = Duration::from_millis(200);
+/// The same is said again so often.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+/// So many answers in a row before anything is said: one is a hiccup.
+const ENOUGH: u32 = 3;
+
+#[derive(Default)]
+pub(super) struct Slow(BTreeMap<NodeId, Usual>);
+
+#[derive(Default)]
+struct Usual {
+    takes: Duration,
+    answers: u32,
+    said: Option<Instant>,
+}
+
+impl Slow {
+    pub(super) fn note(&mut self, from: NodeId, took: Duration, reply: &Reply) {
+        if !matches!(reply, Reply::Accepted { .. } | Reply::AcceptedTight { .. }) {
+            return;
+        }
+        if let Some(takes) = self.count(from, took, Instant::now()) {
+            let millis = takes.as_millis() as u64;
+            warn!(
+                target: "important", acceptor = %format_args!("acceptor-{from}"), millis,
+                "acceptor-{from} takes {millis} ms over a batch: its disk is slow (see disk_sync_ms in \
+                 its /status), or the way to it is. Writes wait for the fastest acceptors that make a \
+                 quorum"
+            );
+        }
+    }
+
+    /// What it usually takes, if that is to be said.
+    fn count(&mut self, from: NodeId, took: Duration, now: Instant) -> Option<Duration> {
+        let usual = self.0.entry(from).or_default();
+        usual.takes = match usual.answers {
+            0 => took,
+            _ => (usual.takes * 3 + took) / 4,
+        };
+        if usual.takes < SLOW {
+            usual.answers = 1;
+            return None;
+        }
+        usual.answers += 1;
+        let due = usual.said.is_none_or(|at| now - at >= SAY_EVERY);
+        (usual.answers > ENOUGH && due).then(|| {
+            usual.said = Some(now);
+            usual.takes
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_acceptor_is_named_once_in_a_while_and_a_hiccup_is_not() {
+        let (mut slow, now) = (Slow::default(), Instant::now());
+        let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+        let millis = Duration::from_millis;
+        assert_eq!(slow.count(two, millis(500), now), None);
+        assert_eq!(slow.count(two, millis(1), now), None);
+        assert_eq!(slow.count(two, millis(1), now), None);
+        let said = (0..40).filter(|_| slow.count(one, millis(520), now).is_some());
+        assert_eq!(said.count(), 1);
+        let later = now + SAY_EVERY;
+        assert_eq!(slow.count(one, millis(520), later), Some(millis(520)));
+        assert_eq!(slow.count(two, millis(1), later), None);
+    }
+}

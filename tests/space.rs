@@ -1,0 +1,236 @@
+//! Real processes with more data than memory, and on volumes that fill: nobody ends, writes are refused
+//! with the reason, reads go on, and all goes on by itself when there is room.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proposer::config::Role;
+use serde_json::json;
+use tests::cluster::{Cluster, Name, binary, http};
+
+/// Long enough for anything that works at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+/// Resident memory of a node.
+fn memory(cluster: &Cluster, name: Name) -> u64 {
+    let pid = cluster.node(name).pid().as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap() << 10
+}
+
+/// Posts writes of that many bytes each to a few keys; the answer's status and its text.
+fn batch(cluster: &Cluster, number: usize, count: usize, bytes: usize) -> (u16, String) {
+    let data = "x".repeat(bytes);
+    let request = |i: usize| {
+        json!({
+            "clientId": "space", "requestId": format!("{number}-{i}"), "timestamp": 1,
+            "operation": "WRITE", "resource": format!("key-{}", i % 8), "data": data,
+        })
+    };
+    let body: Vec<_> = (0..count).map(request).collect();
+    let body = serde_json::to_vec(&body).unwrap();
+    let agent = http::agent(PATIENCE);
+    let proposer = &cluster.urls(Role::Proposer)[0];
+    let url = format!("{proposer}/propose/batch?wait=true&timeoutMs=5000");
+    let answer = http::post(&agent, &url, body).unwrap();
+    (answer.status, answer.text())
+}
+
+/// The status of a linearizable read at the first learner.
+fn read(cluster: &Cluster) -> u16 {
+    let learner = cluster.node((Role::Learner, 1)).url();
+    http::get(&format!("{learner}/resource/key-1")).map_or(0, |answer| answer.status)
+}
+
+#[test]
+fn acceptors_keep_to_their_memory_while_a_learner_is_away_and_when_they_start_again() {
+    let mut cluster = Cluster::start(2, 3, 2);
+    let away = (Role::Learner, 2);
+    cluster.kill(&[away]);
+    for number in 0..170 {
+        let (status, text) = batch(&cluster, number, 50, 20_000);
+        assert_eq!(status, 200, "{text}");
+    }
+    let acceptors = cluster.of_role(Role::Acceptor);
+    let check = |cluster: &Cluster, when: &str| {
+        for name in &acceptors {
+            let memory = memory(cluster, *name) / MIB;
+            assert!(memory < 180, "{when}: {name:?} has {memory} MiB in memory");
+        }
+    };
+    // Thrifty leaders leave one behind for a moment.
+    let long = |name: &Name| cluster.node(*name).number("log_bytes") > Some(150 * MIB);
+    assert!(acceptors.iter().filter(|name| long(name)).count() >= 2);
+    check(&cluster, "after 170 MB of writes");
+    cluster.kill(&acceptors);
+    cluster.restart(&acceptors);
+    cluster.wait_until_ready_but(&[away]);
+    check(&cluster, "after a start with them");
+    assert_eq!(batch(&cluster, 1_000, 1, 10).0, 200);
+    // What was read from the logs is what was written.
+    cluster.restart(&[away]);
+    let last = cluster
+        .node((Role::Learner, 1))
+        .number("applied_instance_id");
+    cluster.wait_until_learners_agree(last.unwrap());
+    cluster.wait_for("the logs are trimmed", PATIENCE, || {
+        let short = |name: &Name| cluster.node(*name).number("log_bytes") < Some(150 * MIB);
+        acceptors.iter().all(short).then_some(())
+    });
+    check(&cluster, "after a learner has read all of it");
+}
+
+/// A file system in memory that a node has for itself, without any right to mount one elsewhere.
+struct Small(Name);
+
+impl Small {
+    /// Starts the node with its data on a file system of so many MiB.
+    fn start(cluster: &mut Cluster, name: Name, mib: u64) -> Small {
+        let node = cluster.node_mut(name);
+        let folder = node.config.data_dir.clone();
+        let script = "mount -t tmpfs -o size=$1m tmpfs \"$2\" && exec \"$3\"";
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
+            .arg(mib.to_string())
+            .args([folder.as_os_str(), binary::path().as_os_str()]);
+        node.start_as(&mut command);
+        Small(name)
+    }
+
+    fn ballast(&self, cluster: &Cluster) -> PathBuf {
+        let node = cluster.node(self.0);
+        let root = PathBuf::from(format!("/proc/{}/root", node.pid().as_raw_nonzero()));
+        let folder = node.config.data_dir.strip_prefix("/").unwrap();
+        root.join(folder).join("ballast")
+    }
+
+    /// Takes room until less than so many MiB are free.
+    fn fill(&self, cluster: &Cluster, left: u64) {
+        let path = self.ballast(cluster);
+        let volume = rustix::fs::statvfs(path.parent().unwrap()).unwrap();
+        let free = volume.f_bavail * volume.f_frsize;
+        fs::write(&path, vec![1; free.saturating_sub(left * MIB) as usize]).unwrap();
+    }
+
+    fn free(&self, cluster: &Cluster) {
+        fs::remove_file(self.ballast(cluster)).unwrap();
+    }
+}
+
+/// A cluster whose acceptors have volumes of 128 MiB.
+fn on_small_volumes() -> (Cluster, Vec<Small>) {
+    let mut cluster = Cluster::prepare(2, 3, 2);
+    let acceptors = cluster.of_role(Role::Acceptor);
+    let names = cluster.names();
+    for name in names.iter().filter(|name| !acceptors.contains(name)) {
+        cluster.node_mut(*name).start();
+    }
+    let small = acceptors.into_iter();
+    let small = small
+        .map(|name| Small::start(&mut cluster, name, 128))
+        .collect();
+    cluster.wait_until_ready();
+    (cluster, small)
+}
+
+/// Writes until one is refused; what the refusal says.
+fn write_until_refused(cluster: &Cluster, from: usize) -> String {
+    for number in from..from + 400 {
+        let (status, text) = batch(cluster, number, 25, 20_000);
+        match status {
+            200 | 504 => {}
+            503 if text.contains("no room for writes") => return text,
+            _ => panic!("{status}: {text}"),
+        }
+    }
+    panic!("200 MB were written to volumes of 128 MiB");
+}
+
+fn term(cluster: &Cluster) -> Option<u64> {
+    cluster.node((Role::Proposer, 1)).number("term")
+}
+
+fn wait_for_a_write(cluster: &Cluster, number: usize) {
+    let until = Instant::now() + PATIENCE;
+    while batch(cluster, number, 1, 10).0 != 200 {
+        assert!(Instant::now() < until, "writes do not go on");
+        thread::sleep(Duration::from_millis(300));
+    }
+}
+
+#[test]
+fn logs_that_no_learner_lets_go_stop_at_their_share_and_get_shorter_when_it_is_back() {
+    let (mut cluster, _small) = on_small_volumes();
+    let away = (Role::Learner, 2);
+    cluster.kill(&[away]);
+    // A leader knows after a while who is away.
+    thread::sleep(Duration::from_secs(4));
+    let before = term(&cluster);
+    let why = write_until_refused(&cluster, 0);
+    assert!(
+        why.contains("acceptor-") && why.contains("learner-2"),
+        "{why}"
+    );
+    let told = cluster.of_role(Role::Acceptor).into_iter().filter(|name| {
+        let status = cluster.node(*name).status().unwrap();
+        status["no_room"]
+            .as_str()
+            .is_some_and(|why| why.contains("learners are away"))
+    });
+    assert!(told.count() >= 2);
+    for _ in 0..10 {
+        assert_eq!(read(&cluster), 200, "reads go on");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(term(&cluster), before, "it is no reason for an election");
+    // A new leader reads on as well.
+    let leader = cluster.wait_for_leader();
+    cluster.kill(&[leader]);
+    cluster.wait_for("the next leader allows reads", PATIENCE, || {
+        (read(&cluster) == 200).then_some(())
+    });
+    cluster.restart(&[leader, away]);
+    wait_for_a_write(&cluster, 10_000);
+}
+
+#[test]
+fn a_volume_that_others_fill_ends_no_acceptor_and_writes_go_on_when_there_is_room() {
+    let (mut cluster, small) = on_small_volumes();
+    wait_for_a_write(&cluster, 0);
+    let before = term(&cluster);
+    // One of three makes no difference.
+    small[0].fill(&cluster, 10);
+    for number in 1..20 {
+        assert_eq!(batch(&cluster, number, 10, 20_000).0, 200);
+    }
+    small[1].fill(&cluster, 10);
+    let why = write_until_refused(&cluster, 100);
+    assert!(why.contains("enlarge the acceptors' volumes"), "{why}");
+    thread::sleep(Duration::from_secs(2));
+    for name in cluster.of_role(Role::Acceptor) {
+        assert!(
+            cluster.node_mut(name).is_running(),
+            "{}",
+            cluster.node(name).tail()
+        );
+    }
+    assert_eq!((read(&cluster), term(&cluster)), (200, before));
+    small[1].free(&cluster);
+    wait_for_a_write(&cluster, 10_000);
+    assert_eq!(term(&cluster), before);
+}
