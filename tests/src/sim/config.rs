@@ -269,8 +269,8 @@ impl Config {
             down: pick(r, &[100, 600, 3000]),
             lost_claims: maybe(r, 1000),
             faults: faults(r),
-            false_words: 0,
-            set_back: false,
+            false_words: pick(r, &[0, 0, 20, 200]),
+            set_back: r.chance(150),
         }
     }
 }

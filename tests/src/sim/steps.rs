@@ -7,6 +7,7 @@ use std::time::Duration;
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{Members, NodeId, NodeName, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
+use proposer::paxos::machine::Outcome;
 use proposer::paxos::message::{Learned, Message, Request};
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
 use proposer::paxos::recent::fit;
@@ -236,7 +237,10 @@ impl Sim {
                         .zip(&learn.values[..])
                         .zip(&outcomes);
                     for ((slot, value), outcome) in told {
-                        if let Some(applied) = outcome {
+                        // Untold is no outcome.
+                        if let Some(applied) = outcome
+                            && applied.outcome != Outcome::Untold
+                        {
                             self.check
                                 .answered_for(node.name.id, slot, value, applied.slot);
                         }
