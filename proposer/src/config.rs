@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::notify::Target;
 use crate::paxos::ids::NodeId;
 pub use crate::paxos::ids::Role;
+use crate::paxos::stamp::{RETRY_MEMORY, RETRY_WINDOW_MS, Terms};
+use crate::quota;
 pub use access::{Access, host};
 
 mod access;
@@ -55,6 +57,12 @@ pub struct Config {
     pub election_timeout: Duration,
     /// `NOTIFY_CLIENTS`
     pub notify_clients: Vec<Target>,
+    /// `RETRY_WINDOW_MS`
+    pub retry_window: Duration,
+    /// `RETRY_MEMORY_BYTES`
+    pub retry_memory: u64,
+    /// `STATE_QUOTA_BYTES`; `None`: by the memory that there is.
+    pub state_quota: Option<u64>,
     /// `MEMBERS_DIR`: the folder whose files take the place of the lists; see [`crate::addresses`].
     pub members_dir: Option<PathBuf>,
     /// `LISTEN`, `ALLOWED_HOSTS`, `ALLOWED_ORIGINS`
@@ -97,6 +105,14 @@ pub const DEFAULT_DATA_DIR: &str = "/data";
 pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 /// The default of `ELECTION_TIMEOUT_MS`.
 pub const DEFAULT_ELECTION_TIMEOUT: Duration = Duration::from_millis(400);
+/// The default of `RETRY_WINDOW_MS`.
+pub const DEFAULT_RETRY_WINDOW: Duration = Duration::from_secs(60);
+/// The default of `RETRY_MEMORY_BYTES`.
+pub const DEFAULT_RETRY_MEMORY: u64 = 128 << 20;
+/// The least of `RETRY_MEMORY_BYTES`.
+const MIN_RETRY_MEMORY: u64 = 64 << 10;
+/// The least of `STATE_QUOTA_BYTES`.
+pub const MIN_STATE_QUOTA: u64 = 64 << 10;
 
 impl Config {
     /// A configuration with every default, for the role and node given.
@@ -116,8 +132,20 @@ impl Config {
             heartbeat_interval: DEFAULT_HEARTBEAT_INTERVAL,
             election_timeout: DEFAULT_ELECTION_TIMEOUT,
             notify_clients: Vec::new(),
+            retry_window: DEFAULT_RETRY_WINDOW,
+            retry_memory: DEFAULT_RETRY_MEMORY,
+            state_quota: None,
             members_dir: None,
             access: Access::default(),
+        }
+    }
+
+    /// What a leader of this configuration settles for all learners.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            retry_window_ms: u32::try_from(self.retry_window.as_millis()).unwrap_or(u32::MAX),
+            retry_memory: self.retry_memory,
+            quota: self.state_quota.unwrap_or_else(quota::default_quota),
         }
     }
 
@@ -180,6 +208,34 @@ impl Config {
             )
             .unwrap_or(Some(Vec::new()));
 
+        let retry_window = reader
+            .read(
+                "RETRY_WINDOW_MS",
+                "milliseconds from 1000 to 3600000",
+                |v| {
+                    let number = v.parse().ok().filter(|n| RETRY_WINDOW_MS.contains(n));
+                    number.map(Duration::from_millis)
+                },
+            )
+            .unwrap_or(Some(DEFAULT_RETRY_WINDOW));
+        let retry_memory = reader
+            .read(
+                "RETRY_MEMORY_BYTES",
+                "bytes from 65536 to 1099511627776",
+                |v| {
+                    let least = MIN_RETRY_MEMORY;
+                    v.parse()
+                        .ok()
+                        .filter(|n| (least..=*RETRY_MEMORY.end()).contains(n))
+                },
+            )
+            .unwrap_or(Some(DEFAULT_RETRY_MEMORY));
+        let state_quota = reader
+            .read("STATE_QUOTA_BYTES", "bytes, 65536 or more", |v| {
+                v.parse().ok().filter(|n| *n >= MIN_STATE_QUOTA)
+            })
+            .map_or(Some(None), |quota| quota.map(Some));
+
         let members_dir = reader
             .read("MEMBERS_DIR", "a folder's path", |v| Some(PathBuf::from(v)))
             .flatten();
@@ -241,6 +297,7 @@ impl Config {
             heartbeat,
             election_timeout,
             notify_clients,
+            (retry_window, retry_memory, state_quota),
         ) {
             (
                 Some(node_id),
@@ -253,6 +310,7 @@ impl Config {
                 Some(heartbeat_interval),
                 Some(election_timeout),
                 Some(notify_clients),
+                (Some(retry_window), Some(retry_memory), Some(state_quota)),
             ) if reader.invalid.is_empty() => Ok(Config {
                 node_id,
                 role,
@@ -268,6 +326,9 @@ impl Config {
                 heartbeat_interval,
                 election_timeout,
                 notify_clients,
+                retry_window,
+                retry_memory,
+                state_quota,
                 members_dir,
                 access,
             }),
@@ -305,6 +366,16 @@ impl Config {
         if !self.notify_clients.is_empty() {
             let clients: Vec<_> = self.notify_clients.iter().map(Target::to_string).collect();
             env.push(("NOTIFY_CLIENTS", clients.join(",")));
+        }
+        if self.retry_window != DEFAULT_RETRY_WINDOW {
+            let millis = self.retry_window.as_millis();
+            env.push(("RETRY_WINDOW_MS", millis.to_string()));
+        }
+        if self.retry_memory != DEFAULT_RETRY_MEMORY {
+            env.push(("RETRY_MEMORY_BYTES", self.retry_memory.to_string()));
+        }
+        if let Some(quota) = self.state_quota {
+            env.push(("STATE_QUOTA_BYTES", quota.to_string()));
         }
         if let Some(dir) = &self.members_dir {
             env.push(("MEMBERS_DIR", dir.display().to_string()));
@@ -506,6 +577,9 @@ mod tests {
             heartbeat_interval: Duration::from_millis(7),
             election_timeout: Duration::from_millis(77),
             notify_clients: vec![Target::parse("e:6").unwrap(), Target::parse("f").unwrap()],
+            retry_window: Duration::from_millis(1234),
+            retry_memory: 1 << 20,
+            state_quota: Some(77_777),
             members_dir: Some("/nowhere".into()),
             access: Access {
                 listen: Some("127.0.0.1".parse().unwrap()),

@@ -29,28 +29,30 @@ use crate::media::{FileMedia, Media};
 use crate::paxos::codec::Entry;
 use crate::paxos::ids::Slot;
 use crate::paxos::machine::{
-    Ledger, NotApplied, Page, PageLimits, Resource, Resources, page_start,
+    Current, Ledger, NotApplied, Page, PageLimits, Resource, Resources, page_start,
 };
-use crate::paxos::sessions::{SESSIONS, Session};
+use crate::paxos::outcome::resource_bytes;
 use crate::paxos::snapshot::write_parts;
 use crate::snapshots::{Snapshots, UnpackError};
 
 /// By name: the checksum of the bytes, then those of [`Resource::write`].
 const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resources");
-/// By the slot of the request's effect: the bytes of [`Session::write`].
-const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sessions");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const APPLIED: &str = "applied";
 /// A checksum of the value of that slot, if it is known: a snapshot holds none.
 const LAST_VALUE: &str = "last-value";
 const FORMAT: &str = "format";
-const FORMAT_NOW: u64 = 1;
+/// Of a log without a stamp; see [`sessions`].
+const FORMAT_EARLY: u64 = 1;
+const FORMAT_NOW: u64 = 2;
 
 const FILE: &str = "store.redb";
 /// A file under its own name was complete once: an empty one is damage, not a beginning.
 const UNFINISHED: &str = "unfinished.redb";
 /// Pages kept in memory, beside what the kernel keeps.
 const CACHE_BYTES: usize = 64 << 20;
+
+mod sessions;
 
 /// The open database. Cheap to clone; reads go on beside the one writer.
 #[derive(Clone)]
@@ -150,7 +152,8 @@ impl Database {
             let resource = decode(bytes.value(), &name, &self.path).map_err(io::Error::other)?;
             Ok((name, resource))
         });
-        write_parts(&ledger, count, resources, part)?;
+        let sessions = ledger.sessions().copy();
+        write_parts(ledger.applied(), &sessions, count, resources, part)?;
         Ok(ledger.applied())
     }
 
@@ -169,22 +172,22 @@ impl Database {
             Err(error) => Err(wrap(error.into())),
         };
         match number(FORMAT)? {
-            FORMAT_NOW => {}
+            FORMAT_EARLY | FORMAT_NOW => {}
             other => {
                 let reason = format!("it has format {other}, this version knows {FORMAT_NOW}");
                 return Err(damaged(&reason));
             }
         }
         let mut ledger = Ledger::at(Slot(number(APPLIED)?));
-        let requests = read.open_table(REQUESTS).map_err(|e| wrap(e.into()))?;
-        for row in requests.iter().map_err(|e| wrap(e.into()))? {
-            let (_, bytes) = row.map_err(|e| wrap(e.into()))?;
-            let session = Session::read(&mut Bytes::copy_from_slice(bytes.value()));
-            let (key, session) = session.map_err(|error| damaged(&error.to_string()))?;
-            if !ledger.remember(key, session) {
-                return Err(damaged("a request is there twice"));
-            }
+        let rows = read.open_table(RESOURCES).map_err(|e| wrap(e.into()))?;
+        for row in rows.iter().map_err(|e| wrap(e.into()))? {
+            let (name, bytes) = row.map_err(|e| wrap(e.into()))?;
+            let (name, bytes) = (name.value(), bytes.value());
+            let current = current(name, bytes).ok_or_else(|| rotten(name, &self.path))?;
+            ledger.restored(current.bytes);
         }
+        sessions::load(read, ledger.sessions_mut(), &self.path)?;
+        ledger.sessions_mut().keep_journal();
         Ok(ledger)
     }
 
@@ -224,14 +227,16 @@ impl Database {
         slot: Slot,
     ) -> Result<Ledger, UnpackError<Error>> {
         let write = self.begin().map_err(UnpackError::Resources)?;
-        let emptied = write
-            .delete_table(RESOURCES)
-            .and_then(|_| write.delete_table(REQUESTS));
+        let emptied = write.delete_table(RESOURCES);
         emptied.map_err(|error| UnpackError::Resources(at(&self.path, error)))?;
+        sessions::empty(&write, &self.path).map_err(UnpackError::Resources)?;
         let mut resources = self.resources(&write).map_err(UnpackError::Resources)?;
-        let ledger = snapshots.unpack(slot, &mut resources)?;
+        let mut ledger = snapshots.unpack(slot, &mut resources)?;
         drop(resources);
-        let kept = self.keep(write, &ledger, Slot::ZERO, None);
+        ledger.sessions_mut().keep_journal();
+        let written = sessions::write_all(&write, ledger.sessions(), &self.path);
+        written.map_err(UnpackError::Resources)?;
+        let kept = self.commit(write, &ledger, None);
         kept.map_err(UnpackError::Resources)?;
         Ok(ledger)
     }
@@ -301,28 +306,26 @@ impl Database {
         })
     }
 
-    /// Notes what the ledger has beyond `since`, and commits.
+    /// Notes what has changed in the ledger since a slot, and commits.
     fn keep(
         &self,
         write: WriteTransaction,
-        ledger: &Ledger,
+        ledger: &mut Ledger,
         since: Slot,
+        last_value: Option<u64>,
+    ) -> Result<(), Error> {
+        sessions::write_changes(&write, ledger.sessions_mut(), since, &self.path)?;
+        self.commit(write, ledger, last_value)
+    }
+
+    fn commit(
+        &self,
+        write: WriteTransaction,
+        ledger: &Ledger,
         last_value: Option<u64>,
     ) -> Result<(), Error> {
         let wrap = |error: redb::Error| at(&self.path, error);
         {
-            let mut requests = write.open_table(REQUESTS).map_err(|e| wrap(e.into()))?;
-            let newest = ledger.sessions().iter().rev();
-            let mut row = BytesMut::new();
-            for (key, session) in newest.take_while(|(_, session)| session.slot > since) {
-                row.clear();
-                session.write(key, &mut row);
-                let put = requests.insert(session.slot.0, &row[..]);
-                put.map_err(|e| wrap(e.into()))?;
-            }
-            while requests.len().map_err(|e| wrap(e.into()))? > SESSIONS as u64 {
-                requests.pop_first().map_err(|e| wrap(e.into()))?;
-            }
             let mut meta = write.open_table(META).map_err(|e| wrap(e.into()))?;
             let applied = meta.insert(APPLIED, ledger.applied().0);
             applied.map_err(|e| wrap(e.into()))?;
@@ -331,6 +334,13 @@ impl Database {
                 None => meta.remove(LAST_VALUE),
             };
             last_value.map_err(|e| wrap(e.into()))?;
+            // An earlier build must not go on with a log time that it does not know.
+            let format = match ledger.terms() {
+                Some(_) => FORMAT_NOW,
+                None => FORMAT_EARLY,
+            };
+            let format = meta.insert(FORMAT, format);
+            format.map_err(|e| wrap(e.into()))?;
         }
         write.commit().map_err(|error| at(&self.path, error))
     }
@@ -345,11 +355,11 @@ fn create(path: &Path) -> Result<(), redb::Error> {
     let db = Builder::new().create(path)?;
     let write = db.begin_write()?;
     write.open_table(RESOURCES)?;
-    write.open_table(REQUESTS)?;
+    write.open_table(sessions::EARLY)?;
     {
         let mut meta = write.open_table(META)?;
         meta.insert(APPLIED, 0)?;
-        meta.insert(FORMAT, FORMAT_NOW)?;
+        meta.insert(FORMAT, FORMAT_EARLY)?;
     }
     write.commit()?;
     db.close()?;
@@ -365,11 +375,12 @@ struct OnDisk<'a> {
 impl Resources for OnDisk<'_> {
     type Error = Error;
 
-    fn version(&self, name: &str) -> Result<u64, Error> {
+    fn current(&self, name: &str) -> Result<Option<Current>, Error> {
         let found = self.table.get(name).map_err(|error| at(self.path, error))?;
-        let Some(bytes) = found else { return Ok(0) };
-        let version = checked(bytes.value()).and_then(|mut bytes| bytes.try_get_u64_le().ok());
-        version.ok_or_else(|| rotten(name, self.path))
+        let current = |bytes: redb::AccessGuard<'_, &[u8]>| {
+            current(name, bytes.value()).ok_or_else(|| rotten(name, self.path))
+        };
+        found.map(current).transpose()
     }
 
     fn get(&self, name: &str) -> Result<Option<Resource>, Error> {
@@ -407,6 +418,17 @@ fn decode(bytes: &[u8], name: &str, path: &Path) -> Result<Resource, Error> {
     let bytes = checked(bytes).map(Bytes::copy_from_slice);
     let resource = bytes.and_then(|mut bytes| Resource::read(&mut bytes).ok());
     resource.ok_or_else(|| rotten(name, path))
+}
+
+/// How a resource stands by its row; `None` if that is not as it was written.
+fn current(name: &str, bytes: &[u8]) -> Option<Current> {
+    let mut bytes = checked(bytes)?;
+    let texts = Resource::texts_in(bytes.len());
+    Some(Current {
+        version: bytes.try_get_u64_le().ok()?,
+        slot: Slot(bytes.try_get_u64_le().ok()?),
+        bytes: resource_bytes(name.len(), texts, 0),
+    })
 }
 
 /// What follows the checksum, if it is as it was written. The engine verifies pages when it opens;

@@ -26,6 +26,7 @@ pub mod pace;
 pub mod paxos;
 pub mod peers;
 pub mod problem;
+pub mod quota;
 pub mod reach;
 pub mod serve;
 pub mod snapshots;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::identity::{Identity, OtherCluster};
 use crate::paxos::codec::{self, Frame, NodeName};
 use crate::paxos::ids::{ClusterId, NodeId};
 use crate::paxos::message::Message;
+use crate::paxos::outcome::Applied;
 use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
 
 /// The path at which a node takes the cluster's own traffic. It names the node, because an address
@@ -22,6 +23,19 @@ pub fn path(node: NodeName) -> String {
 
 /// The content type of a frame.
 pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Says that the sender takes every kind of outcome in the answer; the first release does not.
+const OUTCOMES_HEADER: &str = "x-outcomes";
+const OUTCOMES: HeaderValue = HeaderValue::from_static("2");
+
+/// Puts outcomes that the sender of a request does not take into those that it does.
+pub fn fit_outcomes(headers: &HeaderMap, outcomes: &mut [Option<Applied>]) {
+    if headers.get(OUTCOMES_HEADER).is_none() {
+        for outcome in outcomes {
+            *outcome = outcome.take().and_then(Applied::for_older_peer);
+        }
+    }
+}
 
 /// The largest frame taken, in bytes: a batch of the largest values and then some.
 pub const MAX_FRAME_BYTES: usize = 8 << 20;
@@ -146,7 +160,8 @@ impl Link {
         breakers: Breakers,
         heard: impl FnMut(),
     ) -> Result<Message, Error> {
-        let request = post(self.path.clone(), CONTENT_TYPE, frame);
+        let mut request = post(self.path.clone(), CONTENT_TYPE, frame);
+        request.headers_mut().insert(OUTCOMES_HEADER, OUTCOMES);
         let response = self
             .peer
             .call_hearing(lane, request, timeout, breakers, heard)

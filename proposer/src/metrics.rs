@@ -15,6 +15,7 @@ use prometheus::{
 
 use crate::bounds::{CUT, Shown};
 use crate::config::{Config, Role};
+use crate::paxos::machine::Ledger;
 use crate::paxos::message::{Reply, Request};
 use crate::paxos::standing::Refusal;
 use crate::paxos::verify::Verdict;
@@ -94,8 +95,13 @@ pub struct Metrics {
     pub learner_lag_seconds: IntGaugeVec,
     /// How many instances each store is behind, as this learner sees it.
     pub store_lag: IntGaugeVec,
-    /// Requests whose outcome is remembered.
-    pub sessions: IntGauge,
+    sessions: IntGauge,
+    session_clients: IntGauge,
+    session_bytes: IntGauge,
+    session_limit: IntGauge,
+    state_bytes: IntGauge,
+    state_quota: IntGauge,
+    log_time: IntGauge,
     /// Resources that there are.
     pub resources: IntGauge,
     /// 1 when applying has stopped for good.
@@ -181,6 +187,9 @@ impl Metrics {
             "not_committed",
             "reused",
             "not_read",
+            "too_old",
+            "full",
+            "quota",
             "unknown",
             "no_leader",
             "no_room",
@@ -260,6 +269,36 @@ impl Metrics {
                 APPLY,
                 "sessions",
                 "Requests whose outcome is remembered, so that a retry has no second effect.",
+            )?,
+            session_clients: m.gauge(
+                APPLY,
+                "session_clients",
+                "Clients of which something is remembered.",
+            )?,
+            session_bytes: m.gauge(
+                APPLY,
+                "session_memory_bytes",
+                "What remembering requests takes, as counted against session_memory_limit_bytes.",
+            )?,
+            session_limit: m.gauge(
+                APPLY,
+                "session_memory_limit_bytes",
+                "What it may take, by the leader's RETRY_MEMORY_BYTES; 0 before a leader has said so.",
+            )?,
+            state_bytes: m.gauge(
+                APPLY,
+                "state_bytes",
+                "What names and data of all resources take, as counted against state_quota_bytes.",
+            )?,
+            state_quota: m.gauge(
+                APPLY,
+                "state_quota_bytes",
+                "What they may take, by the leader's STATE_QUOTA_BYTES; 0 before a leader has said so.",
+            )?,
+            log_time: m.gauge(
+                APPLY,
+                "log_time_seconds",
+                "Log time: how long leaders have let pass since the first stamp, while there was traffic.",
             )?,
             resources: m.gauge(LEARNER, "resources", "Resources that there are.")?,
             halted: m.gauge(APPLY, "halted", "1 when this node has stopped applying for good.")?,
@@ -444,6 +483,20 @@ impl Metrics {
         // Writing to memory fails only for a metric without a name.
         let _ = TextEncoder::new().encode(&families, &mut text);
         text
+    }
+
+    /// What a learner or store has applied.
+    pub(crate) fn show_ledger(&self, ledger: &Ledger) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.sessions.set(ledger.session_count() as i64);
+        self.session_clients.set(ledger.client_count() as i64);
+        self.session_bytes.set(gauge(ledger.session_bytes()));
+        self.state_bytes.set(gauge(ledger.state_bytes()));
+        self.log_time.set(gauge(ledger.time_ms() / 1000));
+        let terms = ledger.terms();
+        self.session_limit
+            .set(terms.map_or(0, |t| gauge(t.retry_memory)));
+        self.state_quota.set(terms.map_or(0, |t| gauge(t.quota)));
     }
 
     pub(crate) fn wal_synced(&self, took: Duration, bytes: u64) {

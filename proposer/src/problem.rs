@@ -34,13 +34,14 @@ pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
 const DISCARD_FACTOR: usize = 8;
 
 /// An error answer: `application/problem+json` with `title`, `status` and `detail`, and now and then
-/// a number that programs need.
+/// numbers, and a reason in one word, that programs need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
-    number: Option<(&'static str, u64)>,
+    reason: Option<&'static str>,
+    numbers: BTreeMap<&'static str, u64>,
 }
 
 impl Problem {
@@ -50,15 +51,23 @@ impl Problem {
             status,
             detail: detail.into(),
             retry_after: None,
-            number: None,
+            reason: None,
+            numbers: BTreeMap::new(),
         }
     }
 
     /// The same, with a number under a name of its own.
     #[must_use]
-    pub fn with(self, name: &'static str, number: u64) -> Problem {
+    pub fn with(mut self, name: &'static str, number: u64) -> Problem {
+        self.numbers.insert(name, number);
+        self
+    }
+
+    /// The same, with a word by which programs tell it from others of its status.
+    #[must_use]
+    pub fn because(self, reason: &'static str) -> Problem {
         Problem {
-            number: Some((name, number)),
+            reason: Some(reason),
             ..self
         }
     }
@@ -132,9 +141,12 @@ pub struct ProblemView<'a> {
     status: u16,
     /// What is wrong, and what to do.
     detail: &'a str,
+    /// The same in a word, where programs may act by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     #[serde(flatten)]
     #[schema(ignore)]
-    number: Option<BTreeMap<&'a str, u64>>,
+    numbers: &'a BTreeMap<&'static str, u64>,
 }
 
 impl IntoResponse for Problem {
@@ -143,9 +155,10 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
-            number: self.number.map(|number| [number].into()),
+            reason: self.reason,
+            numbers: &self.numbers,
         };
-        // Strings and a number: there is nothing in it that could fail.
+        // Strings and numbers: there is nothing in it that could fail.
         let body = serde_json::to_vec(&wire).unwrap_or_default();
         let mut response = (self.status, body).into_response();
         response.headers_mut().insert(

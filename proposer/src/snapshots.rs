@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::media::{FileMedia, Media, MediaFile};
 use crate::paxos::ids::Slot;
 use crate::paxos::in_memory::InMemory;
-use crate::paxos::machine::{Ledger, Machine, Resources};
+use crate::paxos::machine::{Frozen, Ledger, Machine, Resources};
 use crate::paxos::snapshot::{NotTaken, Reader};
 
 const MAGIC: &[u8; 8] = b"PXSN\x01\0\0\0";
@@ -111,8 +111,8 @@ impl<M: Media> Snapshots<M> {
     }
 
     /// Writes a state durably and removes all but the newest snapshots. Returns its size in bytes.
-    pub fn write(&self, machine: &Machine) -> Result<u64, Error> {
-        self.write_parts(|put| machine.write_snapshot(put).map(|()| machine.applied()))
+    pub fn write(&self, state: &Frozen) -> Result<u64, Error> {
+        self.write_parts(|put| state.write_snapshot(put).map(|()| state.applied()))
             .map(|(_, bytes)| bytes)
     }
 
@@ -390,7 +390,7 @@ mod tests {
         let snapshots = Snapshots::open(SimMedia::new()).unwrap();
         assert_eq!(snapshots.load_newest().unwrap(), None);
         for slots in [3, 5, 9] {
-            snapshots.write(&machine(slots)).unwrap();
+            snapshots.write(&machine(slots).freeze()).unwrap();
         }
         assert_eq!(snapshots.slots().unwrap(), [Slot(5), Slot(9)]);
         assert_eq!(snapshots.load_newest().unwrap(), Some(machine(9)));
@@ -400,8 +400,8 @@ mod tests {
     fn a_damaged_snapshot_gives_way_to_the_one_before_and_never_to_nothing() {
         let media = SimMedia::new();
         let snapshots = Snapshots::open(media.clone()).unwrap();
-        snapshots.write(&machine(5)).unwrap();
-        snapshots.write(&machine(9)).unwrap();
+        snapshots.write(&machine(5).freeze()).unwrap();
+        snapshots.write(&machine(9).freeze()).unwrap();
         media.flip_bit(&name(Slot(9)), 30, 0);
         assert_eq!(snapshots.load_newest().unwrap(), Some(machine(5)));
         media.flip_bit(&name(Slot(5)), 30, 0);
@@ -415,7 +415,7 @@ mod tests {
     fn a_snapshot_travels_in_pieces_and_goes_on_where_it_stopped() {
         let from = Snapshots::open(SimMedia::new()).unwrap();
         let to = Snapshots::open(SimMedia::new()).unwrap();
-        from.write(&machine(7)).unwrap();
+        from.write(&machine(7).freeze()).unwrap();
         let slot = Slot(7);
         loop {
             let at = to.received(slot);
@@ -476,7 +476,7 @@ mod tests {
     #[test]
     fn nothing_is_left_of_incoming_snapshots_when_one_is_installed() {
         let from = Snapshots::open(SimMedia::new()).unwrap();
-        from.write(&machine(9)).unwrap();
+        from.write(&machine(9).freeze()).unwrap();
         let media = SimMedia::new();
         let to = Snapshots::open(media.clone()).unwrap();
         send(&from, &to, Slot(9));
@@ -487,16 +487,16 @@ mod tests {
     #[test]
     fn a_snapshot_that_somebody_reads_stays_while_newer_ones_come() {
         let snapshots = Snapshots::open(SimMedia::new()).unwrap();
-        snapshots.write(&machine(3)).unwrap();
+        snapshots.write(&machine(3).freeze()).unwrap();
         snapshots.hold(Slot(3));
         for slots in [5, 9, 12] {
-            snapshots.write(&machine(slots)).unwrap();
+            snapshots.write(&machine(slots).freeze()).unwrap();
         }
         assert_eq!(snapshots.slots().unwrap(), [3, 9, 12].map(Slot));
         // One at a time, and not for ever.
         snapshots.hold(Slot(9));
         for slots in [15, 20] {
-            snapshots.write(&machine(slots)).unwrap();
+            snapshots.write(&machine(slots).freeze()).unwrap();
         }
         assert_eq!(snapshots.slots().unwrap(), [9, 15, 20].map(Slot));
         snapshots.clear().unwrap();
@@ -510,10 +510,10 @@ mod tests {
         let to = Snapshots::open(FileMedia::open(folder.path()).unwrap()).unwrap();
         for round in 1..300 {
             let (own, others) = (10 * round, 10 * round + 5);
-            from.write(&machine(others)).unwrap();
+            from.write(&machine(others).freeze()).unwrap();
             send(&from, &to, Slot(others));
             let (writer, state) = (to.clone(), machine(own));
-            let thread = std::thread::spawn(move || writer.write(&state).map(drop));
+            let thread = std::thread::spawn(move || writer.write(&state.freeze()).map(drop));
             let installed = to.install(Slot(others)).map(drop);
             let written = thread.join().unwrap();
             assert!(written.is_ok() && installed.is_ok(), "round {round}");

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::paxos::codec::Entry;
-use crate::paxos::command::{Command, MAX_ID_CHARS, MAX_RESOURCE_CHARS, Operation};
+use crate::paxos::command::{Command, MAX_ID_CHARS, MAX_RESOURCE_CHARS, MAX_SEQUENCE, Operation};
 use crate::paxos::ids::{Ballot, NodeId, Slot};
 use crate::paxos::machine::{Applied, Outcome, Page, Resource};
 use crate::paxos::message::{Heartbeat, Value};
@@ -54,6 +54,16 @@ pub struct ProposeBody<'a> {
     #[serde(default, deserialize_with = "number::whole_or_null")]
     #[schema(maximum = 18446744073709551615usize)]
     pub if_version: Option<u64>,
+    /// The `instanceId` that last wrote the resource; 0: there must be no such resource. Unlike a
+    /// version, no instance comes twice. With `ifVersion` both must hold.
+    #[serde(default, deserialize_with = "number::whole_or_null")]
+    #[schema(maximum = 18446744073709551615usize)]
+    pub if_instance: Option<u64>,
+    /// Numbers the client's requests, growing within its `clientId`, and names this one. At most 4,096
+    /// may be under way.
+    #[serde(default, deserialize_with = "number::whole_or_null")]
+    #[schema(maximum = 9007199254740991usize)]
+    pub sequence: Option<u64>,
 }
 
 /// `null` is data like any other JSON, and not the same as no data.
@@ -108,10 +118,18 @@ impl ProposeBody<'_> {
         if operation == Operation::Read && self.if_version.is_some() {
             return bad("ifVersion", "makes no sense for READ: leave it out");
         }
+        if operation == Operation::Read && self.if_instance.is_some() {
+            return bad("ifInstance", "makes no sense for READ: leave it out");
+        }
+        if self.sequence.is_some_and(|number| number > MAX_SEQUENCE) {
+            return bad("sequence", "must be from 0 to 9007199254740991");
+        }
         let command = Command {
             operation,
             timestamp: self.timestamp,
             if_version: self.if_version,
+            if_instance: self.if_instance,
+            sequence: self.sequence,
             client_id: &self.client_id,
             request_id: self.request_id.as_deref(),
             resource: &self.resource,
@@ -151,6 +169,12 @@ pub struct CommandView<'a> {
     /// Compare and set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub if_version: Option<u64>,
+    /// The same by the instance that last wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_instance: Option<u64>,
+    /// The client's number of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
 }
 
 impl<'a> CommandView<'a> {
@@ -164,6 +188,8 @@ impl<'a> CommandView<'a> {
             resource: None,
             data: None,
             if_version: None,
+            if_instance: None,
+            sequence: None,
         };
         match Command::decode(value) {
             Ok(None) => nothing,
@@ -179,6 +205,8 @@ impl<'a> CommandView<'a> {
                 resource: Some(command.resource),
                 data: raw(command.data),
                 if_version: command.if_version,
+                if_instance: command.if_instance,
+                sequence: command.sequence,
             },
         }
     }
@@ -196,7 +224,8 @@ fn raw(data: &[u8]) -> Option<&RawValue> {
 pub struct EntryView<'a> {
     /// Where.
     pub instance_id: u64,
-    /// `COMMITTED`, `NOT_COMMITTED`, `DUPLICATE`, `CONFLICT`, `READ` or `NOOP`.
+    /// `COMMITTED`, `NOT_COMMITTED`, `DUPLICATE`, `READ` or `NOOP`; `CONFLICT`, `TOO_OLD`, `FULL` or
+    /// `QUOTA` for a request that was not executed.
     pub status: &'static str,
     /// The resource's version after it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,12 +247,12 @@ impl<'a> EntryView<'a> {
             Outcome::Noop => "NOOP",
             Outcome::Committed { .. } => "COMMITTED",
             Outcome::NotCommitted { .. } => "NOT_COMMITTED",
-            Outcome::Reused => "CONFLICT",
             Outcome::Read(_) => "READ",
             Outcome::Untold | Outcome::Withheld => "UNKNOWN",
+            refused => refused_as(refused),
         };
         let version = match entry.applied.outcome {
-            Outcome::Committed { version } | Outcome::NotCommitted { version } => Some(version),
+            Outcome::Committed { version } | Outcome::NotCommitted { version, .. } => Some(version),
             _ => None,
         };
         EntryView {
@@ -363,7 +392,8 @@ pub fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
 #[schema(as = Outcome)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeView<'a> {
-    /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `NOT_READ`, `UNKNOWN`, `CONFLICT` or `NO_LEADER`.
+    /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `NOT_READ` or `UNKNOWN`; `NO_LEADER`, `CONFLICT`, `TOO_OLD`, `FULL`
+    /// or `QUOTA` for a request that was not executed.
     pub status: &'static str,
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -371,13 +401,17 @@ pub struct OutcomeView<'a> {
     /// The resource's version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// With `NOT_COMMITTED` the instance that last wrote the resource, 0 if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_instance_id: Option<u64>,
     /// What READ found; `null` for nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = serde_json::Value, required = false)]
     pub data: Option<Option<&'a RawValue>>,
     /// What to do, where that is not plain.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<&'static str>,
+    #[schema(value_type = String, required = false)]
+    pub detail: Option<Cow<'static, str>>,
 }
 
 /// What a client should do about an unknown outcome.
@@ -396,6 +430,47 @@ pub const NO_ROOM_DETAIL: &str = "the acceptors have no room for it, and the req
 pub const NO_LEADER_DETAIL: &str =
     "no leader is known, and the request has no effect: send it again after Retry-After seconds";
 
+/// What a client should do when there is no memory to remember its request.
+pub const FULL_DETAIL: &str = "the memory for requests that may be sent again is full of requests younger than the retry window, \
+     and this one was not executed: send it again later, slow down, or send sequence, which needs \
+     little of it";
+
+/// The status of a request that was not executed.
+fn refused_as(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::OldSequence { .. } | Outcome::OldTimestamp { .. } => "TOO_OLD",
+        Outcome::Full => "FULL",
+        Outcome::Quota { .. } => "QUOTA",
+        _ => "CONFLICT",
+    }
+}
+
+/// What its client should do, if a request was not executed.
+pub fn refusal(outcome: &Outcome) -> Option<Cow<'static, str>> {
+    Some(match outcome {
+        Outcome::Reused => REUSED_DETAIL.into(),
+        Outcome::OldSequence { from } => format!(
+            "sequence: this client's requests below {from} may have been executed before, and what \
+             became of them is no longer known; this one was not executed now: a new request has a \
+             sequence from {from} on"
+        )
+        .into(),
+        Outcome::OldTimestamp { above } => format!(
+            "timestamp: this client's requests up to timestamp {above} are no longer remembered, and this \
+             one may have been executed before; it was not executed now: a new request has a higher \
+             timestamp, or a sequence"
+        )
+        .into(),
+        Outcome::Full => FULL_DETAIL.into(),
+        Outcome::Quota { used, limit } => format!(
+            "names and data take {used} bytes of a quota of {limit}, and this request would make them \
+             more; it was not executed: delete resources or raise the quota, then send it again"
+        )
+        .into(),
+        _ => return None,
+    })
+}
+
 impl<'a> OutcomeView<'a> {
     /// With nothing but a status.
     pub fn bare(status: &'static str, detail: Option<&'static str>) -> OutcomeView<'a> {
@@ -403,34 +478,50 @@ impl<'a> OutcomeView<'a> {
             status,
             instance_id: None,
             version: None,
+            resource_instance_id: None,
             data: None,
-            detail,
+            detail: detail.map(Cow::Borrowed),
         }
     }
 
     /// What applying a request gave.
     pub fn of(applied: &'a Applied) -> OutcomeView<'a> {
-        let instance_id = Some(applied.slot.0);
-        let (status, version, data, detail) = match &applied.outcome {
-            Outcome::Committed { version } => ("COMMITTED", Some(*version), None, None),
-            Outcome::NotCommitted { version } => ("NOT_COMMITTED", Some(*version), None, None),
-            Outcome::Reused => ("CONFLICT", None, None, Some(REUSED_DETAIL)),
-            Outcome::Read(None) => ("COMMITTED", Some(0), Some(None), None),
-            Outcome::Read(Some(found)) => (
-                "COMMITTED",
-                Some(found.version),
-                Some(raw(&found.data)),
-                None,
-            ),
-            Outcome::Noop => ("COMMITTED", None, None, None),
-            Outcome::Untold | Outcome::Withheld => ("UNKNOWN", None, None, Some(UNKNOWN_DETAIL)),
+        let view = OutcomeView {
+            instance_id: Some(applied.slot.0),
+            ..OutcomeView::bare("COMMITTED", None)
         };
-        OutcomeView {
-            status,
-            instance_id,
-            version,
-            data,
-            detail,
+        match &applied.outcome {
+            Outcome::Committed { version } => OutcomeView {
+                version: Some(*version),
+                ..view
+            },
+            Outcome::NotCommitted { version, instance } => OutcomeView {
+                status: "NOT_COMMITTED",
+                version: Some(*version),
+                resource_instance_id: instance.map(|instance| instance.0),
+                ..view
+            },
+            Outcome::Read(None) => OutcomeView {
+                version: Some(0),
+                data: Some(None),
+                ..view
+            },
+            Outcome::Read(Some(found)) => OutcomeView {
+                version: Some(found.version),
+                data: Some(raw(&found.data)),
+                ..view
+            },
+            Outcome::Noop => view,
+            Outcome::Untold | Outcome::Withheld => OutcomeView {
+                status: "UNKNOWN",
+                detail: Some(UNKNOWN_DETAIL.into()),
+                ..view
+            },
+            refused => OutcomeView {
+                status: refused_as(refused),
+                detail: refusal(refused),
+                ..view
+            },
         }
     }
 }

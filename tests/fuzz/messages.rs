@@ -84,6 +84,8 @@ pub fn command() -> impl Strategy<Value = Value> {
                 operation,
                 timestamp,
                 if_version,
+                if_instance: None,
+                sequence: None,
                 client_id: &client_id,
                 request_id: request_id.as_deref(),
                 resource: &resource,

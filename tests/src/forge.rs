@@ -102,6 +102,8 @@ pub fn write(resource: &str, data: &str) -> Value {
         operation: Operation::Write,
         timestamp: 7,
         if_version: None,
+        if_instance: None,
+        sequence: None,
         client_id: "mallory",
         request_id: Some(resource),
         resource,

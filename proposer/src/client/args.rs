@@ -27,7 +27,7 @@ pub(super) enum Program {
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
-  1  not committed as the version differs; absent at a learner or store; no longer in its log
+  1  not committed as version or instance differs; absent at a learner or store; no longer in its log
   2  the command or the request is wrong, or no address has a server of the role that is needed
   3  no server could do it within --timeout; it had no effect
   4  the outcome is unknown: it may have taken effect, or may do so later; send it again with
@@ -111,6 +111,8 @@ pub(super) struct Put {
     #[arg(long)]
     pub(super) if_version: Option<u64>,
     #[command(flatten)]
+    pub(super) if_instance: IfInstance,
+    #[command(flatten)]
     pub(super) request: Request,
 }
 
@@ -123,6 +125,8 @@ pub(super) struct Cas {
     #[command(flatten)]
     pub(super) data: Data,
     #[command(flatten)]
+    pub(super) if_instance: IfInstance,
+    #[command(flatten)]
     pub(super) request: Request,
 }
 
@@ -133,6 +137,8 @@ pub(super) struct Delete {
     /// Only if it has this version
     #[arg(long)]
     pub(super) if_version: Option<u64>,
+    #[command(flatten)]
+    pub(super) if_instance: IfInstance,
     #[command(flatten)]
     pub(super) request: Request,
 }
@@ -148,10 +154,22 @@ pub(super) struct Data {
 }
 
 #[derive(Args)]
+pub(super) struct IfInstance {
+    /// Only if this instance last wrote it, which no later write has, also after a delete; 0: only if
+    /// it does not exist
+    #[arg(long)]
+    pub(super) if_instance: Option<u64>,
+}
+
+#[derive(Args)]
 pub(super) struct Request {
     /// Names the request: sent again under the same id it has no second effect [default: random]
     #[arg(long)]
     pub(super) request_id: Option<String>,
+    /// Numbers the request in place of an id: it must grow from one request of this --client-id to the
+    /// next, and sent again under the same number the request has no second effect, however late
+    #[arg(long, conflicts_with = "request_id", value_parser = clap::value_parser!(u64).range(..=9_007_199_254_740_991))]
+    pub(super) sequence: Option<u64>,
 }
 
 #[derive(Args)]

@@ -14,7 +14,7 @@ use super::Context;
 use super::args::{Bench, Server};
 use super::exit::{Failure, Verdict};
 use super::http::Http;
-use super::propose::{body, propose, request_id};
+use super::propose::{Name, body, propose, request_id};
 
 /// Microseconds to two hours, three digits kept.
 fn histogram() -> Result<Histogram<u64>, Failure> {
@@ -74,17 +74,16 @@ async fn connection(
     let until = Instant::now() + bench.duration;
     let mut at = usize::from(number) % servers.len();
     let mut turn = u32::from(number);
+    // A client of its own, so that its requests can be numbered: that costs the servers least.
+    let client_id = format!("{client_id}-{}", request_id());
+    let mut sequence = 0;
     while Instant::now() < until {
         let resource = format!("bench-{}", turn % bench.resources);
         turn = turn.wrapping_add(u32::from(bench.connections));
-        let request = body(
-            client_id,
-            &request_id(),
-            "WRITE",
-            &resource,
-            Some(&data),
-            None,
-        );
+        sequence += 1;
+        let name = Name::Sequence(sequence);
+        let data = Some(&*data);
+        let request = body(&client_id, &name, "WRITE", &resource, data, (None, None));
         let sent = Instant::now();
         match propose(http, servers, &mut at, &request, sent + timeout).await {
             Ok(_) => {

@@ -33,7 +33,7 @@ pub(super) async fn put(context: &Context, put: Put) -> Result<Verdict, Failure>
         "WRITE",
         &put.resource,
         Some(data),
-        put.if_version,
+        (put.if_version, put.if_instance.if_instance),
         put.request,
     )
     .await
@@ -46,7 +46,7 @@ pub(super) async fn cas(context: &Context, cas: Cas) -> Result<Verdict, Failure>
         "WRITE",
         &cas.resource,
         Some(data),
-        Some(cas.version),
+        (Some(cas.version), cas.if_instance.if_instance),
         cas.request,
     )
     .await
@@ -56,9 +56,11 @@ pub(super) async fn delete(context: &Context, delete: Delete) -> Result<Verdict,
     let Delete {
         resource,
         if_version,
+        if_instance,
         request,
     } = delete;
-    write(context, "DELETE", &resource, None, if_version, request).await
+    let conditions = (if_version, if_instance.if_instance);
+    write(context, "DELETE", &resource, None, conditions, request).await
 }
 
 /// What to write, as the JSON text that it was given as.
@@ -87,17 +89,20 @@ async fn write(
     operation: &str,
     resource: &str,
     data: Option<Box<RawValue>>,
-    if_version: Option<u64>,
+    conditions: Conditions,
     request: Request,
 ) -> Result<Verdict, Failure> {
-    let request_id = request.request_id.unwrap_or_else(request_id);
+    let name = match request.sequence {
+        Some(sequence) => Name::Sequence(sequence),
+        None => Name::Id(request.request_id.unwrap_or_else(request_id)),
+    };
     let body = body(
         &context.options.client_id,
-        &request_id,
+        &name,
         operation,
         resource,
         data.as_deref(),
-        if_version,
+        conditions,
     );
     let servers = &context.options.servers;
     let mut at = rand::rng().random_range(0..servers.len());
@@ -105,22 +110,51 @@ async fn write(
         .await
         .map_err(|failure| match failure {
             Failure::Unknown(why) => Failure::Unknown(format!(
-                "{why}; to find out, repeat it with --request-id {request_id}"
+                "{why}; to find out, repeat it with {}",
+                name.option()
             )),
             other => other,
         })?;
     let status = answer["status"].as_str().unwrap_or_default().to_owned();
-    let text = format!(
+    let mut text = format!(
         "{status} version={} instance={}",
         answer["version"], answer["instanceId"]
     );
+    if let Some(last) = answer["resourceInstanceId"].as_u64() {
+        text.push_str(&format!(" resource-instance={last}"));
+    }
     let mut answer = answer;
-    answer["requestId"] = request_id.into();
+    name.show(&mut answer);
     context.printer.print(&text, answer)?;
     Ok(match status.as_str() {
         "COMMITTED" => Verdict::Yes,
         _ => Verdict::No,
     })
+}
+
+/// `ifVersion` and `ifInstance`.
+type Conditions = (Option<u64>, Option<u64>);
+
+/// What names a request among its client's.
+pub(super) enum Name {
+    Id(String),
+    Sequence(u64),
+}
+
+impl Name {
+    fn show(&self, json: &mut Json) {
+        match self {
+            Name::Id(id) => json["requestId"] = id.as_str().into(),
+            Name::Sequence(sequence) => json["sequence"] = (*sequence).into(),
+        }
+    }
+
+    fn option(&self) -> String {
+        match self {
+            Name::Id(id) => format!("--request-id {id}"),
+            Name::Sequence(sequence) => format!("--sequence {sequence}"),
+        }
+    }
 }
 
 /// A request id that nobody else has.
@@ -131,22 +165,25 @@ pub(super) fn request_id() -> String {
 /// A request as `POST /propose` takes it.
 pub(super) fn body(
     client_id: &str,
-    request_id: &str,
+    name: &Name,
     operation: &str,
     resource: &str,
     data: Option<&RawValue>,
-    if_version: Option<u64>,
+    (if_version, if_instance): Conditions,
 ) -> Bytes {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let mut body = json!({
         "clientId": client_id,
-        "requestId": request_id,
         "timestamp": now.map_or(0, |now| now.as_millis() as u64),
         "operation": operation,
         "resource": resource,
     });
+    name.show(&mut body);
     if let Some(version) = if_version {
         body["ifVersion"] = version.into();
+    }
+    if let Some(instance) = if_instance {
+        body["ifInstance"] = instance.into();
     }
     // The data goes in as it was given: through a value, numbers would lose digits.
     let mut text = body.to_string();
@@ -273,10 +310,12 @@ mod tests {
                 string: false,
             };
             let data = data(given).unwrap();
-            let body = body("c", "r", "WRITE", "x", Some(&data), Some(0));
+            let name = Name::Sequence(7);
+            let body = body("c", &name, "WRITE", "x", Some(&data), (Some(0), Some(3)));
             let sent: crate::wire::ProposeBody<'_> = serde_json::from_slice(&body).unwrap();
             assert_eq!(sent.data.map(RawValue::get), Some(text));
-            assert_eq!(sent.if_version, Some(0));
+            assert_eq!((sent.if_version, sent.if_instance), (Some(0), Some(3)));
+            assert_eq!((sent.sequence, &sent.request_id), (Some(7), &None));
             assert!(sent.to_value().is_ok());
         }
     }

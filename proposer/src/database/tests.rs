@@ -2,6 +2,8 @@ use super::*;
 use crate::media::SimMedia;
 use crate::paxos::command::{Command, Operation};
 use crate::paxos::machine::{Applied, Machine, Outcome};
+use crate::paxos::sessions::SESSIONS;
+use crate::paxos::stamp::{Stamp, Terms};
 use tempfile::TempDir;
 
 const ALL: PageLimits = PageLimits {
@@ -21,6 +23,8 @@ fn learner(from: u64, count: u64, machine: &mut Machine) -> Vec<Entry> {
             operation,
             timestamp: i - u64::from(i % 11 == 10),
             if_version: (i % 3 == 2).then_some(1),
+            if_instance: None,
+            sequence: None,
             client_id: "alice",
             request_id: None,
             resource: &resource,
@@ -115,7 +119,7 @@ fn a_snapshot_takes_the_place_of_everything_and_a_damaged_one_of_nothing() {
     let mut machine = Machine::new();
     learner(100, 3000, &mut machine);
     let from = Snapshots::open(SimMedia::new()).unwrap();
-    from.write(&machine).unwrap();
+    from.write(&machine.freeze()).unwrap();
     let slot = machine.applied();
     let (bytes, _) = from.read(slot, 0, u64::MAX).unwrap().unwrap();
     let incoming = Snapshots::open(SimMedia::new()).unwrap();
@@ -217,10 +221,115 @@ fn the_last_value_is_known_until_a_snapshot_takes_its_place() {
     assert!(database.last_value().unwrap().is_some());
 
     let snapshots = Snapshots::open(SimMedia::new()).unwrap();
-    snapshots.write(&machine).unwrap();
+    snapshots.write(&machine.freeze()).unwrap();
     let slot = machine.applied();
     let (bytes, _) = snapshots.read(slot, 0, u64::MAX).unwrap().unwrap();
     snapshots.receive(slot, 0, &bytes).unwrap();
     database.install(&snapshots, slot).unwrap();
     assert_eq!(database.last_value().unwrap(), None);
+}
+
+/// What a learner makes of requests of every kind while time passes.
+fn timed(from: u64, count: u64, machine: &mut Machine) -> Vec<Entry> {
+    let terms = Terms {
+        retry_window_ms: 1000,
+        retry_memory: 16 << 10,
+        quota: 3000,
+    };
+    let entry = |i: u64| {
+        let (client, resource) = (format!("client-{}", i % 9), format!("key-{}", i % 13));
+        let id = (i - i % 4).to_string();
+        let operation = match i % 7 {
+            5 => Operation::Delete,
+            6 => Operation::Read,
+            _ => Operation::Write,
+        };
+        let data = vec![b'1'; (i % 5 * 100) as usize];
+        let value = Command {
+            operation,
+            timestamp: i - u64::from(i % 11 == 10),
+            if_version: (i % 3 == 2 && operation != Operation::Read).then_some(1),
+            if_instance: None,
+            sequence: (i % 2 == 0).then_some(if i % 50 == 0 { 1 } else { i - i % 6 }),
+            client_id: &client,
+            request_id: (i % 3 == 0).then_some(&id),
+            resource: &resource,
+            data: if operation == Operation::Write {
+                &data
+            } else {
+                b""
+            },
+        }
+        .encode();
+        let value = match i % 10 {
+            0 => Stamp::after(i % 4 * 50, terms).put_on(&value),
+            _ => value,
+        };
+        let slot = machine.applied().next();
+        let applied = machine.apply(slot, &value).unwrap();
+        Entry {
+            slot,
+            value,
+            applied,
+        }
+    };
+    (from..from + count).map(entry).collect()
+}
+
+#[test]
+fn what_is_remembered_by_time_is_the_same_on_disk_at_every_commit() {
+    let folder = TempDir::new().unwrap();
+    let mut machine = Machine::new();
+    // A log that begins without a stamp.
+    let mut entries = learner(0, 40, &mut machine);
+    entries.extend(timed(40, 3000, &mut machine));
+    let mut plain = Machine::new();
+    let mut done = 0;
+    for (i, batch) in entries.chunks(37).enumerate() {
+        let (database, mut ledger) = open(&folder);
+        assert_same(&database, &ledger, &plain);
+        database.apply(&mut ledger, batch).unwrap();
+        for entry in batch {
+            plain.apply(entry.slot, &entry.value).unwrap();
+        }
+        assert_same(&database, &ledger, &plain);
+        assert_eq!(ledger.state_bytes(), plain.ledger().state_bytes());
+        assert_eq!(ledger.session_bytes(), plain.ledger().session_bytes());
+        done += usize::from(i > 0);
+    }
+    assert!(done > 50);
+    let outcomes: Vec<&Outcome> = entries.iter().map(|e| &e.applied.outcome).collect();
+    let has = |kind: fn(&Outcome) -> bool| outcomes.iter().any(|outcome| kind(outcome));
+    assert!(has(|o| matches!(o, Outcome::Full)));
+    assert!(has(|o| matches!(o, Outcome::Quota { .. })));
+    assert!(has(|o| matches!(o, Outcome::OldSequence { .. })));
+}
+
+#[test]
+fn a_snapshot_with_time_takes_the_place_of_everything_and_the_store_goes_on_from_it() {
+    let folder = TempDir::new().unwrap();
+    let mut machine = Machine::new();
+    timed(0, 1500, &mut machine);
+    let from = Snapshots::open(SimMedia::new()).unwrap();
+    let to = Snapshots::open(SimMedia::new()).unwrap();
+    from.write(&machine.freeze()).unwrap();
+    let slot = machine.applied();
+    let (bytes, _) = from.read(slot, 0, u64::MAX).unwrap().unwrap();
+    to.receive(slot, 0, &bytes).unwrap();
+    let (database, mut ledger) = open(&folder);
+    let mut other = Machine::new();
+    database
+        .apply(&mut ledger, &timed(7, 300, &mut other))
+        .unwrap();
+    let Ok(mut ledger) = database.install(&to, slot) else {
+        panic!("it is whole")
+    };
+    assert_same(&database, &ledger, &machine);
+    for round in 0..20 {
+        let entries = timed(1500 + round * 50, 50, &mut machine);
+        database.apply(&mut ledger, &entries).unwrap();
+    }
+    drop(database);
+    let (database, ledger) = open(&folder);
+    assert_same(&database, &ledger, &machine);
 }

@@ -440,12 +440,10 @@ impl Run {
 
     fn show_state(&self) {
         let state = self.handle.state();
-        let (resources, sessions) = (
-            state.machine.resource_count(),
-            state.machine.session_count(),
-        );
-        self.metrics.resources.set(resources as i64);
-        self.metrics.sessions.set(sessions as i64);
+        self.metrics
+            .resources
+            .set(state.machine.resource_count() as i64);
+        self.metrics.show_ledger(state.machine.ledger());
     }
 
     fn show_log(&self) {

@@ -30,6 +30,7 @@ use crate::paxos::message::{
 };
 use crate::paxos::proposer::{Behind, Effects, Input, Proposer, Settings};
 use crate::paxos::recall::Recalls;
+use crate::paxos::stamp::{STAMP_EVERY_MS, Stamp, Terms};
 use crate::paxos::telling::Telling;
 use crate::peers::{Breakers, Lane};
 use crate::reach::{Look, Reach};
@@ -490,6 +491,9 @@ struct Run {
     at_a_loss: BTreeMap<Slot, BTreeSet<NodeId>>,
     reach: Reach,
     started: Instant,
+    /// What it settles for all learners while it leads, and when it last did.
+    terms: Terms,
+    stamped_at: Option<Instant>,
     /// Since when each open slot's request has been here, oldest first.
     choosing: VecDeque<(Slot, Instant)>,
     /// Acceptors that had no room for votes.
@@ -599,6 +603,8 @@ impl Run {
             at_a_loss: BTreeMap::new(),
             reach: Reach::new(config.election_timeout),
             started: now,
+            terms: config.terms(),
+            stamped_at: None,
             choosing: VecDeque::new(),
             addresses,
             full: Full::default(),
@@ -965,6 +971,8 @@ impl Run {
             info!(target: "important", phase = self.core.phase(), "no leader");
         }
         self.led_since = Instant::now();
+        // Time between two leaders counts as none.
+        self.stamped_at = None;
         self.succession_at = None;
         self.forward_at = Instant::now();
         if !self.core.is_leading() {
@@ -1112,7 +1120,8 @@ impl Run {
         if items.is_empty() {
             return;
         }
-        let values = items.iter().map(|item| item.value.clone()).collect();
+        let mut values: Vec<Value> = items.iter().map(|item| item.value.clone()).collect();
+        self.stamp(&mut values);
         let Some(first) = self.step(Input::Propose(values)) else {
             return;
         };
@@ -1127,6 +1136,22 @@ impl Run {
             } else {
                 self.settle(item.job, item.index, Answer::Assigned(slot));
             }
+        }
+    }
+
+    /// Lets log time pass: see [`Stamp`]. What is proposed anew by another leader has no stamp of this
+    /// one, as items keep their values as they came.
+    fn stamp(&mut self, values: &mut [Value]) {
+        let Some(first) = values.first_mut() else {
+            return;
+        };
+        let now = Instant::now();
+        let elapsed = self
+            .stamped_at
+            .map_or(0, |at| (now - at).as_millis() as u64);
+        if self.stamped_at.is_none() || elapsed >= STAMP_EVERY_MS {
+            *first = Stamp::after(elapsed, self.terms).put_on(first);
+            self.stamped_at = Some(now);
         }
     }
 
@@ -1443,6 +1468,9 @@ fn outcome_label(answer: &Answer) -> &'static str {
         Answer::Done(applied) => match applied.outcome {
             Outcome::NotCommitted { .. } => "not_committed",
             Outcome::Reused => "reused",
+            Outcome::OldSequence { .. } | Outcome::OldTimestamp { .. } => "too_old",
+            Outcome::Full => "full",
+            Outcome::Quota { .. } => "quota",
             _ => "committed",
         },
         Answer::NotRead => "not_read",

@@ -179,7 +179,7 @@ pub fn start(
         "the store's database read and verified"
     );
     metrics.applied_slot.set(applied.0 as i64);
-    metrics.sessions.set(ledger.session_count() as i64);
+    metrics.show_ledger(&ledger);
     let handle = Handle {
         shared: Arc::new(Shared {
             database,
@@ -386,7 +386,7 @@ impl Handle {
         let shared = &self.shared;
         let sessions = ledger.session_count() as u64;
         shared.sessions.store(sessions, Ordering::Relaxed);
-        shared.metrics.sessions.set(sessions as i64);
+        shared.metrics.show_ledger(&ledger);
         shared.metrics.applied_slot.set(ledger.applied().0 as i64);
         shared.applied.send_replace(ledger.applied());
         Some(ledger)

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::stream;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio::sync::watch::Receiver;
 use utoipa::{IntoParams, OpenApi, ToSchema};
@@ -192,7 +192,11 @@ fn busy(_: Busy) -> Problem {
     )
 }
 
-async fn message(State(state): State<Arc<Learner>>, Raw(body): Raw) -> Result<Response, Problem> {
+async fn message(
+    State(state): State<Arc<Learner>>,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Problem> {
     let frame = state.node.decode(body)?;
     let learn = match frame.message {
         Message::Learn(learn) => learn,
@@ -214,7 +218,8 @@ async fn message(State(state): State<Arc<Learner>>, Raw(body): Raw) -> Result<Re
             Duration::from_secs(1),
         ));
     }
-    let learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
+    let mut learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
+    link::fit_outcomes(&headers, &mut learned.outcomes);
     Ok(state.node.answer(Message::Learned(learned)))
 }
 

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::stream;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use tracing::warn;
 use utoipa::{IntoParams, OpenApi, ToSchema};
@@ -22,15 +22,15 @@ use crate::driver::proposer::behind;
 use crate::driver::proposer::{Answer, Answers, FoundRoom, Handle};
 use crate::link;
 use crate::paxos::ids::{Ballot, NodeId, NodeName};
-use crate::paxos::machine::Outcome;
 use crate::paxos::message::{Forwarded, Message, Value};
+use crate::paxos::outcome::{Applied, Outcome};
 use crate::paxos::recent::{ANSWER_BYTES, fit};
 use crate::problem::{Body, Named, Params, Problem, Raw, explain};
 use crate::wire::admit::admit;
 use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
     BadField, HeartbeatBody, NO_LEADER_DETAIL, NO_ROOM_DETAIL, NOT_READ_DETAIL, OutcomeView,
-    ProposeBody, REUSED_DETAIL, UNKNOWN_DETAIL,
+    ProposeBody, UNKNOWN_DETAIL, refusal,
 };
 
 /// Requests in one batch.
@@ -173,6 +173,25 @@ fn no_room(why: &str) -> Problem {
     Problem::unavailable(detail, Duration::from_secs(5))
 }
 
+/// The answer to a request that was not executed; `None` for one that was.
+fn not_executed(applied: &Applied) -> Option<Problem> {
+    let detail = refusal(&applied.outcome)?;
+    Some(match applied.outcome {
+        Outcome::Full => Problem::unavailable(detail, Duration::from_secs(5)).because("full"),
+        Outcome::Quota { used, limit } => Problem::unavailable(detail, Duration::from_secs(10))
+            .because("quota")
+            .with("used", used)
+            .with("limit", limit),
+        Outcome::OldSequence { from } => {
+            Problem::conflict(detail).because("old").with("from", from)
+        }
+        Outcome::OldTimestamp { above } => Problem::conflict(detail)
+            .because("old")
+            .with("above", above),
+        _ => Problem::conflict(detail).because("reused"),
+    })
+}
+
 /// Write, remove or read a resource at a place in the log
 #[utoipa::path(
     post,
@@ -182,8 +201,8 @@ fn no_room(why: &str) -> Problem {
     responses(
         (status = 200, description = "The outcome, with wait=true", body = OutcomeView<'_>),
         (status = 202, description = "It has its place in the log", body = OutcomeView<'_>),
-        (status = 409, description = "requestId was used before with another body"),
-        (status = 503, description = "No leader is known, too busy, or the acceptors' volumes are full: it had no effect; or too much is being read"),
+        (status = 409, description = "requestId or sequence was used before with another body, or the request may be older than what is remembered of its client: it was not executed"),
+        (status = 503, description = "No leader is known, too busy, no memory to remember it, or over the quota, or the acceptors' volumes are full: it was not executed; or too much is being read"),
         (status = 504, description = "The outcome is not known in time: send it again", body = OutcomeView<'_>)
     )
 )]
@@ -209,13 +228,13 @@ async fn propose(
             let accepted = accepted(slot.0);
             Ok(render(StatusCode::ACCEPTED, &accepted))
         }
-        Some(Answer::Done(applied)) if applied.outcome == Outcome::Reused => {
-            Err(Problem::conflict(REUSED_DETAIL))
-        }
-        Some(Answer::Done(applied)) => {
-            let view = OutcomeView::of(&applied);
-            Ok(render_found(StatusCode::OK, &view, room))
-        }
+        Some(Answer::Done(applied)) => match not_executed(&applied) {
+            Some(problem) => Err(problem),
+            None => {
+                let view = OutcomeView::of(&applied);
+                Ok(render_found(StatusCode::OK, &view, room))
+            }
+        },
         Some(Answer::NoLeader) => Err(no_leader()),
         Some(Answer::NotRead) => Err(Problem::unavailable(
             NOT_READ_DETAIL,
@@ -238,7 +257,7 @@ async fn propose(
     responses(
         (status = 200, description = "The outcomes, with wait=true, or of none", body = Vec<OutcomeView<'_>>),
         (status = 202, description = "All have their places in the log, or the answer says which have not", body = Vec<OutcomeView<'_>>),
-        (status = 503, description = "No leader is known, too busy, or the acceptors' volumes are full: none had an effect"),
+        (status = 503, description = "No leader is known, too busy, no memory to remember them, or over the quota, or the acceptors' volumes are full: none was executed"),
         (status = 504, description = "No outcome is known in time: send it again", body = Vec<OutcomeView<'_>>)
     )
 )]
@@ -271,6 +290,16 @@ async fn propose_batch(
             .all(|answer| matches!(answer, Answer::NoRoom(_)))
     {
         return Err(no_room(why));
+    // Those that only look at the status must not take it for done.
+    let unavailable = |answer: &Answer| match answer {
+        Answer::Done(applied) => not_executed(applied)
+            .filter(|problem| problem.status() == StatusCode::SERVICE_UNAVAILABLE),
+        _ => None,
+    };
+    if let Some(problem) = answers.first().and_then(unavailable)
+        && answers.iter().all(|answer| unavailable(answer).is_some())
+    {
+        return Err(problem);
     }
     let views: Vec<OutcomeView<'_>> = answers
         .iter()
@@ -429,11 +458,19 @@ async fn leader_heartbeat(
     }))
 }
 
-async fn message(State(state): State<Arc<Proposer>>, Raw(body): Raw) -> Result<Response, Problem> {
+async fn message(
+    State(state): State<Arc<Proposer>>,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Problem> {
     let frame = state.node.decode(body)?;
     let reply = match frame.message {
         Message::Forward { wait_ms, values } => {
-            Message::Forwarded(forward(&state, frame.from, wait_ms, &values).await)
+            let mut forwarded = forward(&state, frame.from, wait_ms, &values).await;
+            if let Forwarded::Outcomes { outcomes } = &mut forwarded {
+                link::fit_outcomes(&headers, outcomes);
+            }
+            Message::Forwarded(forwarded)
         }
         Message::TakeOver => match state.handle.take_over().await {
             Ok(()) => Message::Done,

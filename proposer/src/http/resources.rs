@@ -117,9 +117,9 @@ fn not_level<S: Reads>(state: &S) -> Problem {
             status = 200,
             description = "The resource",
             body = ResourceView<'_>,
-            headers(("ETag" = String, description = "The version"))
+            headers(("ETag" = String, description = "The instance that last wrote it, which never repeats"))
         ),
-        (status = 304, description = "It has the version of If-None-Match"),
+        (status = 304, description = "It is still as If-None-Match says"),
         (status = 404, description = "There is none"),
         (status = 503, description = "No leader confirmed the read in time, or this node has stopped applying")
     )
@@ -136,7 +136,8 @@ pub(super) async fn resource<S: Reads>(
         true => Problem::not_found(format!("there is no resource {name:?}")),
         false => not_level(&*state),
     })?;
-    let etag = format!("\"{}\"", found.version);
+    // Not the version, which begins again after a removal.
+    let etag = format!("\"{}\"", found.slot);
     let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("\"\""));
     if headers.get(IF_NONE_MATCH) == Some(&etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());

@@ -95,6 +95,8 @@ mod tests {
             operation,
             timestamp: number,
             if_version: None,
+            if_instance: None,
+            sequence: None,
             client_id: "alice",
             request_id: None,
             resource: "colour",

@@ -5,6 +5,9 @@
 //! ```
 //!
 //! The receiver is named by the path that a frame is posted to, so a broadcast is encoded once.
+//! Outcomes of kinds that the first release does not know go only to peers that say that they take them
+//! (`crate::link`); others get the nearest one that they know.
+//!
 //! Decoding never copies values: they are slices of the frame. It refuses what is cut short, too
 //! long or unknown.
 
@@ -711,24 +714,40 @@ fn put_applied(out: &mut BytesMut, applied: &Applied) {
     let (kind, version) = match &applied.outcome {
         Outcome::Noop => (1, 0),
         Outcome::Committed { version } => (2, *version),
-        Outcome::NotCommitted { version } => (3, *version),
+        Outcome::NotCommitted {
+            version,
+            instance: None,
+        } => (3, *version),
         Outcome::Reused => (4, 0),
         Outcome::Read(None) => (5, 0),
         Outcome::Read(Some(resource)) => (6, resource.version),
         Outcome::Untold => (21, 0),
         Outcome::Withheld => (22, 0),
+        Outcome::NotCommitted { version, .. } => (7, *version),
+        Outcome::OldSequence { from } => (8, *from),
+        Outcome::OldTimestamp { above } => (9, *above),
+        Outcome::Full => (10, 0),
+        Outcome::Quota { used, .. } => (11, *used),
     };
     out.put_u8(kind);
     out.put_u64_le(applied.slot.0);
     out.put_u64_le(version);
-    if let Outcome::Read(Some(resource)) = &applied.outcome {
-        out.put_u64_le(resource.slot.0);
-        out.put_u64_le(resource.timestamp);
-        put_value(
-            out,
-            &Value(Bytes::copy_from_slice(resource.client_id.as_bytes())),
-        );
-        put_value(out, &Value(resource.data.clone()));
+    match &applied.outcome {
+        Outcome::Read(Some(resource)) => {
+            out.put_u64_le(resource.slot.0);
+            out.put_u64_le(resource.timestamp);
+            put_value(
+                out,
+                &Value(Bytes::copy_from_slice(resource.client_id.as_bytes())),
+            );
+            put_value(out, &Value(resource.data.clone()));
+        }
+        Outcome::NotCommitted {
+            instance: Some(instance),
+            ..
+        } => out.put_u64_le(instance.0),
+        Outcome::Quota { limit, .. } => out.put_u64_le(*limit),
+        _ => {}
     }
 }
 
@@ -744,7 +763,10 @@ fn applied_of(kind: u8, bytes: &mut Bytes) -> Result<Applied> {
     let outcome = match kind {
         1 => Outcome::Noop,
         2 => Outcome::Committed { version },
-        3 => Outcome::NotCommitted { version },
+        3 => Outcome::NotCommitted {
+            version,
+            instance: None,
+        },
         4 => Outcome::Reused,
         5 => Outcome::Read(None),
         6 => {
@@ -764,6 +786,17 @@ fn applied_of(kind: u8, bytes: &mut Bytes) -> Result<Applied> {
         }
         21 => Outcome::Untold,
         22 => Outcome::Withheld,
+        7 => Outcome::NotCommitted {
+            version,
+            instance: Some(slot(bytes)?),
+        },
+        8 => Outcome::OldSequence { from: version },
+        9 => Outcome::OldTimestamp { above: version },
+        10 => Outcome::Full,
+        11 => Outcome::Quota {
+            used: version,
+            limit: u64(bytes)?,
+        },
         _ => return Err(Error::Malformed("unknown kind of outcome")),
     };
     Ok(Applied { slot: at, outcome })

@@ -1,19 +1,25 @@
 //! What a client's value says, and its bytes.
 //!
 //! ```text
-//! format u8 = 1 · operation u8 · flags u8 (1: ifVersion, 2: requestId) · timestamp u64
-//! · [ifVersion u64] · clientId · [requestId] · resource · data (the rest)
+//! format u8 = 1 · operation u8 · flags u8 (1: ifVersion, 2: requestId, 4: ifInstance, 8: sequence)
+//! · timestamp u64 · [ifVersion u64] · [ifInstance u64] · [sequence u64]
+//! · clientId · [requestId] · resource · data (the rest)
 //! ```
-//! Numbers are little-endian; the three texts carry a length of two bytes first.
+//! Numbers are little-endian; the three texts carry a length of two bytes first. The leader may have
+//! put a [`Stamp`] before it.
 
 use bytes::{Buf, BufMut, BytesMut};
 
 use super::digest::Digest;
 use super::message::Value;
+use super::stamp::Stamp;
+pub use super::stamp::Undecodable;
 
 const FORMAT: u8 = 1;
 const HAS_IF_VERSION: u8 = 1;
 const HAS_REQUEST_ID: u8 = 2;
+const HAS_IF_INSTANCE: u8 = 4;
+const HAS_SEQUENCE: u8 = 8;
 
 /// What to do with a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +59,10 @@ pub struct Command<'a> {
     pub timestamp: u64,
     /// Do it only if the resource has this version; 0: only if there is none.
     pub if_version: Option<u64>,
+    /// Do it only if this instance last wrote the resource; 0: only if there is none.
+    pub if_instance: Option<u64>,
+    /// Numbers the client's requests: it grows within a `clientId`. At most [`MAX_SEQUENCE`].
+    pub sequence: Option<u64>,
     /// Who asks.
     pub client_id: &'a str,
     /// Names the request among the client's own.
@@ -68,10 +78,8 @@ pub const MAX_ID_CHARS: usize = 256;
 /// The longest `resource`, in characters.
 pub const MAX_RESOURCE_CHARS: usize = 1024;
 
-/// A value that is no command of a format this version knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the value is no command of format {FORMAT}: it was written by a newer version")]
-pub struct Undecodable;
+/// The highest `sequence`: the highest whole number that every JSON parser keeps exactly.
+pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
 
 impl<'a> Command<'a> {
     /// The value that says this. The texts must be within their limits.
@@ -92,10 +100,19 @@ impl<'a> Command<'a> {
         if self.request_id.is_some() {
             flags |= HAS_REQUEST_ID;
         }
+        if self.if_instance.is_some() {
+            flags |= HAS_IF_INSTANCE;
+        }
+        if self.sequence.is_some() {
+            flags |= HAS_SEQUENCE;
+        }
         bytes.put_u8(flags);
         bytes.put_u64_le(self.timestamp);
-        if let Some(version) = self.if_version {
-            bytes.put_u64_le(version);
+        for number in [self.if_version, self.if_instance, self.sequence]
+            .into_iter()
+            .flatten()
+        {
+            bytes.put_u64_le(number);
         }
         for text in [Some(self.client_id), self.request_id, Some(self.resource)]
             .into_iter()
@@ -108,26 +125,51 @@ impl<'a> Command<'a> {
         Value(bytes.freeze())
     }
 
-    /// What a value says; `None` for the no-op.
+    /// What a value says, whether stamped or not; `None` for the no-op.
     pub fn decode(value: &'a Value) -> Result<Option<Command<'a>>, Undecodable> {
-        if value.is_noop() {
-            Ok(None)
-        } else {
-            parse(&value.0).ok_or(Undecodable).map(Some)
-        }
+        Command::decode_with_stamp(value).map(|(_, command)| command)
     }
 
-    /// Names the request for ever: the client and its `requestId`, or without one the whole of what
-    /// is asked. Two requests share a key by accident with a probability of 2^-128.
+    /// The same for a value that comes from a client: it has no stamp, which only a leader makes, and
+    /// is no no-op.
+    pub fn decode_from_client(value: &'a Value) -> Result<Command<'a>, Undecodable> {
+        parse(&value.0).ok_or(Undecodable)
+    }
+
+    /// What a value in the log says, and the leader's stamp if it carries one.
+    pub fn decode_with_stamp(
+        value: &'a Value,
+    ) -> Result<(Option<Stamp>, Option<Command<'a>>), Undecodable> {
+        let (stamp, bytes) = Stamp::split(&value.0)?;
+        let command = match bytes {
+            [] => None,
+            bytes => Some(parse(bytes).ok_or(Undecodable)?),
+        };
+        Ok((stamp, command))
+    }
+
+    /// Names the client.
+    pub(crate) fn client_key(&self) -> u128 {
+        let mut key = Digest::new(6);
+        key.add(self.client_id.as_bytes());
+        key.finish()
+    }
+
+    /// Names the request for ever: the client and its `sequence`, else its `requestId`, or without
+    /// either the whole of what is asked. Two requests share a key by accident with a probability of 2^-128.
     pub fn key(&self) -> u128 {
         let mut key = Digest::new(1);
         key.add(self.client_id.as_bytes());
-        match self.request_id {
-            Some(id) => {
+        match (self.sequence, self.request_id) {
+            (Some(sequence), _) => {
+                key.number(2);
+                key.number(sequence);
+            }
+            (None, Some(id)) => {
                 key.number(1);
                 key.add(id.as_bytes());
             }
-            None => {
+            (None, None) => {
                 key.number(0);
                 key.number(self.timestamp);
                 key.number(self.fingerprint());
@@ -136,7 +178,7 @@ impl<'a> Command<'a> {
         key.finish()
     }
 
-    /// Tells a request from another one that uses the same `requestId`.
+    /// Tells a request from another one that uses the same `requestId` or `sequence`.
     pub fn fingerprint(&self) -> u64 {
         let mut body = Digest::new(2);
         body.number(self.operation as u64);
@@ -144,6 +186,14 @@ impl<'a> Command<'a> {
         body.number(self.if_version.unwrap_or_default());
         body.add(self.resource.as_bytes());
         body.add(self.data);
+        if let Some(instance) = self.if_instance {
+            body.number(1);
+            body.number(instance);
+        }
+        if let (Some(_), Some(id)) = (self.sequence, self.request_id) {
+            body.number(2);
+            body.add(id.as_bytes());
+        }
         body.finish_short()
     }
 }
@@ -159,14 +209,20 @@ fn parse(mut bytes: &[u8]) -> Option<Command<'_>> {
         _ => return None,
     };
     let flags = bytes.try_get_u8().ok()?;
-    if flags & !(HAS_IF_VERSION | HAS_REQUEST_ID) != 0 {
+    if flags & !(HAS_IF_VERSION | HAS_REQUEST_ID | HAS_IF_INSTANCE | HAS_SEQUENCE) != 0 {
         return None;
     }
     let timestamp = bytes.try_get_u64_le().ok()?;
-    let if_version = match flags & HAS_IF_VERSION {
-        0 => None,
-        _ => Some(bytes.try_get_u64_le().ok()?),
+    let mut number = |flag| match flags & flag {
+        0 => Some(None),
+        _ => bytes.try_get_u64_le().ok().map(Some),
     };
+    let if_version = number(HAS_IF_VERSION)?;
+    let if_instance = number(HAS_IF_INSTANCE)?;
+    let sequence = number(HAS_SEQUENCE)?;
+    if sequence.is_some_and(|sequence| sequence > MAX_SEQUENCE) {
+        return None;
+    }
     let client_id = text(&mut bytes)?;
     let request_id = match flags & HAS_REQUEST_ID {
         0 => None,
@@ -177,6 +233,8 @@ fn parse(mut bytes: &[u8]) -> Option<Command<'_>> {
         operation,
         timestamp,
         if_version,
+        if_instance,
+        sequence,
         client_id,
         request_id,
         resource,
@@ -199,6 +257,8 @@ mod tests {
         operation: Operation::Write,
         timestamp: 17,
         if_version: Some(3),
+        if_instance: None,
+        sequence: None,
         client_id: "alice",
         request_id: Some("r-1"),
         resource: "colour",
@@ -210,13 +270,19 @@ mod tests {
         for operation in [Operation::Write, Operation::Delete, Operation::Read] {
             for if_version in [None, Some(0), Some(u64::MAX)] {
                 for request_id in [None, Some(""), Some("é")] {
-                    let command = Command {
-                        operation,
-                        if_version,
-                        request_id,
-                        ..COMMAND
-                    };
-                    assert_eq!(Command::decode(&command.encode()), Ok(Some(command)));
+                    for (if_instance, sequence) in
+                        [(None, None), (Some(9), None), (Some(0), Some(MAX_SEQUENCE))]
+                    {
+                        let command = Command {
+                            operation,
+                            if_version,
+                            if_instance,
+                            sequence,
+                            request_id,
+                            ..COMMAND
+                        };
+                        assert_eq!(Command::decode(&command.encode()), Ok(Some(command)));
+                    }
                 }
             }
         }
@@ -232,8 +298,13 @@ mod tests {
                 Err(Undecodable)
             );
         }
+        let too_high = Command {
+            sequence: Some(MAX_SEQUENCE + 1),
+            ..COMMAND
+        };
+        assert_eq!(Command::decode(&too_high.encode()), Err(Undecodable));
         let mut newer = bytes.to_vec();
-        newer[0] = 2;
+        newer[0] = 200;
         assert_eq!(Command::decode(&Value(newer.into())), Err(Undecodable));
     }
 
@@ -257,6 +328,16 @@ mod tests {
             }
             .key(),
             without.key(),
+            Command {
+                sequence: Some(1),
+                ..COMMAND
+            }
+            .key(),
+            Command {
+                sequence: Some(2),
+                ..COMMAND
+            }
+            .key(),
             Command {
                 timestamp: 18,
                 ..without

@@ -13,7 +13,8 @@ use bytes::Bytes;
 
 use super::digest::Digest;
 use super::ids::Slot;
-use super::machine::{Resource, Resources};
+use super::machine::Resources;
+use super::outcome::{Current, Resource, resource_bytes};
 
 /// A group that has grown to this many is split.
 const MOST_IN_GROUP: usize = 128;
@@ -90,6 +91,15 @@ impl Named {
             slot: self.slot,
             timestamp: self.timestamp,
             client_id: self.client_id.clone(),
+        }
+    }
+
+    fn current(&self) -> Current {
+        let lengths = (self.name_length, self.data().len());
+        Current {
+            version: self.version,
+            slot: self.slot,
+            bytes: resource_bytes(lengths.0, lengths.1, self.client_id.len()),
         }
     }
 
@@ -190,8 +200,8 @@ fn place(group: &Group, name: &str) -> Result<usize, usize> {
 impl Resources for InMemory {
     type Error = Infallible;
 
-    fn version(&self, name: &str) -> Result<u64, Infallible> {
-        Ok(self.row(name).map_or(0, |row| row.version))
+    fn current(&self, name: &str) -> Result<Option<Current>, Infallible> {
+        Ok(self.row(name).map(|row| row.current()))
     }
 
     fn get(&self, name: &str) -> Result<Option<Resource>, Infallible> {

@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,91 +13,17 @@ use super::command::{Command, Operation, Undecodable};
 use super::ids::Slot;
 use super::in_memory::InMemory;
 use super::message::Value;
-use super::sessions::{Session, Sessions};
-
-/// A resource as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Resource {
-    /// JSON text.
-    pub data: Bytes,
-    /// 1 after the write that made it, one more with every committed write since.
-    pub version: u64,
-    /// The slot of the last write.
-    pub slot: Slot,
-    /// The client's `timestamp` of that write.
-    pub timestamp: u64,
-    /// The client of that write.
-    pub client_id: Arc<str>,
-}
-
-/// What became of a slot's value.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// A no-op: nothing.
-    Noop,
-    /// It took effect; the resource has this version now.
-    Committed {
-        /// For DELETE the version that the removal would have had; 0 when there was nothing.
-        version: u64,
-    },
-    /// `ifVersion` did not hold; the resource has this version.
-    NotCommitted {
-        /// 0 when there is no such resource.
-        version: u64,
-    },
-    /// The `requestId` was used before with another body; nothing was done.
-    Reused,
-    /// What READ found.
-    Read(Option<Resource>),
-    /// A learner's answer, and in no log: it is applied, and what became of it is no longer known
-    /// there.
-    Untold,
-    /// An answer, and in no log: READ is applied, and what it found did not fit the message. Learners
-    /// are to be asked for it.
-    Withheld,
-}
-
-/// What applying a slot gave.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Applied {
-    /// The slot at which the request took effect: an earlier one for a retry.
-    pub slot: Slot,
-    /// What became of it there.
-    pub outcome: Outcome,
-}
-
-impl Applied {
-    /// Whether applying a value again gave what it gave before. What READ found is not kept.
-    pub fn repeats(&self, before: &Applied) -> bool {
-        let is_read = |applied: &Applied| matches!(applied.outcome, Outcome::Read(_));
-        self == before || is_read(self) && is_read(before)
-    }
-
-    /// Without what READ found, as logs and memory keep it.
-    pub fn bare(&self) -> Applied {
-        let outcome = match &self.outcome {
-            Outcome::Read(_) => Outcome::Read(None),
-            other => other.clone(),
-        };
-        Applied { outcome, ..*self }
-    }
-
-    /// Bytes of it in a message, at most.
-    pub fn size(&self) -> usize {
-        const NUMBERS: usize = 41;
-        match &self.outcome {
-            Outcome::Read(Some(found)) => NUMBERS + found.client_id.len() + found.data.len(),
-            _ => NUMBERS,
-        }
-    }
-}
+use super::outcome::resource_bytes;
+pub use super::outcome::{Applied, Current, Outcome, Resource};
+use super::sessions::{Done, Known, Place, Sessions};
+use super::stamp::Terms;
 
 /// Where resources live: in memory at a learner, in a database at a store.
 pub trait Resources {
     /// Why they cannot be had.
     type Error;
-    /// The version of a resource; 0 when there is none.
-    fn version(&self, name: &str) -> Result<u64, Self::Error>;
+    /// How a resource stands, if there is one.
+    fn current(&self, name: &str) -> Result<Option<Current>, Self::Error>;
     /// The resource of that name.
     fn get(&self, name: &str) -> Result<Option<Resource>, Self::Error>;
     /// Sets it.
@@ -116,15 +41,17 @@ pub enum NotApplied<E> {
     Resources(E),
 }
 
-/// All of the state but the resources: how far it goes, and the session table. Its size is bounded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// All of the state but the resources: how far it goes, how much the resources take, and the session
+/// table. Its size is bounded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     applied: Slot,
+    state_bytes: u64,
     sessions: Sessions,
 }
 
 /// The whole state, in memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     ledger: Ledger,
     resources: InMemory,
@@ -151,42 +78,115 @@ impl Ledger {
         value: &Value,
     ) -> Result<Applied, NotApplied<R::Error>> {
         assert_eq!(slot, self.applied.next(), "slots are applied in order");
-        let command = Command::decode(value).map_err(NotApplied::Undecodable)?;
+        let decoded = Command::decode_with_stamp(value).map_err(NotApplied::Undecodable)?;
         self.applied = slot;
-        let Some(command) = command else {
-            return Ok(Applied {
-                slot,
-                outcome: Outcome::Noop,
-            });
-        };
-        if command.operation == Operation::Read {
-            let found = resources.get(command.resource);
-            return Ok(Applied {
-                slot,
-                outcome: Outcome::Read(found.map_err(NotApplied::Resources)?),
-            });
+        if let Some(stamp) = decoded.0 {
+            self.sessions.pass(&stamp);
         }
-        let key = command.key();
-        if let Some(session) = self.sessions.get(key) {
-            return Ok(match session.fingerprint == command.fingerprint() {
-                true => session.applied(),
-                false => Applied {
-                    slot,
-                    outcome: Outcome::Reused,
-                },
-            });
-        }
-        let (committed, version) =
-            change(resources, slot, &command).map_err(NotApplied::Resources)?;
-        let session = Session {
-            fingerprint: command.fingerprint(),
-            slot,
-            committed,
-            version,
+        let outcome = match decoded.1 {
+            None => Outcome::Noop,
+            Some(command) => {
+                self.sessions.clear();
+                let executed = self.execute(resources, slot, &command);
+                return executed.map_err(NotApplied::Resources);
+            }
         };
-        let applied = session.applied();
-        self.sessions.push(key, session);
-        Ok(applied)
+        Ok(Applied { slot, outcome })
+    }
+
+    /// Executes a request unless it was executed before.
+    fn execute<R: Resources>(
+        &mut self,
+        resources: &mut R,
+        slot: Slot,
+        command: &Command<'_>,
+    ) -> Result<Applied, R::Error> {
+        let is_read = command.operation == Operation::Read;
+        // One that has no name is read each time that it is sent; in a log without a stamp every one is.
+        let has_name = command.request_id.is_some() || command.sequence.is_some();
+        let is_remembered = !is_read || has_name && self.sessions.time().is_some();
+        let applied = |outcome| Applied { slot, outcome };
+        if !is_remembered {
+            return Ok(applied(Outcome::Read(resources.get(command.resource)?)));
+        }
+        let place = match self.sessions.find(slot, command) {
+            Known::Answered(before) => return Ok(before),
+            Known::NoRoom => return Ok(applied(Outcome::Full)),
+            Known::ReadAgain => {
+                return Ok(applied(Outcome::Read(resources.get(command.resource)?)));
+            }
+            Known::New(place) => place,
+        };
+        if is_read {
+            let found = resources.get(command.resource)?;
+            let done = self.sessions.keep_read(&place, &found);
+            self.sessions.remember(slot, place, command, done);
+            return Ok(applied(Outcome::Read(found)));
+        }
+        self.write(resources, slot, command, place)
+    }
+
+    /// Writes or removes a resource, if its conditions hold and the quota leaves room.
+    fn write<R: Resources>(
+        &mut self,
+        resources: &mut R,
+        slot: Slot,
+        command: &Command<'_>,
+        place: Place,
+    ) -> Result<Applied, R::Error> {
+        let current = resources.current(command.resource)?;
+        let (version, instance, bytes) =
+            current.map_or((0, Slot::ZERO, 0), |c| (c.version, c.slot, c.bytes));
+        let is_newer = command.if_version.is_some_and(|v| v != version);
+        let is_another = command.if_instance.is_some_and(|i| i != instance.0);
+        let time = self.sessions.time();
+        let done = if is_newer || is_another {
+            match time {
+                Some(_) => Done::NotCommitted { version, instance },
+                None => Done::NotCommittedEarly { version },
+            }
+        } else if command.operation == Operation::Delete {
+            resources.remove(command.resource)?;
+            self.state_bytes -= bytes;
+            Done::Committed {
+                version: if version > 0 { version + 1 } else { 0 },
+            }
+        } else {
+            let lengths = (command.resource.len(), command.data.len());
+            let grown = resource_bytes(lengths.0, lengths.1, command.client_id.len());
+            let used = self.state_bytes;
+            let limit = time.map_or(u64::MAX, |time| time.terms.quota);
+            if grown > bytes && used - bytes + grown > limit {
+                let outcome = Outcome::Quota { used, limit };
+                return Ok(Applied { slot, outcome });
+            }
+            self.state_bytes = used - bytes + grown;
+            let resource = Resource {
+                // A copy: a slice would keep the whole batch that it came with in memory.
+                data: Bytes::copy_from_slice(command.data),
+                version: version + 1,
+                slot,
+                timestamp: command.timestamp,
+                client_id: command.client_id.into(),
+            };
+            resources.put(command.resource, resource)?;
+            Done::Committed {
+                version: version + 1,
+            }
+        };
+        let outcome = match done {
+            Done::Committed { version } => Outcome::Committed { version },
+            Done::NotCommitted { .. } => Outcome::NotCommitted {
+                version,
+                instance: Some(instance),
+            },
+            _ => Outcome::NotCommitted {
+                version,
+                instance: None,
+            },
+        };
+        self.sessions.remember(slot, place, command, done);
+        Ok(Applied { slot, outcome })
     }
 
     /// The last slot applied.
@@ -199,61 +199,63 @@ impl Ledger {
         self.sessions.len()
     }
 
-    /// What became of a request that was applied lately.
-    pub fn outcome(&self, command: &Command<'_>) -> Option<Applied> {
-        let session = self.sessions.get(command.key())?;
-        (session.fingerprint == command.fingerprint()).then(|| session.applied())
+    /// How many clients it knows.
+    pub fn client_count(&self) -> usize {
+        self.sessions.clients()
     }
 
-    /// The session table, oldest first; slots grow along it.
+    /// What the session table is charged.
+    pub fn session_bytes(&self) -> u64 {
+        self.sessions.bytes()
+    }
+
+    /// What names and data of all resources take, as the quota counts it.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_bytes
+    }
+
+    /// What the last leader to stamp the log settled; `None` in a log without a stamp.
+    pub fn terms(&self) -> Option<Terms> {
+        self.sessions.time().map(|time| time.terms)
+    }
+
+    /// Log time, in milliseconds since the first stamp.
+    pub fn time_ms(&self) -> u64 {
+        self.sessions.time().map_or(0, |time| time.now_ms)
+    }
+
+    /// What became of a request that was applied lately.
+    pub fn outcome(&self, command: &Command<'_>) -> Option<Applied> {
+        self.sessions.outcome(command)
+    }
+
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.sessions
     }
 
-    /// Restores what is remembered of a request, the oldest first; `false` if it is there already.
-    pub(crate) fn remember(&mut self, key: u128, session: Session) -> bool {
-        let is_new = self.sessions.get(key).is_none();
-        if is_new {
-            self.sessions.push(key, session);
-        }
-        is_new
+    pub(crate) fn sessions_mut(&mut self) -> &mut Sessions {
+        &mut self.sessions
     }
-}
 
-/// Whether a request took effect, and the version to report.
-fn change<R: Resources>(
-    resources: &mut R,
-    slot: Slot,
-    command: &Command<'_>,
-) -> Result<(bool, u64), R::Error> {
-    let current = resources.version(command.resource)?;
-    if command
-        .if_version
-        .is_some_and(|expected| expected != current)
-    {
-        return Ok((false, current));
+    /// Counts a resource that is restored.
+    pub(crate) fn restored(&mut self, bytes: u64) {
+        self.state_bytes += bytes;
     }
-    if command.operation == Operation::Delete {
-        resources.remove(command.resource)?;
-        return Ok((true, if current > 0 { current + 1 } else { 0 }));
-    }
-    let version = current + 1;
-    let resource = Resource {
-        // A copy: a slice would keep the whole batch that it came with in memory.
-        data: Bytes::copy_from_slice(command.data),
-        version,
-        slot,
-        timestamp: command.timestamp,
-        client_id: command.client_id.into(),
-    };
-    resources.put(command.resource, resource)?;
-    Ok((true, version))
 }
 
 impl Machine {
     /// The state before the first slot.
     pub fn new() -> Machine {
         Machine::default()
+    }
+
+    /// A copy that shares what has not changed since, to be written to disk.
+    pub fn freeze(&self) -> Frozen {
+        Frozen {
+            applied: self.applied(),
+            resources: self.resources.clone(),
+            sessions: self.ledger.sessions.copy(),
+        }
     }
 
     pub(crate) fn from_parts(ledger: Ledger, resources: InMemory) -> Machine {
@@ -325,6 +327,21 @@ impl Machine {
     }
 }
 
+/// A state that no longer changes, and only can be written to disk.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    pub(super) applied: Slot,
+    pub(super) resources: InMemory,
+    pub(super) sessions: super::sessions::Copy,
+}
+
+impl Frozen {
+    /// The last slot applied.
+    pub fn applied(&self) -> Slot {
+        self.applied
+    }
+}
+
 /// How much a page holds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimits {
@@ -392,6 +409,8 @@ mod tests {
         operation: Operation::Write,
         timestamp: 1,
         if_version: None,
+        if_instance: None,
+        sequence: None,
         client_id: "alice",
         request_id: None,
         resource: "colour",
@@ -448,7 +467,10 @@ mod tests {
         };
         let refused = |slot, version| Applied {
             slot: Slot(slot),
-            outcome: Outcome::NotCommitted { version },
+            outcome: Outcome::NotCommitted {
+                version,
+                instance: None,
+            },
         };
         assert_eq!(apply(&mut machine, cas(1, 1)), refused(1, 0));
         assert_eq!(apply(&mut machine, cas(2, 0)), committed(2, 1));

@@ -187,7 +187,9 @@ impl Found {
                     .map(Some)
             }
             // It is what it was then if nobody has written it since.
-            None => now().filter(|found| found.slot < entry.slot).map(Some),
+            None => now()
+                .filter(|found| found.slot < entry.applied.slot)
+                .map(Some),
         }
     }
 }

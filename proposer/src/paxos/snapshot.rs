@@ -2,120 +2,121 @@
 //! twice. The first part names the slot and the counts, and the last one says that nothing is
 //! missing.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::ids::Slot;
-use super::machine::{Ledger, Machine, Resource, Resources};
-use super::sessions::Session;
+use super::machine::{Frozen, Ledger, Machine, Resources};
+use super::outcome::{Resource, resource_bytes};
+pub use super::rows::Malformed;
+use super::rows::{put_bytes, text, u8, u64};
+use super::sessions::{ClientRow, Copy as Sessions, RequestRow, SequencedRow, Session, TimeRow};
 
 /// A part is closed when it has grown to this many bytes.
 const PART_BYTES: usize = 256 << 10;
 const HEAD: u8 = 1;
 const RESOURCES: u8 = 2;
+/// Requests of a log without a stamp.
 const SESSIONS: u8 = 3;
 const END: u8 = 4;
-
-/// Why parts are no snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the snapshot is malformed: {0}")]
-pub struct Malformed(&'static str);
+/// Log time and counts; this and the rest are there once a stamp was applied.
+const TIME: u8 = 5;
+const CLIENTS: u8 = 6;
+const REQUESTS: u8 = 7;
+const SEQUENCED: u8 = 8;
 
 impl Machine {
     /// Hands the parts of this state to `part`, in order.
     pub fn write_snapshot<E>(&self, part: impl FnMut(Bytes) -> Result<(), E>) -> Result<(), E> {
-        let resources = self.resources().map(Ok);
-        write_parts(self.ledger(), self.resource_count() as u64, resources, part)
+        self.freeze().write_snapshot(part)
+    }
+}
+
+/// Closes a part when it is full.
+struct Parts<P> {
+    out: BytesMut,
+    part: P,
+}
+
+impl<E, P: FnMut(Bytes) -> Result<(), E>> Parts<P> {
+    /// All rows, in parts of this kind.
+    fn rows<T>(
+        &mut self,
+        kind: u8,
+        rows: impl Iterator<Item = Result<T, E>>,
+        write: impl Fn(T, &mut BytesMut),
+    ) -> Result<(), E> {
+        for row in rows {
+            let row = row?;
+            if self.out.is_empty() {
+                self.out.put_u8(kind);
+            }
+            write(row, &mut self.out);
+            if self.out.len() >= PART_BYTES {
+                self.close()?;
+            }
+        }
+        self.close()
+    }
+
+    fn close(&mut self) -> Result<(), E> {
+        match self.out.is_empty() {
+            true => Ok(()),
+            false => (self.part)(self.out.split().freeze()),
+        }
+    }
+}
+
+impl Frozen {
+    /// Hands the parts of this state to `part`, in order.
+    pub fn write_snapshot<E>(&self, part: impl FnMut(Bytes) -> Result<(), E>) -> Result<(), E> {
+        let count = self.resources.len() as u64;
+        let resources = self.resources.iter().map(Ok);
+        write_parts(self.applied, &self.sessions, count, resources, part)
     }
 }
 
 /// Hands the parts of a state to `part`, in order: so many resources, wherever they are kept, and the
 /// rest.
 pub(crate) fn write_parts<E, N: AsRef<str>>(
-    ledger: &Ledger,
+    applied: Slot,
+    sessions: &Sessions,
     count: u64,
     resources: impl Iterator<Item = Result<(N, Resource), E>>,
-    mut part: impl FnMut(Bytes) -> Result<(), E>,
+    part: impl FnMut(Bytes) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut out = BytesMut::new();
-    out.put_u8(HEAD);
-    out.put_u64_le(ledger.applied().0);
-    out.put_u64_le(count);
-    out.put_u64_le(ledger.session_count() as u64);
-    part(out.split().freeze())?;
-    for resource in resources {
-        let (name, resource) = resource?;
-        if out.is_empty() {
-            out.put_u8(RESOURCES);
+    let mut parts = Parts {
+        out: BytesMut::new(),
+        part,
+    };
+    parts.out.put_u8(HEAD);
+    parts.out.put_u64_le(applied.0);
+    parts.out.put_u64_le(count);
+    parts.out.put_u64_le(sessions.early_count() as u64);
+    parts.close()?;
+    parts.rows(RESOURCES, resources, |(name, resource), out| {
+        put_bytes(out, name.as_ref().as_bytes());
+        resource.write(out);
+    })?;
+    parts.rows(SESSIONS, sessions.early().map(Ok), Session::write)?;
+    if let Some(time) = sessions.time() {
+        parts.out.put_u8(TIME);
+        time.write(&mut parts.out);
+        for count in sessions.counts() {
+            parts.out.put_u64_le(count);
         }
-        put_bytes(&mut out, name.as_ref().as_bytes());
-        resource.write(&mut out);
-        if out.len() >= PART_BYTES {
-            part(out.split().freeze())?;
-        }
+        parts.close()?;
+        parts.rows(CLIENTS, sessions.clients().map(Ok), |row, out| {
+            row.write(out)
+        })?;
+        parts.rows(REQUESTS, sessions.requests().map(Ok), |row, out| {
+            row.write(out)
+        })?;
+        parts.rows(SEQUENCED, sessions.sequenced().map(Ok), |row, out| {
+            row.write(out)
+        })?;
     }
-    if !out.is_empty() {
-        part(out.split().freeze())?;
-    }
-    for (key, session) in ledger.sessions().iter() {
-        if out.is_empty() {
-            out.put_u8(SESSIONS);
-        }
-        session.write(key, &mut out);
-        if out.len() >= PART_BYTES {
-            part(out.split().freeze())?;
-        }
-    }
-    if !out.is_empty() {
-        part(out.split().freeze())?;
-    }
-    out.put_u8(END);
-    part(out.freeze())
-}
-
-impl Resource {
-    /// Its bytes without the name, the version first, at the end of `out`.
-    pub(crate) fn write(&self, out: &mut BytesMut) {
-        out.put_u64_le(self.version);
-        out.put_u64_le(self.slot.0);
-        out.put_u64_le(self.timestamp);
-        put_bytes(out, self.client_id.as_bytes());
-        put_bytes(out, &self.data);
-    }
-
-    /// Takes it from the front of `bytes`.
-    pub(crate) fn read(bytes: &mut Bytes) -> Result<Resource, Malformed> {
-        Ok(Resource {
-            version: u64(bytes)?,
-            slot: Slot(u64(bytes)?),
-            timestamp: u64(bytes)?,
-            client_id: text(bytes)?.into(),
-            // A copy: a slice would keep the whole part in memory.
-            data: Bytes::copy_from_slice(&field(bytes)?),
-        })
-    }
-}
-
-impl Session {
-    /// Its bytes and those of its key, at the end of `out`.
-    pub(crate) fn write(&self, key: u128, out: &mut BytesMut) {
-        out.put_u128_le(key);
-        out.put_u64_le(self.fingerprint);
-        out.put_u64_le(self.slot.0);
-        out.put_u8(self.committed.into());
-        out.put_u64_le(self.version);
-    }
-
-    /// Takes both from the front of `bytes`.
-    pub(crate) fn read(bytes: &mut Bytes) -> Result<(u128, Session), Malformed> {
-        let key = bytes.try_get_u128_le().map_err(|_| CUT_SHORT)?;
-        let session = Session {
-            fingerprint: u64(bytes)?,
-            slot: Slot(u64(bytes)?),
-            committed: u8(bytes)? != 0,
-            version: u64(bytes)?,
-        };
-        Ok((key, session))
-    }
+    parts.out.put_u8(END);
+    parts.close()
 }
 
 /// Why a part was not taken.
@@ -133,13 +134,23 @@ impl<E> From<Malformed> for NotTaken<E> {
     }
 }
 
+/// How many rows there are of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    resources: u64,
+    early: u64,
+    /// Clients, requests, outcomes in windows.
+    timed: [u64; 3],
+}
+
 /// Takes parts in order and gives the state back: resources as they come, the rest at the end.
 #[derive(Debug, Default)]
 pub struct Reader {
     ledger: Ledger,
-    resources: u64,
-    /// The counts that the first part announced.
-    announced: Option<(u64, u64)>,
+    read: Counts,
+    /// As the first part and that of the time announced.
+    announced: Option<Counts>,
+    has_time: bool,
     ended: bool,
 }
 
@@ -153,30 +164,20 @@ impl Reader {
         if self.ended {
             return Err(Malformed("something follows its end").into());
         }
-        match (u8(&mut bytes)?, self.announced) {
-            (HEAD, None) => {
-                self.ledger = Ledger::at(Slot(u64(&mut bytes)?));
-                self.announced = Some((u64(&mut bytes)?, u64(&mut bytes)?));
+        let kind = u8(&mut bytes)?;
+        if kind == RESOURCES && self.announced.is_some() {
+            while !bytes.is_empty() {
+                let name = text(&mut bytes)?;
+                let resource = Resource::read(&mut bytes)?;
+                let lengths = (name.len(), resource.data.len());
+                let size = resource_bytes(lengths.0, lengths.1, resource.client_id.len());
+                let put = resources.put(&name, resource);
+                put.map_err(NotTaken::Resources)?;
+                self.ledger.restored(size);
+                self.read.resources += 1;
             }
-            (RESOURCES, Some(_)) => {
-                while !bytes.is_empty() {
-                    let name = text(&mut bytes)?;
-                    let resource = Resource::read(&mut bytes)?;
-                    let put = resources.put(&name, resource);
-                    put.map_err(NotTaken::Resources)?;
-                    self.resources += 1;
-                }
-            }
-            (SESSIONS, Some(_)) => {
-                while !bytes.is_empty() {
-                    let (key, session) = Session::read(&mut bytes)?;
-                    if !self.ledger.remember(key, session) {
-                        return Err(Malformed("a request is there twice").into());
-                    }
-                }
-            }
-            (END, Some(_)) => self.ended = true,
-            _ => return Err(Malformed("a part of an unknown kind or out of order").into()),
+        } else {
+            self.rest(kind, &mut bytes)?;
         }
         if bytes.is_empty() {
             Ok(())
@@ -185,43 +186,69 @@ impl Reader {
         }
     }
 
+    /// All kinds but resources.
+    fn rest(&mut self, kind: u8, bytes: &mut Bytes) -> Result<(), Malformed> {
+        let sessions = self.ledger.sessions_mut();
+        match (kind, &mut self.announced) {
+            (HEAD, None) => {
+                self.ledger = Ledger::at(Slot(u64(bytes)?));
+                self.announced = Some(Counts {
+                    resources: u64(bytes)?,
+                    early: u64(bytes)?,
+                    ..Counts::default()
+                });
+            }
+            (SESSIONS, Some(_)) if !self.has_time => {
+                while !bytes.is_empty() {
+                    sessions
+                        .restore_early(Session::read(bytes)?)
+                        .map_err(Malformed)?;
+                    self.read.early += 1;
+                }
+            }
+            (TIME, Some(announced)) if !self.has_time => {
+                sessions.restore_time(TimeRow::read(bytes)?);
+                for count in &mut announced.timed {
+                    *count = u64(bytes)?;
+                }
+                self.has_time = true;
+            }
+            (CLIENTS, Some(_)) if self.has_time => {
+                while !bytes.is_empty() {
+                    sessions
+                        .restore_client(ClientRow::read(bytes)?)
+                        .map_err(Malformed)?;
+                    self.read.timed[0] += 1;
+                }
+            }
+            (REQUESTS, Some(_)) if self.has_time => {
+                while !bytes.is_empty() {
+                    sessions
+                        .restore_request(RequestRow::read(bytes)?)
+                        .map_err(Malformed)?;
+                    self.read.timed[1] += 1;
+                }
+            }
+            (SEQUENCED, Some(_)) if self.has_time => {
+                while !bytes.is_empty() {
+                    let row = SequencedRow::read(bytes)?;
+                    sessions.restore_sequenced(row).map_err(Malformed)?;
+                    self.read.timed[2] += 1;
+                }
+            }
+            (END, Some(_)) => self.ended = true,
+            _ => return Err(Malformed("a part of an unknown kind or out of order")),
+        }
+        Ok(())
+    }
+
     /// All but the resources, if everything came.
     pub fn finish(self) -> Result<Ledger, Malformed> {
-        let counts = (self.resources, self.ledger.session_count() as u64);
-        match self.ended && self.announced == Some(counts) {
+        match self.ended && self.announced == Some(self.read) {
             true => Ok(self.ledger),
             false => Err(Malformed("it is not complete")),
         }
     }
-}
-
-const CUT_SHORT: Malformed = Malformed("it is cut short");
-
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
-    out.put_u32_le(bytes.len() as u32);
-    out.put_slice(bytes);
-}
-
-fn u8(bytes: &mut Bytes) -> Result<u8, Malformed> {
-    bytes.try_get_u8().map_err(|_| CUT_SHORT)
-}
-
-fn u64(bytes: &mut Bytes) -> Result<u64, Malformed> {
-    bytes.try_get_u64_le().map_err(|_| CUT_SHORT)
-}
-
-fn field(bytes: &mut Bytes) -> Result<Bytes, Malformed> {
-    let length = bytes.try_get_u32_le().map_err(|_| CUT_SHORT)? as usize;
-    if length > bytes.len() {
-        return Err(CUT_SHORT);
-    }
-    Ok(bytes.split_to(length))
-}
-
-fn text(bytes: &mut Bytes) -> Result<Box<str>, Malformed> {
-    let field = field(bytes)?;
-    let text = std::str::from_utf8(&field).map_err(|_| Malformed("a name is no text"))?;
-    Ok(text.into())
 }
 
 #[cfg(test)]
@@ -242,6 +269,8 @@ mod tests {
                 },
                 timestamp: i,
                 if_version: (i % 5 == 4).then_some(1),
+                if_instance: None,
+                sequence: None,
                 client_id: "alice",
                 request_id: None,
                 resource: &resource,

@@ -20,7 +20,8 @@ pub(crate) fn admit(value: &Value) -> Result<(), BadField> {
     if value.len() > MAX_BYTES {
         return bad("value", "must have 1 MiB at most");
     }
-    let Ok(Some(command)) = Command::decode(value) else {
+    // Time passes by the leader's word alone: a stamp is none of a client's.
+    let Ok(command) = Command::decode_from_client(value) else {
         return bad("value", "must be a command that this version understands");
     };
     if !has_chars(command.client_id, MAX_ID_CHARS) {
@@ -51,6 +52,9 @@ pub(crate) fn admit(value: &Value) -> Result<(), BadField> {
         Operation::Read if command.if_version.is_some() => {
             return bad("ifVersion", "makes no sense for READ: leave it out");
         }
+        Operation::Read if command.if_instance.is_some() => {
+            return bad("ifInstance", "makes no sense for READ: leave it out");
+        }
         Operation::Delete | Operation::Read => {}
     }
     Ok(())
@@ -64,6 +68,8 @@ mod tests {
         operation: Operation::Write,
         timestamp: 1,
         if_version: None,
+        if_instance: None,
+        sequence: None,
         client_id: "alice",
         request_id: Some("r"),
         resource: "colour",

@@ -25,15 +25,15 @@ impl Run {
     pub(super) fn write_snapshot(&mut self) {
         self.writing_snapshot = true;
         self.logged_bytes = 0;
-        let machine = self.handle.state().machine.clone();
+        let state = self.handle.state().machine.freeze();
         let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
         let write = move || {
             let started = Instant::now();
-            let written = snapshots.write(&machine);
+            let written = snapshots.write(&state);
             let took = started.elapsed().as_secs_f64();
             handle.metrics.snapshot_write_duration.observe(took);
-            let slot = machine.applied();
-            drop(machine);
+            let slot = state.applied();
+            drop(state);
             handle.metrics.queue.inc();
             // The queue may be full for a moment; the loop ends with the process.
             let _ = handle

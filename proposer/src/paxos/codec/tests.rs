@@ -27,7 +27,18 @@ fn messages() -> Vec<Message> {
     let outcomes: Vec<_> = [
         Outcome::Noop,
         Outcome::Committed { version: 1 },
-        Outcome::NotCommitted { version: 2 },
+        Outcome::NotCommitted {
+            version: 2,
+            instance: None,
+        },
+        Outcome::NotCommitted {
+            version: 2,
+            instance: Some(Slot(9)),
+        },
+        Outcome::OldSequence { from: 7 },
+        Outcome::OldTimestamp { above: 8 },
+        Outcome::Full,
+        Outcome::Quota { used: 3, limit: 4 },
         Outcome::Reused,
         Outcome::Read(None),
         Outcome::Read(Some(resource)),

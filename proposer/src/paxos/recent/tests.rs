@@ -31,6 +31,8 @@ fn command<'a>(operation: Operation, resource: &'a str, data: &'a [u8]) -> Comma
         operation,
         timestamp: 0,
         if_version: None,
+        if_instance: None,
+        sequence: None,
         client_id: "c",
         request_id: None,
         resource,
@@ -194,7 +196,10 @@ fn every_other_outcome_is_told_from_the_log() {
     assert_eq!(world.told(Slot(2)).outcome, Outcome::Reused);
     assert_eq!(
         world.told(Slot(3)).outcome,
-        Outcome::NotCommitted { version: 1 }
+        Outcome::NotCommitted {
+            version: 1,
+            instance: None
+        }
     );
     for slot in 1..=4 {
         assert!(world.tells_what_was(Slot(slot)));
