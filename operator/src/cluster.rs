@@ -13,9 +13,14 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
+use proposer::config::{
+    DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_RETRY_WINDOW, MIN_STATE_QUOTA,
+    Role,
+};
 use proposer::notify::Target;
 use proposer::paxos::ids::{Members, NodeId};
+use proposer::paxos::stamp::RETRY_WINDOW_MS;
+use proposer::quota;
 use serde_json::Value;
 
 use crate::crd::{
@@ -64,6 +69,11 @@ pub struct Cluster {
     pub notify_clients: Vec<Target>,
     /// Names by which clients call the nodes, beside their own.
     pub hosts: Vec<String>,
+    /// For how long requests are remembered.
+    pub retry_window: Duration,
+    /// What resources may take, in bytes; `None`: by the memory limit of the proposers, which is that of
+    /// the learners.
+    pub quota: Option<u64>,
     /// Nothing is to be applied or restarted.
     pub paused: bool,
     /// There are to be no pods.
@@ -247,6 +257,8 @@ impl Cluster {
             election_timeout,
             notify_clients: parse_clients(&spec.notify_clients)?,
             hosts: parse_hosts(&spec.hosts)?,
+            retry_window: parse_window(spec.retry_window.as_deref())?,
+            quota: parse_quota(spec.quota.as_ref(), &groups)?,
             paused: object
                 .annotations()
                 .get(names::PAUSED_ANNOTATION)
@@ -410,6 +422,53 @@ fn parse_hosts(hosts: &[String]) -> Result<Vec<String>, Invalid> {
         })
     };
     hosts.iter().enumerate().map(parse).collect()
+}
+
+fn parse_window(given: Option<&str>) -> Result<Duration, Invalid> {
+    let Some(given) = given else {
+        return Ok(DEFAULT_RETRY_WINDOW);
+    };
+    let digits = given.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = given.split_at(digits.unwrap_or(given.len()));
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    let number: Option<u64> = number.parse().ok();
+    match number.and_then(|number| number.checked_mul(unit_ms)) {
+        Some(ms) if RETRY_WINDOW_MS.contains(&ms) => Ok(Duration::from_millis(ms)),
+        _ => Err(Invalid::new(
+            "spec.retryWindow",
+            format!("is {given:?}, must be a time from 1s to 1h such as 60s"),
+        )),
+    }
+}
+
+/// As given, or what fits the learners' memory where a proposer cannot tell it from its own.
+fn parse_quota(given: Option<&IntOrString>, groups: &[Group]) -> Result<Option<u64>, Invalid> {
+    let bytes = |quantity: &Quantity| {
+        let nanos = quantity::nanos(&quantity.0)?;
+        u64::try_from(nanos / 1_000_000_000).ok()
+    };
+    let Some(given) = given else {
+        let limit = |role| {
+            let group = groups.iter().find(|group| group.role == role)?;
+            bytes(group.resources.limits.as_ref()?.get("memory")?)
+        };
+        let (own, learners) = (limit(Role::Proposer), limit(Role::Learner));
+        return Ok(learners.filter(|_| own != learners).map(quota::quota_for));
+    };
+    let quantity = positive("spec.quota", given)?;
+    match bytes(&quantity) {
+        Some(bytes) if bytes >= MIN_STATE_QUOTA => Ok(Some(bytes)),
+        _ => Err(Invalid::new(
+            "spec.quota",
+            format!("is {:?}, must be 64Ki or more, such as 256Mi", quantity.0),
+        )),
+    }
 }
 
 fn millis(

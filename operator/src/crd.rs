@@ -147,6 +147,17 @@ pub struct PaxosClusterSpec {
     #[schemars(length(max = 255))]
     pub hosts: Vec<String>,
 
+    /// For how long a request is remembered, so that it has no second effect when it is sent again, such
+    /// as 60s or 10m; from 1s to 1h, in time with traffic. Default: 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9]+(ms|s|m|h)$"))]
+    pub retry_window: Option<String>,
+
+    /// What names and data of all resources may take, such as 256Mi, with 128 bytes for each; writes that
+    /// would make it more are refused, deletes are not. Default: a quarter of the learners' memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<IntOrString>,
+
     /// Whether the cluster rests: no pods, all volumes kept. Without it, it goes on as the same cluster.
     /// Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

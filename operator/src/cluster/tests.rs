@@ -32,6 +32,21 @@ fn an_empty_spec_is_a_cluster_of_the_default_size() {
 }
 
 #[test]
+fn the_quota_is_that_of_the_spec_or_what_fits_the_learners() {
+    let cluster = |spec: &str| with_spec(spec).unwrap();
+    let plain = cluster("{}");
+    assert_eq!(plain.quota, None, "the nodes go by their own memory");
+    assert_eq!(plain.retry_window.as_secs(), 60);
+    let given = cluster("{quota: 256Mi, retryWindow: 5m}");
+    assert_eq!(given.quota, Some(256 << 20));
+    assert_eq!(given.retry_window.as_secs(), 300);
+    let memory = |role: &str| format!("{{{role}: {{resources: {{limits: {{memory: 2Gi}}}}}}}}");
+    assert_eq!(cluster(&memory("learner")).quota, Some(512 << 20));
+    assert_eq!(cluster(&memory("proposer")).quota, Some(128 << 20));
+    assert_eq!(cluster(&memory("acceptor")).quota, None);
+}
+
+#[test]
 fn stores_are_three_when_enabled() {
     let cluster = with_spec("{store: {enabled: true}}").unwrap();
     assert_eq!(cluster.group(Role::Store).unwrap().replicas, 3);
@@ -58,6 +73,19 @@ fn a_refusal_names_the_field_what_it_held_and_what_it_may_hold() {
             "{hosts: [paxos.example.com, \"b:80\"]}",
             "spec.hosts[1]: is \"b:80\", must be a name without a port",
         ),
+        (
+            "{retryWindow: 2h}",
+            "spec.retryWindow: is \"2h\", must be a time from 1s to 1h",
+        ),
+        (
+            "{retryWindow: \"60\"}",
+            "spec.retryWindow: is \"60\", must be a time",
+        ),
+        (
+            "{quota: 10Ki}",
+            "spec.quota: is \"10Ki\", must be 64Ki or more",
+        ),
+        ("{quota: all}", "spec.quota: is \"all\", must be a quantity"),
         (
             "{learner: {replicas: 256}}",
             "spec.learner.replicas: is 256, must be from 1 to 255",

@@ -13,7 +13,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proposer::config::{Access, Config, DEFAULT_DATA_DIR, DEFAULT_PORT, Role};
+use proposer::config::{
+    Access, Config, DEFAULT_DATA_DIR, DEFAULT_PORT, DEFAULT_RETRY_WINDOW, Role,
+};
 use proposer::paxos::ids::NodeId;
 
 use super::{label_selector, metadata, pod_template};
@@ -200,6 +202,12 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
             Role::Learner => cluster.notify_clients.clone(),
             _ => Vec::new(),
         },
+        // Whichever proposer leads tells all learners.
+        retry_window: match role {
+            Role::Proposer => cluster.retry_window,
+            _ => DEFAULT_RETRY_WINDOW,
+        },
+        state_quota: cluster.quota.filter(|_| role == Role::Proposer),
         members_dir: Some(names::MEMBERS_DIR.into()),
         access: Access {
             hosts: cluster.hosts.clone(),
