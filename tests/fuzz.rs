@@ -202,7 +202,7 @@ fn a_damaged_snapshot_file_is_refused_or_whole() {
     let file = |machine: &Machine| {
         let media = SimMedia::new();
         let snapshots = Snapshots::open(media.clone()).unwrap();
-        snapshots.write(machine).unwrap();
+        snapshots.write(&machine.freeze()).unwrap();
         let name = media.list().unwrap().remove(0);
         (media, name)
     };

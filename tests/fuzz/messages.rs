@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proposer::paxos::acceptor::Record;
 use proposer::paxos::codec::{Entry, Frame};
-use proposer::paxos::command::{Command, Operation};
+use proposer::paxos::command::{Command, MAX_SEQUENCE, Operation};
 use proposer::paxos::ids::{Ballot, ClusterId, NodeId, NodeName, Role, Slot};
 use proposer::paxos::machine::{Applied, Outcome, Resource};
 use proposer::paxos::message::{
@@ -75,17 +75,17 @@ pub fn command() -> impl Strategy<Value = Value> {
     let texts = (text(256), prop::option::of(text(256)), text(1024));
     let rest = (
         number(),
-        prop::option::of(number()),
+        vec(prop::option::of(number()), 3),
         vec(any::<u8>(), 0..40),
     );
     (select(operations.to_vec()), texts, rest).prop_map(
-        |(operation, (client_id, request_id, resource), (timestamp, if_version, data))| {
+        |(operation, (client_id, request_id, resource), (timestamp, numbers, data))| {
             Command {
                 operation,
                 timestamp,
-                if_version,
-                if_instance: None,
-                sequence: None,
+                if_version: numbers[0],
+                if_instance: numbers[1],
+                sequence: numbers[2].map(|number| number.min(MAX_SEQUENCE)),
                 client_id: &client_id,
                 request_id: request_id.as_deref(),
                 resource: &resource,
@@ -137,7 +137,12 @@ fn outcome() -> BoxedStrategy<Outcome> {
     prop_oneof![
         Just(Outcome::Noop),
         number().prop_map(|version| Outcome::Committed { version }),
-        number().prop_map(|version| Outcome::NotCommitted { version }),
+        (number(), prop::option::of(slot()))
+            .prop_map(|(version, instance)| { Outcome::NotCommitted { version, instance } }),
+        number().prop_map(|from| Outcome::OldSequence { from }),
+        number().prop_map(|above| Outcome::OldTimestamp { above }),
+        Just(Outcome::Full),
+        (number(), number()).prop_map(|(used, limit)| Outcome::Quota { used, limit }),
         Just(Outcome::Reused),
         Just(Outcome::Untold),
         Just(Outcome::Withheld),

@@ -290,6 +290,7 @@ async fn propose_batch(
             .all(|answer| matches!(answer, Answer::NoRoom(_)))
     {
         return Err(no_room(why));
+    }
     // Those that only look at the status must not take it for done.
     let unavailable = |answer: &Answer| match answer {
         Answer::Done(applied) => not_executed(applied)

@@ -11,6 +11,7 @@ use proposer::paxos::learner::{Input as Told, Learner};
 use proposer::paxos::machine::{Applied, Machine};
 use proposer::paxos::message::{Learned, Message, Reply, Request, Value};
 use proposer::paxos::proposer::{Effects, Input, Proposer, Settings};
+use proposer::paxos::stamp::{Stamp, Terms};
 use proposer::paxos::votes::Place;
 use proposer::wal::{Options, Wal};
 use proposer::wire::{OutcomeView, ProposeBody};
@@ -170,7 +171,11 @@ impl Path {
             let body: ProposeBody<'_> = serde_json::from_str(body).expect("a good request");
             body.to_value().expect("a good request")
         });
-        let values: Vec<Value> = values.collect();
+        let mut values: Vec<Value> = values.collect();
+        // As a leader's first value: time begins.
+        if self.leader.last() == Slot::ZERO {
+            values[0] = Stamp::after(0, Terms::default()).put_on(&values[0]);
+        }
         let (assigned, outcomes) = self.step(Input::Propose(values));
         assert!(assigned.is_some(), "it leads");
         let answers = outcomes.iter().map(|applied| {

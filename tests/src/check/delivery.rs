@@ -1,11 +1,12 @@
 //! Learners deliver in order, without a gap, and make the same of it.
 
-use std::collections::BTreeMap;
-
 use proposer::paxos::codec::Entry;
 use proposer::paxos::ids::{NodeId, Slot};
 use proposer::paxos::machine::{Applied, Outcome};
 use proposer::paxos::message::Value;
+use proposer::paxos::stamp::Terms;
+
+use super::Effects;
 
 /// How far each learner is, and what came of each slot.
 #[derive(Debug)]
@@ -17,28 +18,23 @@ pub struct Delivery {
     outcomes: Vec<Applied>,
     /// By slot, from slot 1 on: the value that the first learner applied.
     values: Vec<Value>,
-    /// Where each value took effect.
-    first: BTreeMap<Value, Slot>,
+    effects: Effects,
 }
 
 impl Delivery {
     /// Nothing is delivered.
-    pub fn new(learners: u8) -> Delivery {
+    pub fn new(learners: u8, terms: Terms) -> Delivery {
         Delivery {
             delivered: vec![Slot::ZERO; learners.into()],
             durable: vec![Slot::ZERO; learners.into()],
             outcomes: Vec::new(),
             values: Vec::new(),
-            first: BTreeMap::new(),
+            effects: Effects::new(terms),
         }
     }
 
     pub(super) fn delivered(&mut self, learner: NodeId, entry: &Entry) {
-        let Entry {
-            slot,
-            value,
-            applied,
-        } = entry;
+        let Entry { slot, applied, .. } = entry;
         let slot = *slot;
         let delivered = &mut self.delivered[learner.index()];
         assert_eq!(
@@ -51,15 +47,8 @@ impl Delivery {
             return assert_eq!(applied, known, "learners make the same of slot {slot}");
         }
         self.outcomes.push(applied.clone());
-        self.values.push(value.clone());
-        // A READ that is sent again reads again.
-        if !value.is_noop() && !matches!(applied.outcome, Outcome::Read(_)) {
-            let first = *self.first.entry(value.clone()).or_insert(slot);
-            assert_eq!(
-                applied.slot, first,
-                "a request has its effect once, at its first slot"
-            );
-        }
+        self.values.push(entry.value.clone());
+        self.effects.applied(entry);
     }
 
     /// A client is told what became of the value in a slot.

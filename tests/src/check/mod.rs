@@ -6,12 +6,14 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said or witnessed before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, a request sent again gets its first one, and clients are told nothing else; no outcome is told for a value that is not there; nothing is forgotten that a quorum of learners has not had on disk |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and clients are told nothing else; no outcome is told for a value that is not there; nothing is forgotten that a quorum of learners has not had on disk |
+//! | `effects` | a request has its effect once within the retry window, with a sequence ever, on its conditions and within the quota; what was refused has none |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
 mod agreement;
 mod ballots;
 mod delivery;
+mod effects;
 mod promises;
 mod reads;
 
@@ -20,10 +22,12 @@ use proposer::paxos::codec::Entry;
 use proposer::paxos::ids::{Members, NodeId, Slot};
 use proposer::paxos::machine::Applied;
 use proposer::paxos::message::{Heartbeat, Learn, Reply, Request, Value};
+use proposer::paxos::stamp::Terms;
 
 pub use agreement::Agreement;
 pub use ballots::{Ballots, Life};
 pub use delivery::Delivery;
+pub use effects::Effects;
 pub use promises::Promises;
 pub use reads::Reads;
 
@@ -47,12 +51,12 @@ pub struct Checker {
 
 impl Checker {
     /// Before anything happened.
-    pub fn new(members: Members, learners: u8) -> Checker {
+    pub fn new(members: Members, learners: u8, terms: Terms) -> Checker {
         Checker {
             agreement: Agreement::new(members),
             promises: Promises::new(members),
             ballots: Ballots::new(members),
-            delivery: Delivery::new(learners),
+            delivery: Delivery::new(learners, terms),
             reads: Reads::default(),
             lost: 0,
             is_set_back: false,

@@ -69,6 +69,8 @@ pub struct Client {
     pub refused: u64,
     /// Answers that no client should ever get, with the request's name.
     pub unexpected: Vec<String>,
+    /// Whether its requests carry `sequence` beside `requestId`.
+    pub sends_sequence: bool,
     agent: Agent,
     targets: Vec<String>,
     target: usize,
@@ -84,6 +86,7 @@ impl Client {
             answers: BTreeMap::new(),
             refused: 0,
             unexpected: Vec::new(),
+            sends_sequence: false,
             agent: http::agent(TRY_WITHIN),
             targets,
             target: 0,
@@ -131,6 +134,9 @@ impl Client {
         });
         if let Some(version) = proposal.if_version {
             body["ifVersion"] = version.into();
+        }
+        if self.sends_sequence {
+            body["sequence"] = self.requests.into();
         }
         let body = body.to_string().into_bytes();
         let deadline = Instant::now() + within;

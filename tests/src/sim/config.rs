@@ -5,6 +5,7 @@ use proposer::paxos::acceptor::{AnswerLimits, TrimPolicy};
 use proposer::paxos::codec::VERSION as VERSION_OF_BYTES;
 use proposer::paxos::proposer::Settings;
 use proposer::paxos::recent::{ANSWER_BYTES, Bounds, RECALLED_BYTES};
+use proposer::paxos::stamp::Terms;
 
 use super::rng::Rng;
 use super::wire::Dialect;
@@ -77,6 +78,12 @@ pub struct Config {
     pub burst: u64,
     /// How many of a thousand values are sent again by their client.
     pub retries: u32,
+    /// How many of a thousand proposals are floods of other clients, and of how many such clients.
+    pub floods: u32,
+    /// Their number.
+    pub flooders: u64,
+    /// What leaders settle: how long requests are remembered, and in how many bytes; the quota.
+    pub terms: Terms,
     /// A value's length in bytes, at most.
     pub value_bytes: u64,
     /// Slots given out and not applied, at most.
@@ -259,6 +266,13 @@ impl Config {
             propose_every: r.between(5, 60),
             burst: r.between(1, 12),
             retries: maybe(r, 300),
+            floods: pick(r, &[0, 0, 100, 500]),
+            flooders: pick(r, &[1, 3, 40]),
+            terms: Terms {
+                retry_window_ms: pick(r, &[1000, 1000, 5000, 60_000]),
+                retry_memory: pick(r, &[16 << 10, 32 << 10, 1 << 20, 128 << 20]),
+                quota: pick(r, &[600, 1500, u64::MAX, u64::MAX]),
+            },
             value_bytes: pick(r, &[0, 40, 300, 300, 300, 300, 300, 1 << 20]),
             open_slots: r.between(8, 128),
             read_every: r.between(5, 100),

@@ -27,11 +27,11 @@ mod wire;
 pub mod worlds;
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use proposer::paxos::acceptor::Room;
 use proposer::paxos::codec::NodeName;
-use proposer::paxos::ids::{Members, NodeId, Role};
+use proposer::paxos::ids::{Ballot, Members, NodeId, Role};
 use proposer::paxos::message::{Heartbeat, Message};
 use proposer::paxos::proposer::Proposer;
 
@@ -71,6 +71,8 @@ pub struct Sim {
     network: Network,
     calls: Calls,
     clients: Clients,
+    /// When the leader of each ballot last let log time pass.
+    stamps: BTreeMap<Ballot, u64>,
     check: Checker,
     healed: bool,
     /// All acceptors were set back in time.
@@ -193,7 +195,8 @@ impl Sim {
             network: Network::new(nodes.len(), config),
             calls: Calls::default(),
             clients: Clients::default(),
-            check: Checker::new(members, config.learners),
+            stamps: BTreeMap::new(),
+            check: Checker::new(members, config.learners, config.terms),
             healed: false,
             is_set_back: false,
             trace: false,

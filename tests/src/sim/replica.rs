@@ -226,6 +226,12 @@ impl Replica {
                 entry
             };
             let entries: Vec<Entry> = record.into_iter().map(&mut apply).collect();
+            let ledger = self.machine.ledger();
+            let memory = ledger.terms().map_or(u64::MAX, |terms| terms.retry_memory);
+            assert!(
+                ledger.session_bytes() <= memory,
+                "remembering requests takes no more than it may"
+            );
             let position = self.wal.append(&codec::encode_entries(&entries));
             self.index.insert(entries[0].slot, position);
             all.extend(entries);
@@ -264,7 +270,9 @@ impl Replica {
         let Some(copy) = self.copy.take() else {
             return Ok(());
         };
-        self.snapshots.write(&copy).map_err(|e| e.to_string())?;
+        self.snapshots
+            .write(&copy.freeze())
+            .map_err(|e| e.to_string())?;
         self.snapshot = self.snapshot.max(copy.applied());
         let slots = self.snapshots.slots().map_err(|e| e.to_string())?;
         if let [oldest, _, ..] = slots[..]

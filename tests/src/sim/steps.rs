@@ -11,6 +11,7 @@ use proposer::paxos::machine::Outcome;
 use proposer::paxos::message::{Learned, Message, Request};
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
 use proposer::paxos::recent::fit;
+use proposer::paxos::stamp::{STAMP_EVERY_MS, Stamp};
 use proposer::paxos::standing::Member;
 use proposer::reach::Look;
 
@@ -573,14 +574,29 @@ impl Sim {
     }
 
     /// Values for a proposer.
-    pub(super) fn offer(&mut self, at: usize, values: Vec<proposer::paxos::message::Value>) {
+    pub(super) fn offer(&mut self, at: usize, mut values: Vec<proposer::paxos::message::Value>) {
         if self.leaders().contains(&at) {
+            self.stamp(at, &mut values);
             values.iter().for_each(|value| self.check.proposed(value));
         }
         let effects = self.step_proposer(at, Input::Propose(values.clone()));
         let assigned = effects.and_then(|effects| effects.assigned);
         if let (Some(first), Process::Proposer(_, desk)) = (assigned, &mut self.nodes[at].process) {
             desk.wait_for(first, values);
+        }
+    }
+
+    /// A leader lets log time pass, by its own clock.
+    fn stamp(&mut self, at: usize, values: &mut [proposer::paxos::message::Value]) {
+        let leader = self.proposer(at).and_then(|proposer| proposer.leader());
+        let (Some(ballot), Some(first)) = (leader, values.first_mut()) else {
+            return;
+        };
+        let last = self.stamps.get(&ballot).copied();
+        let elapsed = last.map_or(0, |last| (self.now - last) * self.nodes[at].clock / 10);
+        if last.is_none() || elapsed >= STAMP_EVERY_MS {
+            *first = Stamp::after(elapsed, self.config.terms).put_on(first);
+            self.stamps.insert(ballot, self.now);
         }
     }
 

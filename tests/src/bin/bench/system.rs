@@ -1,6 +1,7 @@
 //! What the systems are asked to do, in their own words.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -39,6 +40,9 @@ pub(crate) struct Writes {
     value: String,
     batch: u64,
     next: AtomicU64,
+    /// Names the clients of this run, which take turns, and how many requests they have sent.
+    run: u64,
+    turns: AtomicU64,
     /// How many different keys there are; 0: each is new.
     keys: u64,
 }
@@ -54,6 +58,10 @@ impl Writes {
             value: letters.map(char::from).collect(),
             batch,
             next: AtomicU64::new(first),
+            run: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_nanos() as u64),
+            turns: AtomicU64::new(0),
             keys: 0,
         }
     }
@@ -63,12 +71,21 @@ impl Writes {
         Writes { keys, ..self }
     }
 
-    fn one(&self) -> String {
+    /// A request of the next client, or a list of them.
+    fn ours(&self) -> Vec<String> {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let sequence = turn / CLIENTS * self.batch;
+        let requests = (0..self.batch).map(|i| self.one(turn % CLIENTS, sequence + i));
+        requests.collect()
+    }
+
+    fn one(&self, client: u64, sequence: u64) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let value = &self.value;
         format!(
-            "{{\"clientId\":\"bench\",\"requestId\":\"{number}\",\"timestamp\":{number},\
+            "{{\"clientId\":\"bench-{:x}-{client}\",\"sequence\":{sequence},\"timestamp\":{number},\
              \"operation\":\"WRITE\",\"resource\":\"{}\",\"data\":\"{value}\"}}",
+            self.run,
             key(match self.keys {
                 0 => number,
                 keys => number % keys,
@@ -76,6 +93,9 @@ impl Writes {
         )
     }
 }
+
+/// So many clients take turns: each has few requests under way, whatever the number of connections.
+const CLIENTS: u64 = 256;
 
 fn key(number: u64) -> String {
     format!("key-{number:010}")
@@ -86,15 +106,12 @@ impl Work for Writes {
         match self.system {
             System::Ours | System::Noop if self.batch == 1 => Call {
                 path: "/propose?wait=true".to_owned(),
-                body: Some(self.one().into()),
+                body: Some(self.ours().concat().into()),
             },
-            System::Ours | System::Noop => {
-                let requests: Vec<String> = (0..self.batch).map(|_| self.one()).collect();
-                Call {
-                    path: "/propose/batch?wait=true".to_owned(),
-                    body: Some(format!("[{}]", requests.join(",")).into()),
-                }
-            }
+            System::Ours | System::Noop => Call {
+                path: "/propose/batch?wait=true".to_owned(),
+                body: Some(format!("[{}]", self.ours().join(",")).into()),
+            },
             System::EtcdHttp => {
                 let key = key(self.next.fetch_add(1, Ordering::Relaxed));
                 let (key, value) = (STANDARD.encode(key), STANDARD.encode(&self.value));

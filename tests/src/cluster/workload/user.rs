@@ -49,11 +49,14 @@ impl<'a> User<'a> {
         } = urls;
         let count = proposers.len();
         proposers.rotate_left(id as usize % count);
+        let mut client = Client::new(format!("client-{seed}-{id}"), proposers);
+        // Both ways of naming requests.
+        client.sends_sequence = id % 2 == 0;
         User {
             shared,
             id,
             rng: Rng::new(seed.wrapping_add(u64::from(id) << 32)),
-            client: Client::new(format!("client-{seed}-{id}"), proposers),
+            client,
             agents: ANSWER_WITHIN.map(http::agent),
             learners,
             stores,
