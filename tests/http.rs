@@ -83,6 +83,13 @@ fn what_is_wrong_is_refused_with_the_field_named() {
         ("data", request.replace(",\"data\":1", "")),
         ("ifVersion", request.replace("}", ",\"ifVersion\":-1}")),
         ("requestId", request.replace("}", ",\"requestId\":\"\"}")),
+        ("ifInstance", request.replace("}", ",\"ifInstance\":-1}")),
+        ("ifInstance", request.replace("}", ",\"ifInstance\":\"1\"}")),
+        ("sequence", request.replace("}", ",\"sequence\":1.5}")),
+        (
+            "sequence",
+            request.replace("}", ",\"sequence\":9007199254740992}"),
+        ),
     ] {
         let detail = post(Role::Proposer, "/propose", &body);
         assert!(detail.contains(field), "{field}: {detail}");
