@@ -163,8 +163,10 @@ impl Files {
             Ok(None) => return Err("it is gone".to_owned()),
             Err(error) => return Err(format!("it cannot be read ({error})")),
         };
-        let list = config::list(role, text)
-            .ok_or_else(|| format!("it holds {text:?}, not {}", config::EXPECTED_LIST))?;
+        let list = config::list(role, text).map_err(|wrong| {
+            let expected = config::EXPECTED_LIST;
+            format!("it holds {text:?}, not {expected}; {wrong}")
+        })?;
         if role == Role::Acceptor && list.len() != self.acceptors {
             return Err(format!(
                 "it names {} acceptors, and the cluster has {}: their number cannot change",

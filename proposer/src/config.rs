@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -245,7 +246,7 @@ impl Config {
         let mut in_files = Vec::new();
         for list in Role::ALL {
             let variable = list.list_variable();
-            let set = reader.read(variable, EXPECTED_LIST, addresses);
+            let set = reader.list(variable);
             let count = set.iter().flatten().map(Vec::len).next();
             let file = members_dir.as_ref();
             let file = file.and_then(|dir| reader.file(dir, list, count));
@@ -433,6 +434,22 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
         .unwrap_or(Some(false))
     }
 
+    /// A list of addresses, as [`Reader::read`].
+    fn list(&mut self, variable: &'static str) -> Option<Option<Vec<String>>> {
+        let held = (self.lookup)(variable).filter(|held| !held.is_empty())?;
+        match addresses(&held) {
+            Ok(list) => Some(Some(list)),
+            Err(wrong) => {
+                self.invalid.push(Invalid {
+                    variable,
+                    held: Some(held),
+                    expected: format!("{EXPECTED_LIST}; {wrong}"),
+                });
+                Some(None)
+            }
+        }
+    }
+
     /// The list in a file of the folder, in place of one of `count` addresses. `None`: there is none.
     /// `Some(None)`: it is bad, which is noted.
     fn file(
@@ -446,13 +463,13 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
             Ok(text) => {
                 let text = text?;
                 let expected = match list(role, &text) {
-                    Some(list)
-                        if role != Role::Acceptor || count.is_none_or(|n| n == list.len()) =>
-                    {
+                    Ok(list) if role != Role::Acceptor || count.is_none_or(|n| n == list.len()) => {
                         return Some(Some(list));
                     }
-                    Some(_) => "as many addresses as the variable has, as that number is fixed",
-                    None => EXPECTED_LIST,
+                    Ok(_) => {
+                        "as many addresses as the variable has, as that number is fixed".to_owned()
+                    }
+                    Err(wrong) => format!("{EXPECTED_LIST}; {wrong}"),
                 };
                 (
                     variable,
@@ -520,29 +537,67 @@ fn targets(list: &str) -> Option<Vec<Target>> {
 }
 
 /// What a list holds.
-pub(crate) const EXPECTED_LIST: &str = "host:port,host:port,… (position k is node k; at most 255)";
+pub(crate) const EXPECTED_LIST: &str =
+    "host:port,host:port,… (position k is node k; each once; at most 255)";
 
-/// Reads the text of a list's file; a cluster may have no stores.
-pub(crate) fn list(role: Role, text: &str) -> Option<Vec<String>> {
+/// Reads the text of a list's file; a cluster may have no stores. An error says what is wrong with it.
+pub(crate) fn list(role: Role, text: &str) -> Result<Vec<String>, String> {
     match text.trim() {
-        "" => (role == Role::Store).then(Vec::new),
+        "" if role == Role::Store => Ok(Vec::new()),
+        "" => Err("it is empty".to_owned()),
         list => addresses(list),
     }
 }
 
-fn addresses(list: &str) -> Option<Vec<String>> {
-    let parsed: Option<Vec<String>> = list
+fn addresses(list: &str) -> Result<Vec<String>, String> {
+    let list: Vec<String> = list
         .split(',')
-        .map(|address| {
-            let address = address.trim();
-            let (host, port) = address.rsplit_once(':')?;
-            let host_is_plain =
-                !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
-            let port_is_good = port.parse::<u16>().is_ok_and(|port| port != 0);
-            (host_is_plain && port_is_good).then(|| address.to_owned())
-        })
-        .collect();
-    parsed.filter(|addresses| addresses.len() <= 255)
+        .map(|address| check_address(address.trim()))
+        .collect::<Result<_, _>>()?;
+    if list.len() > 255 {
+        return Err(format!("it has {} addresses", list.len()));
+    }
+    let mut first = BTreeMap::new();
+    for (index, address) in list.iter().enumerate() {
+        if let Some(other) = first.insert(canonical(address), index) {
+            let (one, two) = (other + 1, index + 1);
+            return Err(format!("{address} stands at positions {one} and {two}"));
+        }
+    }
+    Ok(list)
+}
+
+/// An address that can be connected to, as it stands.
+fn check_address(address: &str) -> Result<String, String> {
+    let wrong = |why: &str| Err(format!("{address:?} {why}"));
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return wrong("has no port");
+    };
+    if !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return wrong("has no port from 1 to 65535");
+    }
+    if host.starts_with('[') || host.ends_with(']') {
+        return match address.parse::<SocketAddrV6>() {
+            Ok(_) => Ok(address.to_owned()),
+            Err(_) => wrong("holds no IPv6 address in its brackets"),
+        };
+    }
+    if host.contains(':') && !host.contains('/') {
+        return wrong("is not clear: an IPv6 address is written in brackets, as in [::1]:8080");
+    }
+    let odd = |c: char| c.is_whitespace() || ['/', ':', '[', ']', '@'].contains(&c);
+    match host.is_empty() || host.contains(odd) {
+        true => wrong("has no plain host"),
+        false => Ok(address.to_owned()),
+    }
+}
+
+/// One form for every way of writing an address.
+fn canonical(address: &str) -> String {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => address.to_ascii_lowercase(),
+    }
 }
 
 #[cfg(test)]
@@ -641,6 +696,59 @@ mod tests {
                 .to_string()
                 .starts_with("PROPOSERS is not set: expected host:port")
         );
+    }
+
+    #[test]
+    fn addresses_are_host_and_port_and_stand_in_a_list_once() {
+        let env = |list: &str| {
+            let list = list.to_owned();
+            Config::from_env(move |name| match name {
+                "NODE_ID" => Some("1".to_owned()),
+                "ROLE" => Some("acceptor".to_owned()),
+                "ACCEPTORS" => Some(list.clone()),
+                _ => None,
+            })
+        };
+        for good in [
+            "127.0.0.1:80",
+            "[::1]:8080",
+            "[fe80::1%2]:80",
+            "a:1, b:1",
+            "c-acceptor-1.c-acceptor.ns.svc:8080,c-acceptor-2.c-acceptor.ns.svc:8080",
+            "a:1,a:2",
+            "[::1]:1,[::2]:1",
+        ] {
+            assert!(env(good).is_ok(), "{good}");
+        }
+        for (bad, says) in [
+            ("::1:8080", "in brackets"),
+            ("fe80::1%lo:80", "in brackets"),
+            ("a:1,2001:db8::7:80", "in brackets"),
+            ("[::1:80", "no IPv6 address"),
+            ("[a]:80", "no IPv6 address"),
+            ("[127.0.0.1]:80", "no IPv6 address"),
+            ("127.0.0.1", "no port"),
+            ("a:0", "no port from 1"),
+            ("a:99999", "no port from 1"),
+            ("a:1,,b:1", "no port"),
+            (":80", "no plain host"),
+            ("a b:80", "no plain host"),
+            ("http://h:80", "no plain host"),
+            ("user@h:80", "no plain host"),
+            ("a:1,b:1,a:1", "a:1 stands at positions 1 and 3"),
+            ("Host:80,host:80", "host:80 stands at positions 1 and 2"),
+            ("[::1]:80,[0:0:0:0:0:0:0:1]:80", "positions 1 and 2"),
+            ("a:1, a:1", "positions 1 and 2"),
+        ] {
+            let invalid = env(bad).unwrap_err();
+            assert_eq!(
+                (invalid.len(), invalid[0].variable),
+                (1, "ACCEPTORS"),
+                "{bad}"
+            );
+            let text = invalid[0].to_string();
+            assert!(text.contains(says), "{text}");
+        }
     }
 
     #[test]

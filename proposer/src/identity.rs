@@ -4,7 +4,7 @@
 //! It catches what the node can see by itself, the disk of another node. The rest it takes to the
 //! acceptors ([`crate::paxos::standing`]), who know which disk each node has had.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -13,9 +13,9 @@ use crate::config::{Config, Role};
 use crate::json_file::{self, Fields, Loaded};
 use crate::media::FileMedia;
 use crate::paxos::codec::Frame;
-use crate::paxos::ids::{ClusterId, NodeId, NodeName};
+use crate::paxos::ids::{ClusterId, Members, NodeId, NodeName};
 use crate::paxos::message::{Message, Reply, Request};
-use crate::paxos::standing::Start;
+use crate::paxos::standing::{Refusal, Start};
 
 const FILE: &str = "identity.json";
 const FORMAT: u64 = 1;
@@ -66,6 +66,17 @@ pub enum Error {
         /// What it holds.
         data: &'static str,
     },
+    /// The list of acceptors does not fit the cluster. An acceptor finds out by its log, and says so
+    /// while it runs.
+    #[error("{file} says that this disk is of cluster {cluster}: {refusal}. Nothing was changed")]
+    OtherCount {
+        /// The file's path.
+        file: String,
+        /// The cluster.
+        cluster: ClusterId,
+        /// How many founded it, and how many are listed.
+        refusal: Refusal,
+    },
     /// The file says that there must be more.
     #[error(
         "{file} says that this acceptor votes in cluster {cluster}, but its log is {log}. Nothing \
@@ -103,6 +114,10 @@ struct Inner {
     start: Start,
     /// 0: not known yet.
     cluster: AtomicU64,
+    /// How many acceptors founded it; 0: not known yet.
+    founders: AtomicU8,
+    /// Whether a quorum of acceptors has named the cluster, or had before this start.
+    confirmed: AtomicBool,
     media: FileMedia,
     /// Held while the file is written.
     writing: Mutex<()>,
@@ -124,7 +139,7 @@ impl Identity {
         let media = FileMedia::open(&config.data_dir).map_err(folder)?;
         let file = config.data_dir.join(FILE).display().to_string();
         let random = || rand::random_range(1..=u64::MAX);
-        let (cluster, start) = match json_file::load(&media, FILE, FORMAT, decode)? {
+        let (cluster, founders, start) = match json_file::load(&media, FILE, FORMAT, decode)? {
             Loaded::Read(read) => {
                 if read.name != name {
                     return Err(Error::OtherNode {
@@ -133,11 +148,21 @@ impl Identity {
                         expected: name,
                     });
                 }
+                if name.role != Role::Acceptor
+                    && let (Some(cluster), Some(founded)) = (read.cluster, read.founders)
+                    && let Some(refusal) = refuses(founded, config)
+                {
+                    return Err(Error::OtherCount {
+                        file,
+                        cluster,
+                        refusal,
+                    });
+                }
                 let start = match read.witnessed {
                     true => read.start.next(random()),
                     false => read.start,
                 };
-                (read.cluster, start)
+                (read.cluster, read.founders, start)
             }
             Loaded::Unreadable => return Err(Error::Damaged(file)),
             Loaded::Absent => {
@@ -150,17 +175,19 @@ impl Identity {
                     count: 1,
                     run: random(),
                 };
-                (None, start)
+                (None, None, start)
             }
         };
         let identity = Identity(Arc::new(Inner {
             name,
             start,
             cluster: AtomicU64::new(cluster.map_or(0, ClusterId::number)),
+            founders: AtomicU8::new(founders.map_or(0, Members::count)),
+            confirmed: AtomicBool::new(cluster.is_some() && founders.is_some()),
             media,
             writing: Mutex::new(()),
         }));
-        identity.write(cluster, false)?;
+        identity.write(cluster, founders, false)?;
         Ok(identity)
     }
 
@@ -179,32 +206,66 @@ impl Identity {
         ClusterId::new(self.0.cluster.load(Ordering::Acquire))
     }
 
+    /// How many acceptors founded the cluster, once that is known.
+    pub fn founders(&self) -> Option<Members> {
+        Members::new(self.0.founders.load(Ordering::Acquire))
+    }
+
+    /// Whether this node's list of acceptors is known to fit the cluster: a proposer may lead.
+    pub fn may_lead(&self) -> bool {
+        self.cluster().is_some() && self.founders().is_some()
+    }
+
+    /// Whether a quorum of acceptors stands by the cluster and the list: a learner may ask them for
+    /// votes.
+    pub fn may_learn(&self) -> bool {
+        self.0.confirmed.load(Ordering::Acquire)
+    }
+
     /// The data folder.
     pub fn media(&self) -> &FileMedia {
         &self.0.media
     }
 
     /// Writes down, durably, that acceptors of this cluster have witnessed the start. The disk
-    /// belongs to the cluster from then on.
-    pub fn witnessed(&self, cluster: ClusterId) -> Result<(), json_file::Error> {
-        self.write(Some(cluster), true)?;
+    /// belongs to the cluster from then on. `founders` is `None` when they are of a build that does not
+    /// tell how many founded it.
+    pub fn witnessed(
+        &self,
+        cluster: ClusterId,
+        founders: Option<Members>,
+    ) -> Result<(), json_file::Error> {
+        let founders = founders.or(self.founders());
+        self.write(Some(cluster), founders, true)?;
+        let founders = founders.map_or(0, Members::count);
+        self.0.founders.store(founders, Ordering::Release);
         self.0.cluster.store(cluster.number(), Ordering::Release);
+        self.0.confirmed.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Compares with what an acceptor's log says.
-    pub fn check_log(&self, log: Option<ClusterId>) -> Result<(), Error> {
-        match (self.cluster(), log) {
-            (Some(cluster), log) if log != Some(cluster) => Err(Error::LogLost {
-                file: crate::media::Media::describe(self.media(), FILE),
-                cluster,
-                log: log.map_or_else(
-                    || "empty".to_owned(),
-                    |log| format!("that of cluster {log}"),
-                ),
-            }),
-            _ => Ok(()),
-        }
+    pub fn check_log(
+        &self,
+        cluster: Option<ClusterId>,
+        founders: Option<Members>,
+    ) -> Result<(), Error> {
+        let Some(mine) = self.cluster() else {
+            return Ok(());
+        };
+        let log = match (cluster, self.founders(), founders) {
+            (None, ..) => "empty".to_owned(),
+            (Some(log), ..) if log != mine => format!("that of cluster {log}"),
+            (_, Some(mine), Some(log)) if mine != log => {
+                format!("of one with {log} acceptors, not {mine}")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::LogLost {
+            file: crate::media::Media::describe(self.media(), FILE),
+            cluster: mine,
+            log,
+        })
     }
 
     /// The bytes of a message from this node.
@@ -235,7 +296,12 @@ impl Identity {
         }
     }
 
-    fn write(&self, cluster: Option<ClusterId>, witnessed: bool) -> Result<(), json_file::Error> {
+    fn write(
+        &self,
+        cluster: Option<ClusterId>,
+        founders: Option<Members>,
+        witnessed: bool,
+    ) -> Result<(), json_file::Error> {
         let _one = self
             .0
             .writing
@@ -248,6 +314,7 @@ impl Identity {
                 "cluster".to_owned(),
                 cluster.map(|cluster| cluster.to_string()).into(),
             ),
+            ("acceptors".to_owned(), founders.map(Members::count).into()),
             ("role".to_owned(), name.role.name().into()),
             ("node_id".to_owned(), name.id.number().into()),
             (
@@ -268,8 +335,26 @@ impl Identity {
 struct Read {
     name: NodeName,
     cluster: Option<ClusterId>,
+    founders: Option<Members>,
     start: Start,
     witnessed: bool,
+}
+
+/// Whether the list has another length than the cluster has acceptors.
+fn refuses(founded: Members, config: &Config) -> Option<Refusal> {
+    let listed = u8::try_from(config.acceptors.len()).ok();
+    let listed = listed.and_then(Members::new)?;
+    (listed != founded).then_some(Refusal::OtherCount { founded, listed })
+}
+
+/// What an acceptor's folder says, without opening it for use: the cluster that it votes in, and with
+/// how many acceptors that was founded, as far as it knows. `None`: there is no such file, or it is none
+/// of an acceptor's.
+pub fn acceptors_of(folder: &std::path::Path) -> Option<(ClusterId, Option<Members>)> {
+    let text = std::fs::read(folder.join(FILE)).ok()?;
+    let read = decode(&serde_json::from_slice(&text).ok()?)?;
+    let of_acceptor = read.name.role == Role::Acceptor;
+    Some((read.cluster.filter(|_| of_acceptor)?, read.founders))
 }
 
 fn decode(fields: &Fields) -> Option<Read> {
@@ -278,6 +363,11 @@ fn decode(fields: &Fields) -> Option<Read> {
         serde_json::Value::Null => None,
         cluster => Some(ClusterId::parse(cluster.as_str()?)?),
     };
+    // Builds before this field left it out.
+    let founders = match fields.get("acceptors") {
+        None | Some(serde_json::Value::Null) => None,
+        Some(count) => Some(Members::new(u8::try_from(count.as_u64()?).ok()?)?),
+    };
     let node = u8::try_from(fields.get("node_id")?.as_u64()?).ok()?;
     Some(Read {
         name: NodeName {
@@ -285,6 +375,7 @@ fn decode(fields: &Fields) -> Option<Read> {
             id: NodeId::new(node)?,
         },
         cluster,
+        founders,
         start: Start {
             incarnation: hex(fields.get("incarnation")?.as_str()?)?,
             count: fields.get("starts")?.as_u64()?,
@@ -317,16 +408,69 @@ mod tests {
         drop(first);
         let again = Identity::open(&config).unwrap();
         assert_eq!(again.start(), start, "nobody has seen it yet");
-        again.witnessed(cluster).unwrap();
+        again.witnessed(cluster, Members::new(3)).unwrap();
         drop(again);
         let second = Identity::open(&config).unwrap();
         assert_eq!(second.start().incarnation, start.incarnation);
         assert_eq!(second.start().count, 2);
         assert_ne!(second.start().run, start.run);
         assert_eq!(second.cluster(), Some(cluster));
-        assert!(second.check_log(Some(cluster)).is_ok());
-        let lost = second.check_log(None).unwrap_err().to_string();
-        assert!(lost.contains("its log is empty"), "{lost}");
+        assert_eq!(second.founders(), Members::new(3));
+        assert_eq!(acceptors_of(dir.path()), Some((cluster, Members::new(3))));
+        for count in [None, Some(3)] {
+            let count = count.and_then(Members::new);
+            assert!(second.check_log(Some(cluster), count).is_ok());
+        }
+        let lost = |cluster, count| second.check_log(cluster, count).unwrap_err().to_string();
+        assert!(lost(None, None).contains("its log is empty"));
+        let other = lost(Some(cluster), Members::new(5));
+        assert!(other.contains("of one with 5 acceptors, not 3"), "{other}");
+    }
+
+    #[test]
+    fn a_list_that_does_not_fit_is_refused_before_anything_is_written() {
+        for role in [Role::Proposer, Role::Learner, Role::Store] {
+            let dir = tempfile::tempdir().unwrap();
+            let with = |acceptors: usize| Config {
+                acceptors: (1..=acceptors).map(|port| format!("a:{port}")).collect(),
+                ..config(dir.path(), role, 1)
+            };
+            let new = Identity::open(&with(3)).unwrap();
+            assert!(!new.may_lead() && !new.may_learn());
+            new.witnessed(ClusterId::new(0xabc).unwrap(), Members::new(3))
+                .unwrap();
+            assert!(new.may_lead() && new.may_learn());
+            drop(new);
+            let before = std::fs::read(dir.path().join(FILE)).unwrap();
+            for other in [1, 2, 4, 5] {
+                let error = Identity::open(&with(other)).err().unwrap().to_string();
+                let says = format!("was founded with 3 acceptors, and ACCEPTORS names {other}");
+                assert!(error.contains(&says), "{error}");
+            }
+            assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
+            let again = Identity::open(&with(3)).unwrap();
+            assert!(again.may_lead() && again.may_learn());
+            assert_eq!(acceptors_of(dir.path()), None, "it is no acceptor's");
+        }
+    }
+
+    #[test]
+    fn a_file_without_the_count_is_that_of_an_earlier_build() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), Role::Proposer, 1);
+        let old = Identity::open(&config).unwrap();
+        // What builds up to 0.1.0 wrote: no count.
+        old.witnessed(ClusterId::new(0xabc).unwrap(), None).unwrap();
+        drop(old);
+        let file = dir.path().join(FILE);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut fields: Fields = serde_json::from_str(&text).unwrap();
+        fields.remove("acceptors").unwrap();
+        fields.remove("crc32c");
+        std::fs::write(&file, serde_json::to_vec(&fields).unwrap()).unwrap();
+        let opened = Identity::open(&config).unwrap();
+        assert_eq!(opened.founders(), None);
+        assert!(opened.cluster().is_some() && !opened.may_lead() && !opened.may_learn());
     }
 
     #[test]
@@ -370,7 +514,9 @@ mod tests {
             message: Message::Done,
         };
         assert!(identity.check(&frame(5)).is_ok());
-        identity.witnessed(ClusterId::new(4).unwrap()).unwrap();
+        identity
+            .witnessed(ClusterId::new(4).unwrap(), None)
+            .unwrap();
         assert!(identity.check(&frame(4)).is_ok());
         let error = identity.check(&frame(0)).unwrap_err().to_string();
         assert!(error.contains("of cluster unknown"), "{error}");

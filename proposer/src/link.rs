@@ -69,6 +69,9 @@ pub enum Error {
     /// A node of another cluster answered.
     #[error("its answer is not for this node: {0}")]
     OtherCluster(#[from] OtherCluster),
+    /// The answer is none to what was asked.
+    #[error("its answer is none to what was asked")]
+    NoReply,
     /// What is chosen elsewhere must not get here.
     #[error("the acceptors have not told yet which cluster this node is of")]
     NoCluster,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proposer::paxos::acceptor::Record;
 use proposer::paxos::codec::{Entry, Frame};
 use proposer::paxos::command::{Command, MAX_SEQUENCE, Operation};
-use proposer::paxos::ids::{Ballot, ClusterId, NodeId, NodeName, Role, Slot};
+use proposer::paxos::ids::{Ballot, ClusterId, Members, NodeId, NodeName, Role, Slot};
 use proposer::paxos::machine::{Applied, Outcome, Resource};
 use proposer::paxos::message::{
     Forwarded, Learn, Learned, Message, Recalled, Reply, Request, Value, Values, Vote,
@@ -184,13 +184,24 @@ fn request() -> BoxedStrategy<Request> {
             }
         }),
         (slot(), slot()).prop_map(|(from, to)| Request::Fetch { from, to }),
-        (node_name(), start(), cluster()).prop_map(|(node, start, cluster)| Request::Enlist {
-            node,
-            start,
-            cluster
-        }),
+        (node_name(), start(), cluster(), members()).prop_map(
+            |(node, start, cluster, acceptors)| Request::Enlist {
+                node,
+                start,
+                cluster,
+                acceptors,
+            }
+        ),
     ]
     .boxed()
+}
+
+fn a_count() -> impl Strategy<Value = Members> {
+    (1..=u8::MAX).prop_map(|count| Members::new(count).expect("it is not 0"))
+}
+
+fn members() -> impl Strategy<Value = Option<Members>> {
+    prop::option::of(a_count())
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -201,6 +212,9 @@ fn refusal() -> impl Strategy<Value = Refusal> {
             cluster.map(|cluster| Refusal::OtherCluster { cluster })
         }),
         Just(Refusal::NotAMember),
+        (a_count(), a_count())
+            .prop_map(|(founded, listed)| Refusal::OtherCount { founded, listed }),
+        (a_count(), a_count()).prop_map(|(witness, listed)| Refusal::OtherList { witness, listed }),
     ]
 }
 
@@ -250,11 +264,14 @@ fn reply() -> BoxedStrategy<Reply> {
                 free,
             }
         }),
-        (start(), start(), cluster()).prop_map(|(start, witness, cluster)| Reply::Witnessed {
-            start,
-            witness,
-            cluster
-        }),
+        (start(), start(), cluster(), members()).prop_map(
+            |(start, witness, cluster, acceptors)| Reply::Witnessed {
+                start,
+                witness,
+                cluster,
+                acceptors,
+            }
+        ),
         (start(), refusal()).prop_map(|(start, refusal)| Reply::Refused { start, refusal }),
     ]
     .boxed()
@@ -325,8 +342,15 @@ pub fn record() -> BoxedStrategy<Record> {
                 committed,
             }
         }),
-        (cluster(), btree_map(node_name(), start(), 0..5))
-            .prop_map(|(cluster, starts)| { Record::Known(Roster { cluster, starts }) }),
+        (cluster(), members(), btree_map(node_name(), start(), 0..5)).prop_map(
+            |(cluster, founders, starts)| {
+                Record::Known(Roster {
+                    cluster,
+                    founders,
+                    starts,
+                })
+            }
+        ),
     ]
     .boxed()
 }

@@ -13,19 +13,18 @@ use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, error, info};
 
 use super::volume::Volume;
-use super::{StartError, end_on_disk_error, folder, members};
+use super::{StartError, end_on_disk_error, folder, members, roll_call};
 use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
-use crate::link::Links;
+use crate::link::{Link, Links};
 use crate::metrics::Metrics;
 use crate::paxos::acceptor::{self, Acceptor, Record, Room};
 use crate::paxos::ids::{Ballot, NodeId, Slot};
-use crate::paxos::message::{Message, Reply, Request};
+use crate::paxos::message::{Reply, Request};
 use crate::paxos::output::Output;
 use crate::paxos::standing::{Member, Refusal};
 use crate::paxos::votes::{Answer, Unread};
-use crate::peers::{Breakers, Lane};
 use crate::wal::{self, Wal};
 use disk::Disk;
 use log::{Log, ReadError, Records};
@@ -55,7 +54,6 @@ enum Ask {
 /// How often the other acceptors are asked to witness this start, until it votes and after that.
 const ENLIST_INTERVAL: Duration = Duration::from_millis(100);
 const LATE_ENLIST_INTERVAL: Duration = Duration::from_secs(2);
-const ENLIST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The running acceptor. Cheap to clone.
 #[derive(Clone)]
@@ -245,7 +243,7 @@ pub fn start(
         records += 1;
         Ok(())
     })?;
-    identity.check_log(member.cluster())?;
+    identity.check_log(member.cluster(), member.founders())?;
     info!(
         target: "important",
         records,
@@ -448,24 +446,21 @@ impl Run {
         let Some((open, request)) = self.handle.core().enlist() else {
             return;
         };
-        let frame = self.identity.frame(Message::Request(request));
-        for link in self
-            .others
-            .iter()
-            .filter(|link| open.contains(&link.node.id))
-        {
-            let (link, frame, queue) = (link.clone(), frame.clone(), self.handle.queue.clone());
+        let asked = |link: &&Link| open.contains(&link.node.id);
+        for link in self.others.iter().filter(asked) {
+            let (link, me, queue) = (
+                link.clone(),
+                self.identity.clone(),
+                self.handle.queue.clone(),
+            );
+            let request = request.clone();
             self.runtime.spawn(async move {
-                match link
-                    .ask(Lane::Control, frame, ENLIST_TIMEOUT, Breakers::Ignore)
-                    .await
-                {
-                    Ok(Message::Reply(reply)) => {
+                match roll_call::enlist(&link, &me, request).await {
+                    Ok(reply) => {
                         let from = link.node.id;
                         // Full: it is asked again.
                         let _ = queue.try_send(Ask::Heard { from, reply });
                     }
-                    Ok(_) => {}
                     Err(error) => debug!(acceptor = %link.node, %error, "is no witness yet"),
                 }
             });
@@ -508,7 +503,7 @@ impl Run {
         };
         if stands != std::mem::replace(&mut self.stood, stands) {
             if let Some(cluster) = cluster.filter(|_| votes)
-                && let Err(error) = self.identity.witnessed(cluster)
+                && let Err(error) = self.identity.witnessed(cluster, founders)
             {
                 end_on_disk_error(&error);
             }

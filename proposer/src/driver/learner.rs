@@ -297,6 +297,9 @@ impl Run {
 
     fn take(&mut self, ask: Ask) {
         match ask {
+            // Of which cluster it is, and that it asks the right number of acceptors, is not known yet:
+            // the asker hears that there is no answer, and tells it again.
+            Ask::Learn { .. } if !self.me.may_learn() => {}
             Ask::Learn {
                 learn,
                 from,

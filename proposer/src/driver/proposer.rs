@@ -104,7 +104,7 @@ pub struct Handle {
     jobs: mpsc::UnboundedSender<NewJob>,
     events: mpsc::UnboundedSender<Event>,
     shared: Arc<Shared>,
-    me: NodeName,
+    identity: Identity,
     addresses: Addresses,
     metrics: Arc<Metrics>,
 }
@@ -242,7 +242,7 @@ impl Handle {
 
     /// Whether it is one of the cluster's proposers still, and already.
     pub fn is_listed(&self) -> bool {
-        self.addresses.now().name(self.me)
+        self.addresses.now().name(self.identity.name())
     }
 
     /// Another proposer, one that this one [`knows`](Self::knows), says that it leads.
@@ -257,8 +257,13 @@ impl Handle {
         const LEAVES: &str = "this proposer is about to leave: ask another one to take over";
         const AGAIN: &str = "this proposer was asked a moment ago: ask another one to take over";
         const REACHES_NONE: &str = "this proposer reaches no learner: ask another one to take over";
+        const COUNTS: &str = "this proposer does not know yet how many acceptors founded the \
+                              cluster: ask another one to take over";
         if self.is_leaving() || !self.is_listed() {
             return Err(LEAVES);
+        }
+        if !self.identity.may_lead() {
+            return Err(COUNTS);
         }
         if !self.shared.may_take_over() {
             return Err(AGAIN);
@@ -407,7 +412,7 @@ pub fn start(
             reads: AtomicU64::new(0),
             asked_at: Mutex::default(),
         }),
-        me: identity.name(),
+        identity: identity.clone(),
         addresses: addresses.clone(),
         metrics: metrics.clone(),
     };
@@ -656,7 +661,7 @@ impl Run {
     }
 
     fn elect(&mut self) {
-        if self.leaving.is_some() || !self.is_listed() || self.me.cluster().is_none() {
+        if self.leaving.is_some() || !self.is_listed() || !self.me.may_lead() {
             self.restart_election_timer();
         } else if self
             .succession_at
@@ -838,7 +843,8 @@ impl Run {
                     let _ = answer.send(reaches);
                 });
             }
-            Event::Succeed if self.leaving.is_some() || !self.is_listed() => {}
+            Event::Succeed
+                if self.leaving.is_some() || !self.is_listed() || !self.me.may_lead() => {}
             Event::Succeed => {
                 info!(target: "important", "the leader asks this proposer to succeed it");
                 self.step(Input::TakeOver);

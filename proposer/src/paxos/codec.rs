@@ -15,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::acceptor::Record;
 pub use super::ids::NodeName;
-use super::ids::{Ballot, ClusterId, NodeId, Role, Slot};
+use super::ids::{Ballot, ClusterId, Members, NodeId, Role, Slot};
 use super::machine::{Applied, Outcome, Resource};
 use super::message::{
     Forwarded, Learn, Learned, Message, Recalled, Reply, Request, Value, Values, Vote,
@@ -99,8 +99,11 @@ impl Record {
                 out.put_u64_le(*run);
             }
             Record::Known(roster) => {
-                out.put_u8(6);
+                out.put_u8(if roster.founders.is_some() { 7 } else { 6 });
                 put_cluster(&mut out, roster.cluster);
+                if let Some(founders) = roster.founders {
+                    out.put_u8(founders.count());
+                }
                 out.put_u32_le(roster.starts.len() as u32);
                 for (node, start) in &roster.starts {
                     put_node_name(&mut out, *node);
@@ -160,8 +163,10 @@ impl Record {
                 floor: slot(&mut bytes)?,
                 committed: slot(&mut bytes)?,
             },
-            6 => Record::Known(Roster {
+            // Kind 6 is also that of logs from before the founders were counted.
+            kind @ (6 | 7) => Record::Known(Roster {
                 cluster: cluster(&mut bytes)?,
+                founders: (kind == 7).then(|| members(&mut bytes)).transpose()?,
                 starts: list(&mut bytes, 26, |bytes| {
                     Ok((node_name(bytes)?, start(bytes)?))
                 })?
@@ -314,7 +319,7 @@ fn put_message(out: &mut BytesMut, message: &Message) {
 fn message(bytes: &mut Bytes) -> Result<Message> {
     Ok(match u8(bytes)? {
         kind @ 1..=20 => Message::Request(request(kind, bytes)?),
-        kind @ (21..=30 | 51 | 52) => Message::Reply(reply(kind, bytes)?),
+        kind @ (21..=30 | 51..=53) => Message::Reply(reply(kind, bytes)?),
         31 => {
             let (first, committed) = (slot(bytes)?, slot(bytes)?);
             Message::Learn(Learn {
@@ -406,11 +411,13 @@ fn put_request(out: &mut BytesMut, request: &Request) {
             node,
             start,
             cluster,
+            acceptors,
         } => {
-            out.put_u8(6);
+            out.put_u8(if acceptors.is_some() { 7 } else { 6 });
             put_node_name(out, *node);
             put_start(out, *start);
             put_cluster(out, *cluster);
+            put_members(out, *acceptors);
         }
     }
 }
@@ -442,10 +449,11 @@ fn request(kind: u8, bytes: &mut Bytes) -> Result<Request> {
             from: slot(bytes)?,
             to: slot(bytes)?,
         },
-        6 => Request::Enlist {
+        6 | 7 => Request::Enlist {
             node: node_name(bytes)?,
             start: start(bytes)?,
             cluster: cluster(bytes)?,
+            acceptors: (kind == 7).then(|| members(bytes)).transpose()?,
         },
         _ => return Err(Error::Malformed("unknown kind of request")),
     })
@@ -539,11 +547,13 @@ fn put_reply(out: &mut BytesMut, reply: &Reply) {
             start,
             witness,
             cluster,
+            acceptors,
         } => {
-            out.put_u8(29);
+            out.put_u8(if acceptors.is_some() { 53 } else { 29 });
             put_start(out, *start);
             put_start(out, *witness);
             put_cluster(out, *cluster);
+            put_members(out, *acceptors);
         }
         Reply::Refused { start, refusal } => {
             out.put_u8(30);
@@ -608,10 +618,11 @@ fn reply(kind: u8, bytes: &mut Bytes) -> Result<Reply> {
             free: u64(bytes)?,
         },
         28 => Reply::NotVoting,
-        29 => Reply::Witnessed {
+        29 | 53 => Reply::Witnessed {
             start: start(bytes)?,
             witness: start(bytes)?,
             cluster: cluster(bytes)?,
+            acceptors: (kind == 53).then(|| members(bytes)).transpose()?,
         },
         30 => Reply::Refused {
             start: start(bytes)?,
@@ -643,6 +654,17 @@ fn cluster(bytes: &mut Bytes) -> Result<Option<ClusterId>> {
     u64(bytes).map(ClusterId::new)
 }
 
+/// A message without this number is of an older kind.
+fn put_members(out: &mut BytesMut, members: Option<Members>) {
+    if let Some(members) = members {
+        out.put_u8(members.count());
+    }
+}
+
+fn members(bytes: &mut Bytes) -> Result<Members> {
+    Members::new(u8(bytes)?).ok_or(Error::Malformed("no acceptors"))
+}
+
 fn put_refusal(out: &mut BytesMut, refusal: Refusal) {
     match refusal {
         Refusal::OtherDisk { known } => {
@@ -658,6 +680,16 @@ fn put_refusal(out: &mut BytesMut, refusal: Refusal) {
             put_cluster(out, Some(cluster));
         }
         Refusal::NotAMember => out.put_u8(4),
+        Refusal::OtherCount { founded, listed } => {
+            out.put_u8(5);
+            out.put_u8(founded.count());
+            out.put_u8(listed.count());
+        }
+        Refusal::OtherList { witness, listed } => {
+            out.put_u8(6);
+            out.put_u8(witness.count());
+            out.put_u8(listed.count());
+        }
     }
 }
 
@@ -673,6 +705,14 @@ fn refusal(bytes: &mut Bytes) -> Result<Refusal> {
             cluster: cluster(bytes)?.ok_or(Error::Malformed("cluster 0"))?,
         },
         4 => Refusal::NotAMember,
+        5 => Refusal::OtherCount {
+            founded: members(bytes)?,
+            listed: members(bytes)?,
+        },
+        6 => Refusal::OtherList {
+            witness: members(bytes)?,
+            listed: members(bytes)?,
+        },
         _ => return Err(Error::Malformed("unknown refusal")),
     })
 }

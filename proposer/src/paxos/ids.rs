@@ -229,7 +229,7 @@ impl fmt::Display for Slot {
 
 /// How many acceptors there are. Fixed for a cluster's life: the quorums of two sizes need not
 /// meet, so changing it would have to go through the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Members(u8);
 
 impl Members {
@@ -265,6 +265,12 @@ impl Members {
     /// Whether this acceptor is one of them.
     pub const fn contains(self, acceptor: NodeId) -> bool {
         acceptor.0 <= self.0
+    }
+}
+
+impl fmt::Display for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::digest::checksum;
-use super::ids::{Ballot, ClusterId, NodeName, Slot};
+use super::ids::{Ballot, ClusterId, Members, NodeName, Slot};
 use super::machine::Applied;
 use super::standing::{Refusal, Start};
 
@@ -128,6 +128,8 @@ pub enum Request {
         start: Start,
         /// The cluster that its disk belongs to, if it does.
         cluster: Option<ClusterId>,
+        /// How many acceptors its list names; `None` from a build that does not tell.
+        acceptors: Option<Members>,
     },
 }
 
@@ -230,6 +232,9 @@ pub enum Reply {
         witness: Start,
         /// The cluster that the witness votes in.
         cluster: Option<ClusterId>,
+        /// How many acceptors that cluster was founded with, or will be by the witness's list. `None`
+        /// from a build that does not tell, and to one.
+        acceptors: Option<Members>,
     },
     /// To [`Request::Enlist`]: this is not the disk that the node must have.
     Refused {

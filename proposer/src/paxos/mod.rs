@@ -38,6 +38,7 @@ pub mod proposer;
 pub mod recall;
 pub mod recent;
 mod rows;
+pub mod roll_call;
 pub mod sessions;
 pub mod snapshot;
 pub mod stamp;

@@ -23,6 +23,10 @@
 //! for the whole of the later start. A wiped disk is always seen.
 //!
 //! The cluster is named after the disk of acceptor 1 at its founding.
+//!
+//! How many acceptors it has is written down with its name, as quorums of two sizes need not meet. It
+//! is the length of the founders' lists, all of which must agree. Later lists are addresses: an acceptor
+//! whose list has another length takes no part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -85,11 +89,32 @@ pub enum Refusal {
     },
     /// The cluster was founded without an acceptor of this number.
     NotAMember,
+    /// The cluster was founded with another number of acceptors than the node's list names.
+    OtherCount {
+        /// How many the cluster has, for good.
+        founded: Members,
+        /// How many the list names.
+        listed: Members,
+    },
+    /// Nothing is founded yet, and the witness's list has another length. Not for good: one of the two
+    /// lists will be mended.
+    OtherList {
+        /// How many the witness's list names.
+        witness: Members,
+        /// How many the node's list names.
+        listed: Members,
+    },
 }
 
 impl Refusal {
-    /// Every [`Refusal::name`].
-    pub const NAMES: [&'static str; 4] = ["amnesia", "older-copy", "other-cluster", "not-a-member"];
+    /// Every [`Refusal::name`] of one that is for good.
+    pub const NAMES: [&'static str; 5] = [
+        "amnesia",
+        "older-copy",
+        "other-cluster",
+        "not-a-member",
+        "other-count",
+    ];
 
     /// In a word, for metrics and conditions.
     pub const fn name(self) -> &'static str {
@@ -98,6 +123,8 @@ impl Refusal {
             Refusal::OlderCopy { .. } => Refusal::NAMES[1],
             Refusal::OtherCluster { .. } => Refusal::NAMES[2],
             Refusal::NotAMember => Refusal::NAMES[3],
+            Refusal::OtherCount { .. } => Refusal::NAMES[4],
+            Refusal::OtherList { .. } => "other-list",
         }
     }
 }
@@ -127,6 +154,17 @@ impl fmt::Display for Refusal {
                 "the cluster was founded without an acceptor of this number, and the number of \
                  acceptors is fixed",
             ),
+            Refusal::OtherCount { founded, listed } => write!(
+                f,
+                "the cluster was founded with {founded} acceptors, and ACCEPTORS names {listed}: \
+                 their number is fixed, as quorums of two sizes need not meet. Set ACCEPTORS to \
+                 the {founded} it was founded with, in their order, at every node"
+            ),
+            Refusal::OtherList { witness, listed } => write!(
+                f,
+                "its ACCEPTORS names {witness}, and this node's names {listed}: a cluster is \
+                 founded when all lists have one length. Set the right one at every node"
+            ),
         }
     }
 }
@@ -136,8 +174,23 @@ impl fmt::Display for Refusal {
 pub struct Roster {
     /// The cluster it votes in; `None` before its founding.
     pub cluster: Option<ClusterId>,
+    /// How many acceptors founded the cluster. `None` before that, and on disks of builds that did not
+    /// write it down.
+    pub founders: Option<Members>,
     /// The latest start known of each node.
     pub starts: BTreeMap<NodeName, Start>,
+}
+
+impl Roster {
+    /// How many acceptors founded the cluster, if it is founded. A disk that does not say it outright
+    /// names each of them: none joins before it has met all, and nobody is added later.
+    pub fn founders(&self, me: NodeId) -> Option<Members> {
+        self.cluster?;
+        let named = |id: &NodeId| *id == me || self.starts.contains_key(&acceptor(*id));
+        let count = || NodeId::first(u8::MAX).take_while(named).count();
+        let named = || u8::try_from(count()).ok().and_then(Members::new);
+        self.founders.or_else(named)
+    }
 }
 
 /// An acceptor and its standing: the whole of what answers [`Request`]s.
@@ -149,8 +202,10 @@ pub struct Member {
     roster: Roster,
     /// Who has witnessed this start.
     witnesses: BTreeSet<NodeId>,
-    /// Who is of another cluster, or of one without this acceptor.
+    /// Who is of another cluster, or of one without this acceptor or with another number of them.
     strangers: BTreeSet<NodeId>,
+    /// Whose list has another length, while nothing is founded.
+    differing: BTreeMap<NodeId, Members>,
     refusal: Option<Refusal>,
     /// Whether it voted when its disk last had everything.
     voted: bool,
@@ -167,6 +222,7 @@ impl Member {
             roster: Roster::default(),
             witnesses: BTreeSet::new(),
             strangers: BTreeSet::new(),
+            differing: BTreeMap::new(),
             refusal: None,
             voted: false,
             acceptor,
@@ -223,7 +279,8 @@ impl Member {
                 node,
                 start,
                 cluster,
-            } => self.witness(node, start, cluster).map(Answer::Reply),
+                acceptors,
+            } => self.witness(node, start, cluster, acceptors).map(Answer::Reply),
             _ if !self.votes() => Output::new(Vec::new(), Answer::Reply(Reply::NotVoting)),
             request => {
                 let output = self.acceptor.handle_settled(request, is_same);
@@ -254,8 +311,7 @@ impl Member {
 
     /// Whom to ask for what, now and again, until nobody is left.
     pub fn enlist(&self) -> Option<(Vec<NodeId>, Request)> {
-        let others = self.others();
-        let open: Vec<NodeId> = others.filter(|id| !self.witnesses.contains(id)).collect();
+        let open: Vec<NodeId> = self.unmet().collect();
         if open.is_empty() || self.refusal.is_some() {
             return None;
         }
@@ -263,6 +319,7 @@ impl Member {
             node: acceptor(self.me),
             start: self.start,
             cluster: self.roster.cluster,
+            acceptors: Some(self.members),
         };
         Some((open, request))
     }
@@ -280,6 +337,7 @@ impl Member {
                 start,
                 witness,
                 cluster,
+                ..
             } if *start == member.start && member.others().any(|other| other == from) => {
                 member.witnessed(from, *witness, *cluster);
             }
@@ -287,9 +345,16 @@ impl Member {
         })
     }
 
-    /// Call once, after the replay: an acceptor without others needs no witness.
+    /// Call once, after the replay: compares the list with what the disk says, and an acceptor without
+    /// others needs no witness.
     pub fn begin(&mut self) -> Output<Record, ()> {
-        self.change(|_| {})
+        self.change(|member| match member.founders() {
+            Some(founded) if founded != member.members => {
+                let listed = member.members;
+                member.refusal = Some(Refusal::OtherCount { founded, listed });
+            }
+            founded => member.roster.founders = founded,
+        })
     }
 
     /// Whether it takes part.
@@ -307,6 +372,21 @@ impl Member {
     /// The cluster it votes in.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.roster.cluster
+    }
+
+    /// How many acceptors founded the cluster.
+    pub fn founders(&self) -> Option<Members> {
+        self.roster.founders(self.me)
+    }
+
+    /// Who has not witnessed this start yet.
+    pub fn unmet(&self) -> impl Iterator<Item = NodeId> {
+        self.others().filter(|id| !self.witnesses.contains(id))
+    }
+
+    /// How many acceptors another one's list names, while nothing is founded and that differs.
+    pub fn list_of(&self, other: NodeId) -> Option<Members> {
+        self.differing.get(&other).copied()
     }
 
     /// Half an election timeout has passed.
@@ -334,6 +414,7 @@ impl Member {
     }
 
     fn witnessed(&mut self, from: NodeId, witness: Start, cluster: Option<ClusterId>) {
+        self.differing.remove(&from);
         if self.roster.cluster.is_some() {
             // One that has lost its disk remembers nobody.
             if cluster == self.roster.cluster {
@@ -349,8 +430,14 @@ impl Member {
     }
 
     fn refused(&mut self, from: NodeId, refusal: Refusal) {
+        if let Refusal::OtherList { witness, .. } = refusal {
+            self.differing.insert(from, witness);
+            return;
+        }
         // Who is of another cluster may have the wrong disk itself: it is one witness less.
-        if let Refusal::OtherCluster { .. } | Refusal::NotAMember = refusal {
+        if let Refusal::OtherCluster { .. } | Refusal::NotAMember | Refusal::OtherCount { .. } =
+            refusal
+        {
             self.strangers.insert(from);
             let others = usize::from(self.members.count()) - 1;
             let needed = match self.roster.cluster {
@@ -367,7 +454,8 @@ impl Member {
     /// Joins the cluster when every other acceptor knows this disk.
     fn found(&mut self) {
         let all = self.witnesses.len() + 1 == usize::from(self.members.count());
-        if self.roster.cluster.is_some() || self.refusal.is_some() || !all {
+        let listed = self.members.contains(self.me);
+        if self.roster.cluster.is_some() || self.refusal.is_some() || !all || !listed {
             return;
         }
         let first = self.members.acceptors().next().unwrap_or(self.me);
@@ -376,6 +464,7 @@ impl Member {
             _ => self.start.incarnation,
         };
         self.roster.cluster = ClusterId::new(name);
+        self.roster.founders = Some(self.members);
     }
 
     fn witness(
@@ -383,6 +472,7 @@ impl Member {
         node: NodeName,
         start: Start,
         cluster: Option<ClusterId>,
+        acceptors: Option<Members>,
     ) -> Output<Record, Reply> {
         let refuse = |refusal| Output::new(Vec::new(), Reply::Refused { start, refusal });
         if let (Some(mine), Some(theirs)) = (self.roster.cluster, cluster)
@@ -390,8 +480,18 @@ impl Member {
         {
             return refuse(Refusal::OtherCluster { cluster: mine });
         }
+        let members = self.founders().unwrap_or(self.members);
+        if let Some(listed) = acceptors.filter(|listed| *listed != members) {
+            return refuse(match self.founders() {
+                Some(founded) => Refusal::OtherCount { founded, listed },
+                None => Refusal::OtherList {
+                    witness: members,
+                    listed,
+                },
+            });
+        }
         let votes = node.role == Role::Acceptor;
-        if votes && (node.id == self.me || !self.members.contains(node.id)) {
+        if votes && (node.id == self.me || !members.contains(node.id)) {
             return refuse(Refusal::NotAMember);
         }
         let known = self.roster.starts.get(&node).map_or(0, |known| known.count);
@@ -418,6 +518,8 @@ impl Member {
             start,
             witness: self.start,
             cluster: self.roster.cluster,
+            // One that does not tell its own would not understand it.
+            acceptors: acceptors.map(|_| members),
         };
         Output::new(records, reply)
     }

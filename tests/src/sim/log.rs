@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use proposer::media::{SimMedia, Snapshot};
 use proposer::paxos::acceptor::Record;
-use proposer::paxos::ids::{Ballot, ClusterId, Slot};
+use proposer::paxos::ids::{Ballot, ClusterId, Members, Slot};
 use proposer::paxos::message::Value;
 use proposer::paxos::standing::{Member, Roster, Start};
 use proposer::paxos::votes::{self, Place};
@@ -92,7 +92,12 @@ impl Log {
             values: [Value::NOOP].into(),
             committed: Slot::ZERO,
         };
-        let records = [Record::Known(Roster { cluster, starts }), vote];
+        let roster = Roster {
+            cluster,
+            founders: Members::new(3),
+            starts,
+        };
+        let records = [Record::Known(roster), vote];
         let placed = log.append(&records).expect("a healthy disk");
         log.records.extend(placed);
         log.wal = None;

@@ -60,6 +60,13 @@ fn messages() -> Vec<Message> {
             node: node(Role::Learner, 2),
             start: start(1),
             cluster: None,
+            acceptors: None,
+        }),
+        Message::Request(Request::Enlist {
+            node: node(Role::Acceptor, 2),
+            start: start(1),
+            cluster: ClusterId::new(9),
+            acceptors: Members::new(5),
         }),
         Message::Reply(Reply::NotVoting),
         Message::Reply(Reply::AcceptedTight {
@@ -82,6 +89,21 @@ fn messages() -> Vec<Message> {
             start: start(1),
             witness: start(4),
             cluster: ClusterId::new(9),
+            acceptors: None,
+        }),
+        Message::Reply(Reply::Witnessed {
+            start: start(1),
+            witness: start(4),
+            cluster: None,
+            acceptors: Members::new(255),
+        }),
+        refused(Refusal::OtherCount {
+            founded: Members::new(5).unwrap(),
+            listed: Members::new(3).unwrap(),
+        }),
+        refused(Refusal::OtherList {
+            witness: Members::new(1).unwrap(),
+            listed: Members::new(4).unwrap(),
         }),
         refused(Refusal::OtherDisk { known: start(2) }),
         refused(Refusal::OlderCopy { known: start(3) }),
@@ -257,6 +279,12 @@ fn records_and_entries_survive_their_bytes() {
         },
         Record::Known(Roster {
             cluster: ClusterId::new(8),
+            founders: Members::new(4),
+            starts: [].into(),
+        }),
+        Record::Known(Roster {
+            cluster: ClusterId::new(8),
+            founders: None,
             starts: [
                 (node(Role::Acceptor, 1), start(1)),
                 (node(Role::Store, 3), start(2)),
@@ -293,4 +321,60 @@ fn records_and_entries_survive_their_bytes() {
         },
     ];
     assert_eq!(decode_entries(encode_entries(&entries)), Ok(entries));
+}
+
+#[test]
+fn what_earlier_builds_wrote_and_say_keeps_its_bytes() {
+    let mut known = vec![6];
+    known.extend(8u64.to_le_bytes());
+    known.extend(1u32.to_le_bytes());
+    known.extend([2, 1]);
+    (1..=3u64).for_each(|number| known.extend(number.to_le_bytes()));
+    let starts = [(
+        node(Role::Acceptor, 1),
+        Start {
+            incarnation: 1,
+            count: 2,
+            run: 3,
+        },
+    )];
+    let roster = Roster {
+        cluster: ClusterId::new(8),
+        founders: None,
+        starts: starts.into(),
+    };
+    assert_eq!(
+        Record::decode(known.clone().into()),
+        Ok(Record::Known(roster.clone()))
+    );
+    assert_eq!(Record::Known(roster).encode(), known);
+    let kind = |message: Message| {
+        let frame = Frame {
+            from: node(Role::Acceptor, 1),
+            cluster: None,
+            message,
+        };
+        frame.encode()[12]
+    };
+    let enlist = |acceptors| {
+        Message::Request(Request::Enlist {
+            node: node(Role::Acceptor, 1),
+            start: start(1),
+            cluster: None,
+            acceptors,
+        })
+    };
+    assert_eq!((kind(enlist(None)), kind(enlist(Members::new(3)))), (6, 7));
+    let witnessed = |acceptors| {
+        Message::Reply(Reply::Witnessed {
+            start: start(1),
+            witness: start(1),
+            cluster: None,
+            acceptors,
+        })
+    };
+    assert_eq!(
+        (kind(witnessed(None)), kind(witnessed(Members::new(3)))),
+        (29, 53)
+    );
 }

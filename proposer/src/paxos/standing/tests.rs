@@ -9,6 +9,8 @@ const NOWHERE: Place = Place { file: 0, offset: 0 };
 
 struct World {
     members: Members,
+    /// Whose list names another number of acceptors.
+    lists: BTreeMap<NodeId, Members>,
     /// Each disk.
     disks: BTreeMap<NodeId, Disk>,
     up: BTreeMap<NodeId, Member>,
@@ -30,6 +32,7 @@ impl World {
     fn new(acceptors: u8) -> World {
         let mut world = World {
             members: Members::new(acceptors).unwrap(),
+            lists: BTreeMap::new(),
             disks: BTreeMap::new(),
             up: BTreeMap::new(),
             numbers: 100,
@@ -89,7 +92,8 @@ impl World {
         if std::mem::take(&mut disk.witnessed) {
             disk.start = disk.start.next(run);
         }
-        let mut member = Member::new(node, self.members, disk.start, Acceptor::new());
+        let list = self.lists.get(&node).copied().unwrap_or(self.members);
+        let mut member = Member::new(node, list, disk.start, Acceptor::new());
         for record in &disk.records {
             member.replay(record, NOWHERE);
         }
@@ -159,6 +163,19 @@ impl World {
     fn refusal(&self, node: NodeId) -> Option<&'static str> {
         self.up[&node].refusal().map(Refusal::name)
     }
+}
+
+/// As the same disk would be, had an earlier build written it.
+fn by_an_earlier_build(disk: &mut Disk) {
+    for record in &mut disk.records {
+        if let Record::Known(roster) = record {
+            roster.founders = None;
+        }
+    }
+}
+
+fn count(of: u8) -> Members {
+    Members::new(of).unwrap()
 }
 
 fn prepare() -> Request {
@@ -326,13 +343,184 @@ fn an_acceptor_with_a_disk_of_another_cluster_keeps_no_other_from_voting() {
 }
 
 #[test]
-fn the_number_of_acceptors_is_fixed() {
-    let mut world = World::founded(3);
-    world.members = Members::new(4).unwrap();
-    world.wipe(id(4));
+fn an_acceptor_more_is_refused_however_it_is_added() {
+    for older in [false, true] {
+        let mut world = World::founded(3);
+        if older {
+            world.disks.values_mut().for_each(by_an_earlier_build);
+            world.start_all();
+        }
+        world.members = count(4);
+        world.wipe(id(4));
+        world.start(id(4));
+        world.meet();
+        assert_eq!(world.refusal(id(4)), Some("other-count"));
+        assert_eq!(
+            world.voting(),
+            [id(1), id(2), id(3)],
+            "the others keep their list"
+        );
+        world.start_all();
+        world.meet();
+        assert_eq!(world.voting(), []);
+        world.members = count(3);
+        world.start_all();
+        world.meet();
+        assert_eq!(world.voting(), [id(1), id(2), id(3)]);
+    }
+}
+
+#[test]
+fn a_list_of_another_length_keeps_all_from_voting_and_the_right_one_mends_it() {
+    for (founded, listed) in [(5, 3), (5, 7), (5, 1), (5, 4), (3, 2), (1, 3), (2, 255)] {
+        let mut world = World::founded(founded);
+        world.members = count(listed);
+        for node in NodeId::first(founded.min(listed)) {
+            world.start(node);
+        }
+        for gone in NodeId::first(founded).skip(listed.into()) {
+            world.stop(gone);
+        }
+        world.meet();
+        assert_eq!(world.voting(), [], "{founded}, {listed}");
+        let refusal = world.up[&id(1)].refusal().unwrap();
+        let (founders, list) = (count(founded), count(listed));
+        assert_eq!(
+            refusal,
+            Refusal::OtherCount {
+                founded: founders,
+                listed: list
+            }
+        );
+        let text = refusal.to_string();
+        let says = format!("founded with {founded} acceptors, and ACCEPTORS names {listed}");
+        assert!(text.contains(&says), "{text}");
+        assert_eq!(world.ask(id(1), prepare()), Some(Reply::NotVoting));
+        world.members = count(founded);
+        world.start_all();
+        world.meet();
+        assert_eq!(world.voting().len(), usize::from(founded));
+    }
+}
+
+#[test]
+fn one_list_of_another_length_keeps_that_acceptor_from_voting() {
+    for listed in [1, 3, 7] {
+        let mut world = World::founded(5);
+        world.lists.insert(id(2), count(listed));
+        world.start(id(2));
+        world.start(id(4));
+        world.meet();
+        assert_eq!(world.refusal(id(2)), Some("other-count"));
+        // It is a witness still: what it has seen stands on its disk.
+        assert_eq!(world.voting(), [id(1), id(3), id(4), id(5)]);
+        for down in [1, 3] {
+            world.stop(id(down));
+        }
+        world.start(id(4));
+        world.meet();
+        assert_eq!(world.voting(), [id(4), id(5)]);
+    }
+}
+
+#[test]
+fn lists_of_two_lengths_found_nothing_until_one_is_mended() {
+    for (most, one) in [(3, 2), (3, 5), (5, 3), (2, 1)] {
+        let mut world = World::new(most);
+        world.lists.insert(id(2), count(one));
+        world.start_all();
+        world.meet();
+        assert_eq!(world.voting(), [], "{most}, {one}");
+        for node in world.members.acceptors() {
+            assert_eq!(
+                world.up[&node].refusal(),
+                None,
+                "either list may be the right one"
+            );
+        }
+        assert_eq!(world.up[&id(1)].list_of(id(2)), Some(count(one)));
+        world.lists.clear();
+        world.start(id(2));
+        world.meet();
+        assert_eq!(world.voting().len(), usize::from(most));
+        assert_eq!(world.up[&id(1)].list_of(id(2)), None);
+    }
+}
+
+#[test]
+fn a_cluster_that_began_to_be_founded_is_not_founded_with_fewer() {
+    // Acceptor 4 has met all the others and votes; they have not.
+    let mut world = World::new(5);
     world.start_all();
+    let (open, request) = world.up[&id(4)].enlist().unwrap();
+    for other in open {
+        let reply = world.ask(other, request.clone()).unwrap();
+        let heard = world.up.get_mut(&id(4)).unwrap().heard(other, &reply);
+        world.persist(id(4), heard);
+    }
+    assert_eq!(world.voting(), [id(4)]);
+    // All but that one are started again with a list of three, which then founds a cluster.
+    world.members = count(3);
+    for node in [1, 2, 3] {
+        world.start(id(node));
+    }
     world.meet();
-    assert_eq!(world.refusal(id(4)), Some("not-a-member"));
+    // It is the one with three acceptors for all of them, and no quorum of five is left.
+    assert_eq!(world.voting(), [id(1), id(2), id(3), id(4)]);
+    let founders = |node| world.up[&id(node)].founders();
+    assert_eq!([1, 2, 3].map(founders), [Members::new(3); 3]);
+    assert_eq!(founders(4), Members::new(5));
+}
+
+#[test]
+fn disks_of_an_earlier_build_tell_their_count_by_the_nodes_they_name() {
+    for founded in [1, 2, 3, 5] {
+        let mut world = World::founded(founded);
+        world.disks.values_mut().for_each(by_an_earlier_build);
+        // The upgrade and another list come together.
+        for listed in [founded + 1, founded + 2, founded.saturating_sub(2).max(1)] {
+            world.members = count(listed);
+            for node in NodeId::first(founded) {
+                world.start(node);
+            }
+            world.meet();
+            if listed != founded {
+                assert_eq!(world.voting(), [], "{founded}, {listed}");
+                assert_eq!(world.refusal(id(1)), Some("other-count"));
+            }
+        }
+        world.members = count(founded);
+        world.start_all();
+        world.meet();
+        assert_eq!(world.voting().len(), usize::from(founded));
+        for disk in world.disks.values() {
+            let known = disk.records.iter().rev().find_map(|record| match record {
+                Record::Known(roster) => Some(roster.founders),
+                _ => None,
+            });
+            assert_eq!(known, Some(Some(count(founded))), "it is written down now");
+        }
+    }
+}
+
+#[test]
+fn who_does_not_tell_its_list_is_answered_as_before() {
+    let mut world = World::founded(3);
+    let (_, start) = (0, world.up[&id(3)].start);
+    let mut enlist = |acceptors| {
+        let request = Request::Enlist {
+            node: acceptor(id(3)),
+            start,
+            cluster: world.up[&id(1)].cluster(),
+            acceptors,
+        };
+        match world.ask(id(1), request) {
+            Some(Reply::Witnessed { acceptors, .. }) => acceptors,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(enlist(None), None);
+    assert_eq!(enlist(Some(count(3))), Some(count(3)));
 }
 
 #[test]
@@ -349,6 +537,7 @@ fn another_role_may_have_a_new_disk_but_no_older_one() {
             run,
         },
         cluster: None,
+        acceptors: None,
     };
     let mut witnesses = |request| {
         let reply = world.ask(id(1), request).unwrap();
