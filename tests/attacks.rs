@@ -245,6 +245,7 @@ fn no_count_of_starts_keeps_a_node_from_starting_again() {
                     node: name(node),
                     start,
                     cluster: None,
+                    acceptors: None,
                 };
                 send(&cluster, acceptor, node, Message::Request(enlist));
             }

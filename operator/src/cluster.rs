@@ -141,6 +141,8 @@ pub struct Group {
 }
 
 /// A field that no retry can make right.
+///
+/// One that contradicts volumes is the exception: it may become right when they are deleted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Invalid {
@@ -148,6 +150,8 @@ pub struct Invalid {
     pub field: String,
     /// What it held and what it may hold.
     pub problem: String,
+    /// It is about what volumes hold.
+    pub volumes: bool,
 }
 
 impl Invalid {
@@ -155,6 +159,21 @@ impl Invalid {
         Invalid {
             field: field.into(),
             problem: problem.into(),
+            volumes: false,
+        }
+    }
+
+    /// The refusal of an acceptor count other than the one that volumes were made for.
+    pub(crate) fn volumes(founded: u8, wanted: u8, claims: &str) -> Invalid {
+        let problem = format!(
+            "is {wanted}, but the cluster was founded with {founded} acceptors, whose volumes are \
+             there: their number cannot change, since the quorums of two sizes need not meet. Set it \
+             to {founded}; or, to begin anew without what was stored, delete the \
+             PersistentVolumeClaims of every role, those of the acceptors are {claims}"
+        );
+        Invalid {
+            volumes: true,
+            ..Invalid::new("spec.acceptor.replicas", problem)
         }
     }
 

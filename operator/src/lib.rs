@@ -21,6 +21,7 @@ pub mod cluster;
 pub mod config;
 pub mod crd;
 pub mod desired;
+pub mod founded;
 pub mod lease;
 pub mod local;
 pub mod manifest;

@@ -48,6 +48,9 @@ pub enum Error {
          proposer`"
     )]
     NoProgram(PathBuf),
+    /// The data folder is of a cluster with another number of acceptors.
+    #[error(transparent)]
+    OtherCount(#[from] crate::founded::OtherCount),
     /// A port past the last one.
     #[error(
         "--port-base {0} leaves no room: role and node are added to it, up to {PORT_SPAN} for store 255, \
@@ -205,6 +208,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let program = program()?;
     let console = Console::new();
+    crate::founded::check_folders(&nodes)?;
     let claim = Claim::take(data_dir)?;
     let leftovers = claim.leftovers()?;
     if !leftovers.is_empty() {

@@ -24,8 +24,9 @@ pub const OPERATOR_LABELS: [(&str, &str); 2] = [
 pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// A digest of what was applied last: a field that is no longer wanted shows as a difference.
 pub const APPLIED_ANNOTATION: &str = "clustersync.io/applied";
-/// The acceptor count with which a cluster began, on the acceptors' StatefulSet: it is there even
-/// when the PaxosCluster's status was lost, as after a restore from a backup.
+/// The acceptor count with which a cluster began. On the acceptors' StatefulSet: it is there even when
+/// the PaxosCluster's status was lost, as after a restore from a backup. And on the claims of their
+/// volumes, which stay when the PaxosCluster is deleted.
 pub const ACCEPTORS_ANNOTATION: &str = "clustersync.io/acceptors";
 /// How many learners there are when the cluster is not stopped, on their StatefulSet.
 pub const LEARNERS_ANNOTATION: &str = "clustersync.io/learners";

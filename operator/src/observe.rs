@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cluster::{Cluster, Group, Invalid};
 use crate::desired::PodMonitor;
-use crate::{names, quantity};
+use crate::{founded, names, quantity};
 
 /// A node that takes longer than this is taken for one that does not answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -106,6 +106,8 @@ pub struct Answer {
     pub durable_instance_id: Option<i64>,
     /// Names its start on its volume.
     pub incarnation: Option<String>,
+    /// What somebody should see to, such as an address at which another node answers.
+    pub warnings: Vec<String>,
 }
 
 /// How to ask a node how it is.
@@ -264,7 +266,10 @@ impl Observed {
                 check_storage(group, claim)?;
             }
         }
-        Ok(())
+        let acceptors = Some(names::role(&cluster.name, Role::Acceptor));
+        let mut sets = self.stateful_sets.iter();
+        let made = sets.any(|set| set.metadata.name == acceptors);
+        founded::check_claims(cluster, &self.claims, made)
     }
 }
 

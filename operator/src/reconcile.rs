@@ -618,7 +618,10 @@ async fn tell(object: &Guarded, context: &Context, error: &Error) {
 }
 
 fn when_to_look_again(status: &PaxosClusterStatus) -> Action {
-    if status.is("Stalled") {
+    if status.is_by_volumes() {
+        // Volumes may be deleted, and they are not watched.
+        Action::requeue(RESYNC)
+    } else if status.is("Stalled") {
         // Nothing changes until the spec does, and that is an event.
         Action::await_change()
     } else if status.is("Ready") || status.is_stopped() {

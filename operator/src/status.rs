@@ -195,7 +195,8 @@ impl Situation {
                 .or(before.status.committed_instance),
         };
         let never_whole = before.status.condition("Degraded").is_none_or(|was| {
-            [STARTING, STOPPED, INVALID_SPEC, APPLY_FAILED].contains(&was.reason.as_str())
+            let before = [STARTING, STOPPED, INVALID_SPEC, OTHER_COUNT, APPLY_FAILED];
+            before.contains(&was.reason.as_str())
         });
         // What is broken will not be whole by waiting.
         let waits = situation.broken.is_none();
@@ -315,18 +316,22 @@ impl Situation {
 /// the spec does.
 pub fn invalid(before: Before<'_>, invalid: &Invalid) -> PaxosClusterStatus {
     let message = invalid.to_string();
+    let reason = match invalid.volumes {
+        true => OTHER_COUNT,
+        false => INVALID_SPEC,
+    };
     let mut conditions = Conditions::new(before);
-    conditions.set("Ready", ("False", INVALID_SPEC, message.clone()));
+    conditions.set("Ready", ("False", reason, message.clone()));
     conditions.keep(
         "Available",
-        ("Unknown", INVALID_SPEC, "nothing was started".to_owned()),
+        ("Unknown", reason, "nothing was started".to_owned()),
     );
-    conditions.set("Progressing", ("False", INVALID_SPEC, message.clone()));
+    conditions.set("Progressing", ("False", reason, message.clone()));
     conditions.keep(
         "Degraded",
-        ("False", INVALID_SPEC, "nothing was started".to_owned()),
+        ("False", reason, "nothing was started".to_owned()),
     );
-    conditions.set("Stalled", ("True", INVALID_SPEC, message));
+    conditions.set("Stalled", ("True", reason, message));
     PaxosClusterStatus {
         observed_generation: before.generation,
         conditions: conditions.list,
@@ -367,10 +372,15 @@ pub fn same_but_for_counters(a: &PaxosClusterStatus, b: &PaxosClusterStatus) -> 
 
 /// The reason of every condition of a spec that makes no sense.
 pub const INVALID_SPEC: &str = "InvalidSpec";
+/// The reason of every condition of a spec with another number of acceptors than the volumes were made
+/// for.
+pub const OTHER_COUNT: &str = "OtherAcceptorCount";
 /// The reason when the API server refused an object.
 pub const APPLY_FAILED: &str = "ApplyFailed";
 /// The reason when an acceptor must not vote with the disk it has.
 pub const DISK_REFUSED: &str = "DiskRefused";
+/// The reason when a node finds another one, or one of another cluster, where it looks for its own.
+pub const WRONG_ADDRESS: &str = "WrongAddress";
 /// The reason when a learner has applied something else than the others.
 pub const AGREEMENT_VIOLATED: &str = "AgreementViolated";
 /// The reason when a node has applied what the acceptors do not have.
@@ -414,6 +424,12 @@ impl PaxosClusterStatus {
         progressing.is_some_and(|it| it.reason == STOPPED)
     }
 
+    /// Whether volumes stand against the spec.
+    pub fn is_by_volumes(&self) -> bool {
+        let stalled = self.condition("Stalled");
+        stalled.is_some_and(|it| it.reason == OTHER_COUNT)
+    }
+
     /// Whether that condition is `True`.
     pub fn is(&self, type_: &str) -> bool {
         self.condition(type_)
@@ -438,6 +454,10 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
         let Refused { pod, claim, why } = refused;
         format!("pod {pod} with PersistentVolumeClaim {claim} must not vote: {why}")
     });
+    let warnings = observed.answers.iter().flat_map(|(pod, answer)| {
+        let warnings = answer.warnings.iter();
+        warnings.map(move |warning| format!("pod {pod}: {warning}"))
+    });
     let found = [
         (
             AGREEMENT_VIOLATED,
@@ -450,6 +470,7 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
         (DATA_LOST, list(lost)),
         (DISK_REFUSED, list(refused)),
         (NODE_HALTED, list(halting.into_iter().map(halted))),
+        (WRONG_ADDRESS, list(warnings)),
     ];
     found
         .into_iter()

@@ -17,7 +17,7 @@ pub use access::{Access, host};
 mod access;
 
 /// Whose addresses a process of this role cannot work without.
-const fn needs(role: Role, use_cluster_store: bool) -> &'static [Role] {
+pub(crate) const fn needs(role: Role, use_cluster_store: bool) -> &'static [Role] {
     match (role, use_cluster_store) {
         (Role::Proposer, _) => &[Role::Proposer, Role::Acceptor, Role::Learner],
         (Role::Acceptor, _) => &[Role::Acceptor],

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::paxos::codec::{Frame, NodeName};
 use crate::paxos::message::Message;
 use crate::problem::{BodyLimits, Params, Problem, finish, no_memory};
+use crate::survey::Survey;
 use crate::wire::answers::{Health, LogsView, NodeStatus, Ready};
 use door::Door;
 
@@ -58,6 +59,8 @@ pub struct Node {
     pub door: Door,
     /// Set when the process is about to end: answers then ask clients to connect elsewhere.
     pub ending: Arc<AtomicBool>,
+    /// Who answers at the addresses of other nodes.
+    pub survey: Survey,
 }
 
 impl Node {
@@ -82,6 +85,7 @@ impl Node {
             logs,
             metrics,
             ending: Arc::default(),
+            survey: Survey::default(),
         }
     }
 }
@@ -130,6 +134,8 @@ pub(crate) async fn status<S: RoleState>(State(state): State<Arc<S>>) -> Json<S:
         cluster: node.identity.cluster().map(|cluster| cluster.to_string()),
         incarnation: format!("{:016x}", node.identity.start().incarnation),
         starts: node.identity.start().count,
+        acceptors: node.identity.founders().map(|founders| founders.count()),
+        warnings: node.survey.warnings(),
         ready: state.not_ready().is_none(),
     }))
 }
@@ -163,8 +169,18 @@ pub(crate) async fn ready<S: RoleState>(
     State(state): State<Arc<S>>,
 ) -> Result<Json<Ready>, Problem> {
     match state.not_ready() {
-        None => Ok(Json(Ready { status: "ready" })),
-        Some(why) => Err(Problem::unavailable(why, Duration::from_secs(1))),
+        None => Ok(Json(Ready {
+            status: "ready",
+            warnings: state.node().survey.warnings(),
+        })),
+        Some(mut why) => {
+            for warning in state.node().survey.warnings() {
+                if !why.contains(&warning) {
+                    why = format!("{why}; {warning}");
+                }
+            }
+            Err(Problem::unavailable(why, Duration::from_secs(1)))
+        }
     }
 }
 
@@ -349,6 +365,10 @@ impl Node {
                 format!("{error}: this path is for the cluster's nodes"),
             )
         })?;
+        let (mine, theirs) = (self.identity.cluster(), frame.cluster);
+        if let (Some(_), Some(theirs)) = (mine, theirs.filter(|_| theirs != mine)) {
+            self.survey.note_foreign(frame.from, theirs);
+        }
         self.identity.check(&frame).map_err(|error| {
             let detail = format!("{} sent a message: {error}", frame.from);
             Problem::new(StatusCode::CONFLICT, detail)

@@ -31,6 +31,7 @@ pub mod reach;
 pub mod serve;
 pub mod snapshots;
 pub mod state_file;
+pub mod survey;
 pub mod wal;
 pub mod wire;
 
@@ -86,22 +87,31 @@ pub async fn run(
     );
     let addresses = Addresses::start(&config)?;
     let node = Node::new(&config, &addresses, identity.clone(), logs, metrics.clone());
-    let about_to_end = node.ending.clone();
+    let (about_to_end, survey) = (node.ending.clone(), node.survey.clone());
     let (end, ending) = watch::channel(false);
     let mut proposer = None;
+    let watch = |needy: Box<dyn Fn() -> bool + Send>| {
+        survey.start(&config, &addresses, &identity, needy);
+    };
     let app = match config.role {
         Role::Proposer => {
             let waiting = bounds.limits().waiting_bytes();
             let handle = driver::proposer::start(&config, &addresses, &identity, metrics, waiting)?;
             proposer = Some(handle.clone());
+            let shown = handle.clone();
+            watch(Box::new(move || shown.view().leader.is_none()));
             http::proposer::routes(node, handle)
         }
         Role::Acceptor => {
             let handle = driver::acceptor::start(&config, &addresses, &identity, metrics)?;
+            let shown = handle.clone();
+            watch(Box::new(move || !shown.votes()));
             http::acceptor::routes(node, handle)
         }
         Role::Learner => {
             let handle = driver::learner::start(&config, &addresses, &identity, metrics)?;
+            let shown = handle.clone();
+            watch(Box::new(move || !shown.is_caught_up()));
             let (applied, leader) = (handle.applied(), handle.clone());
             let barrier = Barrier::start(&addresses, &identity, applied, move || leader.leader());
             let level = handle.clone();
@@ -110,6 +120,8 @@ pub async fn run(
         }
         Role::Store => {
             let handle = driver::store::start(&config, &addresses, &identity, metrics)?;
+            let shown = handle.clone();
+            watch(Box::new(move || !shown.is_caught_up()));
             let barrier = Barrier::start(&addresses, &identity, handle.applied(), || None);
             let level = handle.clone();
             barrier.when_level(move || level.caught_up());

@@ -197,3 +197,120 @@ async fn volumes_that_would_go_with_their_set_stay_while_it_is_made_anew() {
     world.server.delete("paxosclusters", NAMESPACE, "ledger");
     assert_eq!(sizes(&world, "acceptor"), [""; 0]);
 }
+
+fn marks(world: &World) -> Vec<Value> {
+    let claims = world.server.objects(CLAIMS);
+    let of_role = claims
+        .iter()
+        .filter(|claim| claim["metadata"]["labels"]["clustersync.io/role"] == "acceptor");
+    of_role
+        .map(|claim| claim["metadata"]["annotations"]["clustersync.io/acceptors"].clone())
+        .collect()
+}
+
+fn acceptors(count: u8) -> Value {
+    json!({ "acceptor": { "replicas": count } })
+}
+
+/// What a refusal may write.
+fn touched(world: &World) -> Vec<String> {
+    let writes = world.take_writes().into_iter();
+    let told = ["paxosclusters/status", "events"];
+    let touched = writes.filter(|call| !told.contains(&call.resource.as_str()));
+    touched
+        .map(|call| format!("{} {}", call.resource, call.name))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_cluster_made_again_with_another_number_of_acceptors_is_stalled_and_nothing_is_touched() {
+    for (founded, other) in [(5, 3), (3, 5), (3, 1), (1, 2)] {
+        let world = World::whole("ledger", acceptors(founded)).await;
+        assert_eq!(
+            marks(&world),
+            vec![json!(founded.to_string()); founded.into()]
+        );
+        world.server.delete("paxosclusters", NAMESPACE, "ledger");
+        // Another operator: nothing is remembered but what stands on the claims.
+        let world = World::with(world.server.clone(), world.nodes.clone());
+        world.create("ledger", acceptors(other));
+        world.take_writes();
+        for _ in 0..2 {
+            world.reconcile("ledger").await.unwrap();
+        }
+        let stalled = ("True".into(), "OtherAcceptorCount".into());
+        assert_eq!(world.condition("ledger", "Stalled"), stalled);
+        assert_eq!(touched(&world), Vec::<String>::new());
+        assert!(world.server.objects("statefulsets").is_empty());
+        let conditions = world.status("ledger")["conditions"].clone();
+        let message = conditions.as_array().unwrap().iter().find_map(|condition| {
+            (condition["type"] == "Stalled").then(|| condition["message"].as_str().unwrap())
+        });
+        let message = message.unwrap();
+        assert!(
+            message.contains(&format!("founded with {founded} acceptors")),
+            "{message}"
+        );
+        assert!(message.contains("data-ledger-acceptor-1"), "{message}");
+
+        // The founders' number makes it go on where it was.
+        world.edit_spec("ledger", acceptors(founded));
+        world.reconcile("ledger").await.unwrap();
+        world.server.run_pods(|_| false);
+        world.reconcile("ledger").await.unwrap();
+        assert_eq!(world.condition("ledger", "Ready").0, "True");
+    }
+}
+
+#[tokio::test]
+async fn without_the_volumes_another_number_of_acceptors_is_another_cluster() {
+    let world = World::whole("ledger", acceptors(5)).await;
+    world.server.delete("paxosclusters", NAMESPACE, "ledger");
+    world.create("ledger", acceptors(3));
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.condition("ledger", "Stalled").0, "True");
+    for id in 1..=5 {
+        let claim = format!("data-ledger-acceptor-{id}");
+        world.server.delete(CLAIMS, NAMESPACE, &claim);
+        if id < 5 {
+            world.reconcile("ledger").await.unwrap();
+            assert_eq!(
+                world.condition("ledger", "Stalled").0,
+                "True",
+                "one is left"
+            );
+        }
+    }
+    // Nobody tells the operator of that: it looks again.
+    world.reconcile("ledger").await.unwrap();
+    world.server.run_pods(|_| false);
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.condition("ledger", "Ready").0, "True");
+    assert_eq!(marks(&world), vec![json!("3"); 3]);
+}
+
+#[tokio::test]
+async fn claims_of_an_older_operator_are_marked_once_and_count_until_then() {
+    let world = World::whole("ledger", acceptors(3)).await;
+    for id in 1..=3 {
+        let claim = format!("data-ledger-acceptor-{id}");
+        let unmarked = json!({ "metadata": { "annotations": null } });
+        world.server.edit(CLAIMS, NAMESPACE, &claim, unmarked);
+    }
+    world.take_writes();
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(marks(&world), vec![json!("3"); 3]);
+    assert_eq!(touched(&world).len(), 3);
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.take_writes(), []);
+
+    for id in 1..=3 {
+        let claim = format!("data-ledger-acceptor-{id}");
+        let unmarked = json!({ "metadata": { "annotations": null } });
+        world.server.edit(CLAIMS, NAMESPACE, &claim, unmarked);
+    }
+    world.server.delete("paxosclusters", NAMESPACE, "ledger");
+    world.create("ledger", acceptors(1));
+    world.reconcile("ledger").await.unwrap();
+    assert_eq!(world.condition("ledger", "Stalled").0, "True");
+}

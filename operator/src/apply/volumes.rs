@@ -6,13 +6,14 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use proposer::config::Role;
 use proposer::paxos::ids::NodeId;
 use serde_json::json;
 
 use super::{Error, Writer};
 use crate::cluster::Group;
 use crate::observe::{Observed, claim_template, requested};
-use crate::{names, quantity};
+use crate::{founded, names, quantity};
 
 /// What stands where a set is to be applied.
 enum Place {
@@ -61,6 +62,9 @@ impl Writer<'_> {
             return Ok(Place::Ready);
         }
         self.grow(group, &observed.claims).await?;
+        if group.role == Role::Acceptor {
+            self.mark(&observed.claims).await?;
+        }
         let Some(live) = live else {
             return Ok(Place::Ready);
         };
@@ -78,6 +82,49 @@ impl Writer<'_> {
         );
         let leaving = self.delete(api, live, &DeleteParams::orphan()).await?;
         Ok(leaving.map_or(Place::Cleared, |set| Place::Leaving(Box::new(set))))
+    }
+
+    /// Writes on the acceptors' claims how many acceptors there are, so that a PaxosCluster which is
+    /// deleted and made again finds it there.
+    async fn mark(&self, claims: &[PersistentVolumeClaim]) -> Result<(), Error> {
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let count = self.cluster.members.count();
+        let unmarked = |claim: &&PersistentVolumeClaim| {
+            let ours = founded::acceptor(self.cluster, claim);
+            ours.is_some_and(|id| self.cluster.members.contains(id))
+                && founded::founders(claim).is_none()
+                && claim.metadata.deletion_timestamp.is_none()
+        };
+        for claim in claims.iter().filter(unmarked) {
+            let name = claim.name_any();
+            let params = PatchParams {
+                field_manager: Some(names::MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let mark = json!({ "metadata": {
+                // Only this very claim, not one made since under the same name.
+                "uid": claim.uid(),
+                "annotations": { names::ACCEPTORS_ANNOTATION: count.to_string() },
+            } });
+            match api
+                .patch_metadata(&name, &params, &Patch::Merge(&mark))
+                .await
+            {
+                Ok(_) => self.metrics.wrote("persistentvolumeclaims", "patch"),
+                // Gone, or another one: it will be seen the next time.
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(source) => {
+                    return Err(Error::Api {
+                        verb: "patch",
+                        kind: super::kind::<PersistentVolumeClaim>(),
+                        name,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Asks for the wanted size in every claim of the role's nodes that asks for less: first only on

@@ -5,7 +5,7 @@ use kube::runtime::events::{Event, EventType};
 
 use super::{
     AGREEMENT_VIOLATED, APPLY_FAILED, CONTRADICTION, DATA_LOST, DISK_REFUSED, NODE_HALTED, PAUSED,
-    ROLL_STUCK, STARTING, STOPPED,
+    ROLL_STUCK, STARTING, STOPPED, WRONG_ADDRESS,
 };
 use crate::crd::PaxosClusterStatus;
 use crate::roll::Restart;
@@ -39,6 +39,7 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
             DATA_LOST,
             DISK_REFUSED,
             NODE_HALTED,
+            WRONG_ADDRESS,
             ROLL_STUCK,
         ]
         .contains(&degraded.reason.as_str())

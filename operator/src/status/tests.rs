@@ -19,6 +19,7 @@ struct World {
     halted: BTreeMap<String, String>,
     behind: BTreeMap<String, String>,
     data_lost: BTreeMap<String, String>,
+    said: BTreeMap<String, Answer>,
     status: PaxosClusterStatus,
     now: i64,
 }
@@ -76,6 +77,7 @@ impl World {
             halted: BTreeMap::new(),
             behind: BTreeMap::new(),
             data_lost: BTreeMap::new(),
+            said: BTreeMap::new(),
             status: PaxosClusterStatus::default(),
             now: 0,
         }
@@ -129,6 +131,7 @@ impl World {
             halted: self.halted.clone(),
             behind: self.behind.clone(),
             data_lost: self.data_lost.clone(),
+            answers: self.said.clone(),
             ..Default::default()
         };
         let before = Before {
@@ -259,6 +262,28 @@ fn an_acceptor_that_must_not_vote_is_named_with_its_claim() {
     world.refused = vec![refused];
     world.look();
     assert_eq!(world.says()[3], "+DiskRefused");
+}
+
+#[test]
+fn an_address_at_which_another_node_answers_is_told_with_the_pod_that_found_it() {
+    let mut world = World::whole();
+    let warning = "h:1 is listed as learner-1, and another node answers there, learner-2";
+    let answer = Answer {
+        warnings: vec![warning.to_owned()],
+        ..Answer::default()
+    };
+    world.said.insert("ledger-proposer-2".to_owned(), answer);
+    assert_eq!(world.look(), ["WrongAddress"]);
+    assert_eq!(
+        world.says(),
+        ["-WrongAddress", "+Committing", "-UpToDate", "+WrongAddress"]
+    );
+    let message = &world.status.condition("Degraded").unwrap().message;
+    assert_eq!(*message, format!("pod ledger-proposer-2: {warning}"));
+    assert_eq!(world.look(), [""; 0]);
+    world.said.clear();
+    world.look();
+    assert_eq!(world.says()[0], "+AllNodesReady");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::metrics::Metrics;
 use crate::paxos::acceptor::{self, Acceptor, Record, Room};
-use crate::paxos::ids::{Ballot, NodeId, Slot};
+use crate::paxos::ids::{Ballot, Members, NodeId, Slot};
 use crate::paxos::message::{Reply, Request};
 use crate::paxos::output::Output;
 use crate::paxos::standing::{Member, Refusal};
@@ -80,6 +80,8 @@ struct View {
     is_full: AtomicBool,
     votes: AtomicBool,
     refusal: OnceLock<Refusal>,
+    /// Who has not witnessed this start, and how many acceptors its list names if another number.
+    unmet: Mutex<Vec<(NodeId, Option<Members>)>>,
 }
 
 /// Too many requests wait.
@@ -189,6 +191,12 @@ impl Handle {
     /// Why it never will on this disk, if so.
     pub fn refusal(&self) -> Option<Refusal> {
         self.view.refusal.get().copied()
+    }
+
+    /// Who has not witnessed this start, and how many acceptors its list names if another number.
+    pub fn unmet(&self) -> Vec<(NodeId, Option<Members>)> {
+        let unmet = self.view.unmet.lock();
+        unmet.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The highest ballot promised.
@@ -491,7 +499,12 @@ impl Run {
         metrics.votes_index.set(index as i64);
         metrics.votes_kept.set(acceptor.voted_bytes() as i64);
         view.votes.store(core.votes(), Ordering::Relaxed);
+        if !core.votes() {
+            let unmet = core.unmet().map(|id| (id, core.list_of(id)));
+            *view.unmet.lock().unwrap_or_else(PoisonError::into_inner) = unmet.collect();
+        }
         let (votes, refusal, cluster) = (core.votes(), core.refusal(), core.cluster());
+        let founders = core.founders();
         drop(core);
         let stands = match refusal {
             Some(refusal) => {

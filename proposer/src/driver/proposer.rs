@@ -23,7 +23,7 @@ use crate::link::{Error as LinkError, Link, Links};
 use crate::metrics::Metrics;
 use crate::newest::NewestOnly;
 use crate::pace::Pace;
-use crate::paxos::ids::{Ballot, NodeId, NodeName, Slot};
+use crate::paxos::ids::{Ballot, Members, NodeId, NodeName, Slot};
 use crate::paxos::machine::{Applied, Outcome};
 use crate::paxos::message::{
     Forwarded, Heartbeat, Learned, Message, Recalled, Reply, Value, Values,
@@ -105,6 +105,7 @@ pub struct Handle {
     events: mpsc::UnboundedSender<Event>,
     shared: Arc<Shared>,
     identity: Identity,
+    members: Members,
     addresses: Addresses,
     metrics: Arc<Metrics>,
 }
@@ -238,6 +239,11 @@ impl Handle {
         };
         let leads = || self.view().leader.and_then(Ballot::node) == Some(proposer);
         self.addresses.now().name(node) || leads()
+    }
+
+    /// The acceptors of its list.
+    pub fn acceptors(&self) -> Members {
+        self.members
     }
 
     /// Whether it is one of the cluster's proposers still, and already.
@@ -413,6 +419,7 @@ pub fn start(
             asked_at: Mutex::default(),
         }),
         identity: identity.clone(),
+        members,
         addresses: addresses.clone(),
         metrics: metrics.clone(),
     };

@@ -16,7 +16,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::{Node, RoleState, frame_limits, router};
 use crate::driver::acceptor::Handle;
 use crate::link;
-use crate::paxos::ids::{Ballot, NodeId, Slot};
+use crate::paxos::ids::{Ballot, Members, NodeId, NodeName, Role, Slot};
 use crate::paxos::message::{Message, Reply, Request, Value, Values};
 use crate::problem::{Body, Named, Problem, Raw, explain};
 use crate::wire::answers::{Accepted, AcceptorStatus, NodeStatus, Prepared};
@@ -79,13 +79,42 @@ impl RoleState for Acceptor {
     fn not_ready(&self) -> Option<String> {
         match self.handle.refusal() {
             Some(refusal) => Some(refusal.to_string()),
-            None if self.handle.votes() => None,
-            None => Some(
-                "it waits for other acceptors to see its disk: for all of them in a new cluster, \
-                 else for a quorum"
-                    .to_owned(),
-            ),
+            None if self.handle.votes() => self.founded_anew(),
+            None => Some(self.waits()),
         }
+    }
+}
+
+impl Acceptor {
+    /// For whom it waits before it votes.
+    fn waits(&self) -> String {
+        let missing = |(id, list): (NodeId, Option<Members>)| {
+            let node = NodeName {
+                role: Role::Acceptor,
+                id,
+            };
+            let list = list.map(|list| {
+                format!("{node}, whose ACCEPTORS names {list} and not as many as this node's")
+            });
+            let trouble = || self.node.survey.trouble(node);
+            list.or_else(trouble).unwrap_or_else(|| node.to_string())
+        };
+        let unmet: Vec<String> = self.handle.unmet().into_iter().map(missing).collect();
+        let whom = match self.node.identity.cluster() {
+            Some(_) => "a quorum of acceptors has to see its disk before it votes",
+            None => {
+                "all acceptors of a new cluster have to see each other's disks before it begins"
+            }
+        };
+        format!("{whom}; still missing: {}", unmet.join("; "))
+    }
+
+    /// Nodes have disks of another cluster, and in this acceptor's own nobody has ever been elected.
+    fn founded_anew(&self) -> Option<String> {
+        let foreign = self.node.survey.foreign()?;
+        let is_unused = self.handle.promised().is_none();
+        is_unused
+            .then(|| format!("its cluster was founded anew and has done nothing yet: {foreign}"))
     }
 }
 

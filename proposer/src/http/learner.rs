@@ -169,6 +169,11 @@ impl RoleState for Learner {
         if let Some(lost) = self.handle.lost() {
             return Some(format!("cannot catch up: {lost}"));
         }
+        if !self.handle.is_caught_up() && !self.node.identity.may_learn() {
+            let why =
+                "a quorum of acceptors has not said yet which cluster this is: see their state";
+            return Some(why.to_owned());
+        }
         let level = self.handle.is_caught_up();
         (!level).then(|| "still catching up with the leader".to_owned())
     }

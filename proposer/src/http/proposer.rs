@@ -127,7 +127,17 @@ impl RoleState for Proposer {
         if let Some(found) = view.behind {
             return Some(behind::explain(&found));
         }
-        Some("no leader is known: fewer acceptors than a quorum answer?".to_owned())
+        let (identity, survey) = (&self.node.identity, &self.node.survey);
+        let what = match (identity.cluster(), identity.founders()) {
+            (None, _) => "a quorum of acceptors has not said yet which cluster this is",
+            (_, None) => {
+                "the acceptors have not said yet how many founded the cluster, which those of an \
+                 earlier version cannot: upgrade them first"
+            }
+            _ => "no leader is known",
+        };
+        let why = survey.why_no_quorum(self.handle.acceptors());
+        Some(format!("{what}: {why}"))
     }
 }
 

@@ -157,8 +157,9 @@ impl fmt::Display for Refusal {
             Refusal::OtherCount { founded, listed } => write!(
                 f,
                 "the cluster was founded with {founded} acceptors, and ACCEPTORS names {listed}: \
-                 their number is fixed, as quorums of two sizes need not meet. Set ACCEPTORS to \
-                 the {founded} it was founded with, in their order, at every node"
+                 their number is fixed, as quorums of two sizes need not meet. Set ACCEPTORS \
+                 (spec.acceptor.replicas) to the {founded} it was founded with, in their order, at \
+                 every node"
             ),
             Refusal::OtherList { witness, listed } => write!(
                 f,
@@ -280,7 +281,9 @@ impl Member {
                 start,
                 cluster,
                 acceptors,
-            } => self.witness(node, start, cluster, acceptors).map(Answer::Reply),
+            } => self
+                .witness(node, start, cluster, acceptors)
+                .map(Answer::Reply),
             _ if !self.votes() => Output::new(Vec::new(), Answer::Reply(Reply::NotVoting)),
             request => {
                 let output = self.acceptor.handle_settled(request, is_same);

@@ -18,6 +18,10 @@ pub struct NodeStatus {
     pub uptime: u64,
     /// The cluster that its volume belongs to, once it knows.
     pub cluster: Option<String>,
+    /// With how many acceptors that cluster was founded, once it knows.
+    pub acceptors: Option<u8>,
+    /// What somebody should see to, such as an address at which another node answers.
+    pub warnings: Vec<String>,
     /// Names this start of the process on this volume.
     pub incarnation: String,
     /// Starts on this volume.
@@ -208,6 +212,9 @@ pub struct Health {
 pub struct Ready {
     /// `ready`
     pub status: &'static str,
+    /// What somebody should see to all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// `GET /logs` and `GET /logs/important`

@@ -90,6 +90,7 @@ impl NodeStatus for Nodes {
                 halted: None,
                 behind: None,
                 data_lost: None,
+                warnings: Vec::new(),
             })
         }
         .boxed()

@@ -613,6 +613,7 @@ fn a_start_far_beyond_the_last_one_is_not_written_down() {
                 node,
                 start,
                 cluster,
+                acceptors: None,
             },
         )
     };
