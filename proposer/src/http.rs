@@ -303,7 +303,7 @@ async fn measure<S: RoleState>(
     let route = request.extensions().get::<MatchedPath>().cloned();
     let (mut response, page) = match state.node().door.admit(&request) {
         Ok(page) => (next.run(request).await, page),
-        Err(refusal) => (refusal, None),
+        Err(refusal) => (*refusal, None),
     };
     if !response
         .headers()

@@ -250,9 +250,13 @@ fn timed(from: u64, count: u64, machine: &mut Machine) -> Vec<Entry> {
             timestamp: i - u64::from(i % 11 == 10),
             if_version: (i % 3 == 2 && operation != Operation::Read).then_some(1),
             if_instance: None,
-            sequence: (i % 2 == 0).then_some(if i % 50 == 0 { 1 } else { i - i % 6 }),
+            sequence: i.is_multiple_of(2).then_some(if i.is_multiple_of(50) {
+                1
+            } else {
+                i - i % 6
+            }),
             client_id: &client,
-            request_id: (i % 3 == 0).then_some(&id),
+            request_id: i.is_multiple_of(3).then_some(&id),
             resource: &resource,
             data: if operation == Operation::Write {
                 &data

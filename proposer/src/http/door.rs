@@ -61,8 +61,8 @@ impl Door {
     ///
     /// # Errors
     /// The answer, in place of what the request asks for.
-    pub(super) fn admit(&self, request: &Request) -> Result<Option<Page>, Response> {
-        let refuse = |problem: Problem| Err(problem.into_response());
+    pub(super) fn admit(&self, request: &Request) -> Result<Option<Page>, Box<Response>> {
+        let refuse = |problem: Problem| Err(Box::new(problem.into_response()));
         let headers = request.headers();
         let host = match named(request) {
             Ok(host) => host,
@@ -85,7 +85,7 @@ impl Door {
         let listed = origin.filter(|origin| self.lists(origin));
         if let Some(page) = listed {
             return match request.method() {
-                &Method::OPTIONS => Err(preflight(page.clone())),
+                &Method::OPTIONS => Err(Box::new(preflight(page.clone()))),
                 _ => Ok(Some(Page(page.clone()))),
             };
         }

@@ -262,12 +262,14 @@ impl Sim {
                     self.answer(at, from, packet);
                 }
             }
-            (Process::Proposer(..), Message::TakeOver) => {
-                if self.reaches_a_learner(at) {
-                    self.step_proposer(at, Input::TakeOver);
-                }
-            }
+            (Process::Proposer(..), Message::TakeOver) => self.take_over(at),
             _ => {}
+        }
+    }
+
+    fn take_over(&mut self, at: usize) {
+        if self.reaches_a_learner(at) {
+            self.step_proposer(at, Input::TakeOver);
         }
     }
 

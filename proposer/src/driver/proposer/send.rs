@@ -107,12 +107,12 @@ impl Run {
         };
         for link in asked {
             let question = question.clone();
-            match is_renewal {
-                true => match self.renewals.offer(link.node.id, question) {
-                    Some(question) => self.ask(link, question),
-                    None => {}
-                },
-                false => self.ask(link, question),
+            let question = match is_renewal {
+                true => self.renewals.offer(link.node.id, question),
+                false => Some(question),
+            };
+            if let Some(question) = question {
+                self.ask(link, question);
             }
         }
     }

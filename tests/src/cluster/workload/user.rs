@@ -51,7 +51,7 @@ impl<'a> User<'a> {
         proposers.rotate_left(id as usize % count);
         let mut client = Client::new(format!("client-{seed}-{id}"), proposers);
         // Both ways of naming requests.
-        client.sends_sequence = id % 2 == 0;
+        client.sends_sequence = id.is_multiple_of(2);
         User {
             shared,
             id,
