@@ -229,10 +229,12 @@ fn silent_connections_keep_neither_probes_nor_peers_nor_clients_out() {
         assert_healthy(&cluster, name, Duration::from_secs(1));
         let url = cluster.node(name).url();
         let metrics = http::get(&format!("{url}/metrics")).unwrap().text();
-        let cut = metrics
+        let line = metrics
             .lines()
-            .any(|line| line.starts_with("paxos_connections_cut_total") && !line.ends_with(" 0"));
-        assert!(cut || !metrics.contains("paxos_connections 4"), "{name:?}");
+            .find(|line| line.starts_with("paxos_connections{"));
+        let open = line.and_then(|line| line.rsplit_once(' ')).unwrap().1;
+        let open: u64 = open.parse().unwrap();
+        assert!(open <= 4096 + 512, "{name:?} has {open} connections");
     }
     assert_bounded(&cluster);
 }
@@ -241,7 +243,8 @@ fn silent_connections_keep_neither_probes_nor_peers_nor_clients_out() {
 fn a_lack_of_descriptors_is_no_broken_disk() {
     let mut cluster = cluster();
     let mut client = client(&cluster, "honest");
-    let names = [(Role::Learner, 1), (Role::Acceptor, 1), (Role::Proposer, 1)];
+    // Not a leader: who cannot reach it has nobody else to ask.
+    let names = [(Role::Learner, 1), (Role::Acceptor, 1)];
     assert_writes(&mut client, 2);
     let limit = |cluster: &Cluster, soft: u64| {
         for name in names {
