@@ -120,7 +120,10 @@ async fn write(
         "{status} version={} instance={}",
         answer["version"], answer["instanceId"]
     );
-    if let Some(last) = answer["resourceInstanceId"].as_u64() {
+    // For the next try of whoever compares instances; to the others it says nothing.
+    if let (_, Some(_)) = conditions
+        && let Some(last) = answer["resourceInstanceId"].as_u64()
+    {
         text.push_str(&format!(" resource-instance={last}"));
     }
     let mut answer = answer;
