@@ -314,7 +314,7 @@ impl Clients {
         let id = self.free.pop().unwrap_or_else(|| {
             let rows = &mut self.rows.chunks;
             if rows.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-                rows.push(Arc::new(Vec::with_capacity(CHUNK)));
+                rows.push(Arc::default());
             }
             let chunks = rows.len() as u32;
             let last = rows.last_mut().expect("one was added");

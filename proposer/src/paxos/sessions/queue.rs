@@ -67,7 +67,11 @@ impl Entries {
         match self.chunks.back_mut() {
             Some(last) if last.len() < CHUNK => Arc::make_mut(last).push(session),
             _ => {
-                let mut chunk = Vec::with_capacity(CHUNK);
+                // The first one grows: most tables that are read from elsewhere are small.
+                let mut chunk = match self.chunks.is_empty() {
+                    true => Vec::new(),
+                    false => Vec::with_capacity(CHUNK),
+                };
                 chunk.push(session);
                 self.chunks.push_back(Arc::new(chunk));
             }
