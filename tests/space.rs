@@ -186,13 +186,15 @@ fn logs_that_no_learner_lets_go_stop_at_their_share_and_get_shorter_when_it_is_b
         why.contains("acceptor-") && why.contains("learner-2"),
         "{why}"
     );
-    let told = cluster.of_role(Role::Acceptor).into_iter().filter(|name| {
-        let status = cluster.node(*name).status().unwrap();
-        status["no_room"]
-            .as_str()
-            .is_some_and(|why| why.contains("learners are away"))
+    cluster.wait_for("a majority of acceptors says why", PATIENCE, || {
+        let acceptors = cluster.of_role(Role::Acceptor).into_iter();
+        let told = acceptors.filter_map(|name| {
+            let status = cluster.node(name).status()?;
+            let why = status["no_room"].as_str()?;
+            why.contains("learners are away").then_some(())
+        });
+        (told.count() >= 2).then_some(())
     });
-    assert!(told.count() >= 2);
     for _ in 0..10 {
         assert_eq!(read(&cluster), 200, "reads go on");
         thread::sleep(Duration::from_millis(200));

@@ -74,13 +74,14 @@ fn addresses_in_the_wrong_order_are_named_by_who_has_them() {
             name,
             &[&format!("{listed}{of}-{found}"), of.list_variable()],
         );
-        let status = cluster.node(name).status().unwrap();
-        assert!(status["warnings"].to_string().contains(&listed), "{status}");
-        let output = cluster.node(name).output();
-        assert!(
-            output.contains("\"WARN\"") && output.contains(&listed),
-            "{output}"
-        );
+        cluster.wait_for("status and log say it, too", PATIENCE, || {
+            let status = cluster.node(name).status()?;
+            let output = cluster.node(name).output();
+            let is_said = status["warnings"].to_string().contains(&listed)
+                && output.contains("\"WARN\"")
+                && output.contains(&listed);
+            is_said.then_some(())
+        });
         cluster.kill(at);
         swap(&mut cluster, at, of, places);
         cluster.restart(at);

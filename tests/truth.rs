@@ -52,6 +52,17 @@ fn back_up(cluster: &mut Cluster, names: &[Name]) {
     cluster.wait_until_ready();
 }
 
+/// Waits until every learner has applied this, and has it on disk: what an acceptor forgets, it keeps.
+fn wait_until_learners_have(cluster: &Cluster, last: u64) {
+    cluster.wait_until_learners_agree(last);
+    for learner in cluster.of_role(Role::Learner) {
+        cluster.wait_for("it is on the learner's disk", PATIENCE, || {
+            let durable = cluster.node(learner).status()?["durable_instance_id"].as_u64()?;
+            (durable >= last).then_some(())
+        });
+    }
+}
+
 /// Stops all, puts these back to their copies, and starts all again.
 fn set_back(cluster: &mut Cluster, names: &[Name]) {
     let all = cluster.names();
@@ -73,7 +84,9 @@ fn try_write(cluster: &Cluster, proposer: usize, data: &str) -> (u16, Json) {
     });
     let proposer = &cluster.urls(Role::Proposer)[proposer];
     let url = format!("{proposer}/propose?wait=true&timeoutMs=1000");
-    let answer = http::post(&agent, &url, body.to_string().into_bytes()).unwrap();
+    let answer = cluster.wait_for("the proposer answers", PATIENCE, || {
+        http::post(&agent, &url, body.to_string().into_bytes()).ok()
+    });
     (answer.status, answer.json())
 }
 
@@ -92,7 +105,7 @@ fn acceptors_that_are_all_set_back_are_noticed_before_anything_is_acknowledged()
         .map(|i| put(&cluster, "k", &format!("acknowledged {i}")))
         .max()
         .unwrap();
-    cluster.wait_until_learners_agree(last);
+    wait_until_learners_have(&cluster, last);
     set_back(&mut cluster, &acceptors);
 
     for i in 0..6 {
@@ -127,7 +140,7 @@ fn acceptors_set_back_and_given_their_newest_disks_again_have_lost_nothing() {
     put(&cluster, "k", "old");
     back_up(&mut cluster, &acceptors);
     let last = put(&cluster, "k", "newest");
-    cluster.wait_until_learners_agree(last);
+    wait_until_learners_have(&cluster, last);
     // The newest ones are put aside, and come back.
     let all = cluster.names();
     cluster.kill(&all);

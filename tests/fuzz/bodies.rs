@@ -196,6 +196,7 @@ fn no_call_of_any_route_makes_a_server_error() {
     let fuzz = Fuzz::begin("no_call_of_any_route_makes_a_server_error");
     let mut cluster = Cluster::start(1, 1, 1);
     cluster.add_store();
+    cluster.wait_until_ready();
     let agent = agent(Duration::from_secs(20));
     fuzz.check(512, &calls(), |(role, method, path, body)| {
         let name: Name = (role, 1);

@@ -145,7 +145,7 @@ pub const CONFIGURATIONS: [Configuration; 19] = [
             learner: true,
             ..RIVALS
         },
-        states: Some(117_446),
+        states: Some(153_914),
         quick: true,
     },
     Configuration {
@@ -156,7 +156,7 @@ pub const CONFIGURATIONS: [Configuration; 19] = [
             values: 2,
             ..Small::LEAST
         },
-        states: Some(58_146),
+        states: Some(35_010),
         quick: true,
     },
     Configuration {
@@ -167,7 +167,7 @@ pub const CONFIGURATIONS: [Configuration; 19] = [
             values: 2,
             ..Small::LEAST
         },
-        states: Some(19_611),
+        states: Some(21_945),
         quick: true,
     },
     Configuration {
@@ -211,7 +211,7 @@ pub const CONFIGURATIONS: [Configuration; 19] = [
             trims: true,
             ..RIVALS
         },
-        states: Some(121_209),
+        states: Some(85_053),
         quick: true,
     },
     Configuration {
@@ -271,7 +271,7 @@ pub const CONFIGURATIONS: [Configuration; 19] = [
             acceptors: 2,
             ..Small::LEAST
         },
-        states: Some(56_907),
+        states: Some(37_465),
         quick: true,
     },
     Configuration {

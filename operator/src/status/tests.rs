@@ -505,7 +505,10 @@ fn acceptors_that_were_set_back_are_told_with_who_noticed_and_what_to_do() {
     world.behind.clear();
     let why = format!("{CONTRADICTED}: a quorum of acceptors has no vote in instance 10");
     world.halted = says("ledger-learner-1", &why);
-    assert_eq!(world.look(), ["Contradiction"]);
+    assert_eq!(world.look(), [""; 0], "the reason is the same");
+    let degraded = world.status.condition("Degraded").unwrap();
+    assert_eq!(&*degraded.reason, "Contradiction");
+    assert!(degraded.message.contains("has no vote in instance 10"));
     world.halted.clear();
     assert_eq!(world.look(), ["Ready"]);
 }
