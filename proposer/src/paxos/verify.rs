@@ -103,6 +103,12 @@ impl Verify {
         let left = usize::from(self.members.count()) - self.forgotten.len();
         (left < self.members.quorum()).then_some(Verdict::Forgotten)
     }
+
+    /// The verdict when no quorum has answered for a while. One acceptor that has forgotten the slot
+    /// is enough: those that have not may be too few for good, if another one has lost its disk.
+    pub fn give_up(&self) -> Option<Verdict> {
+        (!self.forgotten.is_empty()).then_some(Verdict::Forgotten)
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +175,21 @@ mod tests {
         );
         let rest = [gone.clone(), mine.clone(), mine];
         assert_eq!(verdict(3, &rest), Some(Verdict::Same));
+    }
+
+    #[test]
+    fn one_that_has_forgotten_ends_the_question_where_another_has_lost_its_disk() {
+        let mut verify = verify(3);
+        let acceptor = |number| NodeId::new(number).unwrap();
+        assert_eq!(verify.answer(acceptor(1), &Reply::NotVoting), None);
+        assert_eq!(verify.answer(acceptor(2), &fetched(&[(1, "mine")])), None);
+        assert_eq!(verify.give_up(), None, "the first may come back");
+        let gone = Reply::Truncated {
+            from: SLOT,
+            floor: Slot(9),
+        };
+        assert_eq!(verify.answer(acceptor(3), &gone), None);
+        assert_eq!(verify.give_up(), Some(Verdict::Forgotten));
     }
 
     #[test]

@@ -65,8 +65,17 @@ impl Sim {
         let Some(verdict) = doubt.verify.answer(from, reply) else {
             return;
         };
+        self.judge(at, verdict);
+    }
+
+    fn judge(&mut self, at: usize, verdict: Verdict) {
+        let Process::Learner(replica) = &mut self.nodes[at].process else {
+            return;
+        };
+        let Some(doubt) = replica.doubt.take() else {
+            return;
+        };
         let (slot, told) = (doubt.verify.slot(), doubt.told);
-        replica.doubt = None;
         match verdict {
             Verdict::Same => self.summary.words_refused += u64::from(told),
             Verdict::Forgotten => {}
@@ -90,12 +99,18 @@ impl Sim {
             return;
         }
         if let Some(Doubt { verify, told: true }) = &replica.doubt {
+            if let Some(verdict) = verify.give_up() {
+                return self.judge(at, verdict);
+            }
             let packet = self.said(at, Message::Request(verify.request()));
             return self.send_all(at, Role::Acceptor, &packet);
         }
         let Some((first, last)) = replica.digests.known() else {
             return;
         };
+        if !self.config.samples {
+            return;
+        }
         let slot = match self.rng.chance(500) {
             true => last,
             false => Slot(self.rng.between(first.0, last.0)),
@@ -124,8 +139,12 @@ impl Sim {
             values: [value].into(),
             committed: applied,
         };
+        // At once: a learner that has lost its disk by the time it is told believes what nobody voted
+        // for, until messages bear the identity of who sends them.
         let packet = self.said(0, Message::Learn(learn));
-        self.send(0, at, &packet);
+        if !self.asleep(at) {
+            self.receive((0, self.nodes[0].life), at, packet);
+        }
     }
 
     /// A copy of every acceptor's disk, all of one moment.

@@ -149,11 +149,16 @@ impl Run {
         let Some(open) = &mut self.truth.open else {
             return;
         };
-        let Some(verdict) = open.verify.answer(from, reply) else {
+        if let Some(verdict) = open.verify.answer(from, reply) {
+            self.judge(verdict);
+        }
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        let Some(open) = self.truth.open.take() else {
             return;
         };
         let (slot, told_by) = (open.verify.slot(), open.told_by);
-        self.truth.open = None;
         let checks = &self.metrics.vote_checks;
         checks.with_label_values(&[verdict.name()]).inc();
         match (verdict, told_by) {
@@ -210,10 +215,13 @@ impl Run {
             // A sample can wait: nobody has said anything else.
             match open.told_by {
                 None => self.truth.open = None,
-                Some(_) => {
-                    let verify = open.verify.clone();
-                    self.question(&verify);
-                }
+                Some(_) => match open.verify.give_up() {
+                    Some(verdict) => self.judge(verdict),
+                    None => {
+                        let verify = open.verify.clone();
+                        self.question(&verify);
+                    }
+                },
             }
             return;
         }
