@@ -487,7 +487,7 @@ impl Run {
         set(&view.floor, acceptor.floor().0);
         set(&view.log_bytes, self.log.wal.bytes());
         let is_tight = acceptor.room().0 != Room::Enough;
-        let is_full = self.log.volume.is_almost_full();
+        let is_full = self.log.volume.is_filled_by_others(self.log.wal.bytes());
         view.is_tight.store(is_tight, Ordering::Relaxed);
         view.is_full.store(is_full, Ordering::Relaxed);
         let metrics = &self.metrics;

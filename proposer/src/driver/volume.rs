@@ -72,10 +72,11 @@ impl Volume {
         volume
     }
 
-    /// Whether it is the volume that is full, and not the log that has its share of it.
-    pub(crate) fn is_almost_full(&self) -> bool {
+    /// Whether others fill the volume, and not a log of that size, which would get shorter if all
+    /// learners were there.
+    pub(crate) fn is_filled_by_others(&self, log: u64) -> bool {
         let seen = self.seen();
-        seen.free < 2 * seen.reserve()
+        seen.free < 2 * seen.reserve() && !has_share(seen, log, SHARE_AGAIN)
     }
 
     /// As it was when it was last asked, less what has been written since.
@@ -129,7 +130,7 @@ impl Volume {
             info!(target: "important", %volume, free, size, log, "there is room on the volume again");
         } else if before != Room::Enough {
             // It was said.
-        } else if self.is_almost_full() {
+        } else if self.is_filled_by_others(log) {
             error!(
                 target: "important", %volume, free, size, log,
                 "the volume is almost full: nothing is written that makes the data grow until there \
@@ -149,8 +150,7 @@ impl Volume {
 fn room_for(seen: Seen, log: u64, more: u64, before: Room) -> Room {
     let reserve = seen.reserve();
     let free = seen.free.saturating_sub(more);
-    let could_have = u128::from(log) + u128::from(seen.free);
-    let has = |share: u64| u128::from(log) * 100 >= could_have * u128::from(share);
+    let has = |share| has_share(seen, log, share);
     let (share, little) = match before {
         Room::Enough => (SHARE, reserve + reserve / 2),
         _ => (SHARE_AGAIN, reserve * 2),
@@ -164,6 +164,12 @@ fn room_for(seen: Seen, log: u64, more: u64, before: Room) -> Room {
     } else {
         Room::Enough
     }
+}
+
+/// Whether a log of that size has so many per cent of what it could have.
+fn has_share(seen: Seen, log: u64, share: u64) -> bool {
+    let could_have = u128::from(log) + u128::from(seen.free);
+    u128::from(log) * 100 >= could_have * u128::from(share)
 }
 
 #[cfg(test)]
