@@ -106,6 +106,8 @@ pub struct Config {
     pub faults: Vec<(Fault, u64)>,
     /// How many of a thousand of a learner's ticks come with word of another value than it has applied.
     pub false_words: u32,
+    /// Whether learners compare samples of what they applied with the acceptors' votes.
+    pub samples: bool,
     /// Whether at the end all acceptors are set back to what they had in the middle.
     pub set_back: bool,
 }
@@ -284,6 +286,7 @@ impl Config {
             lost_claims: maybe(r, 1000),
             faults: faults(r),
             false_words: pick(r, &[0, 0, 20, 200]),
+            samples: true,
             set_back: r.chance(150),
         }
     }

@@ -1,5 +1,7 @@
 //! The second phase: nothing goes wrong any more, so the cluster must work.
 
+use std::cmp::Reverse;
+
 use proposer::paxos::acceptor::Room;
 use proposer::paxos::ids::{Ballot, Role, Slot};
 use proposer::paxos::proposer::Proposer;
@@ -11,6 +13,8 @@ use super::{Dialect, Event, Sim};
 pub(super) const SETTLE: u64 = 10_000;
 /// How long a fresh write may take to reach every learner.
 pub(super) const WRITE: u64 = 2_000;
+/// What was on its way when all was healed arrives within this time.
+const SOON: u64 = 500;
 /// How many values are proposed after healing.
 const FRESH: usize = 20;
 
@@ -20,8 +24,17 @@ impl Sim {
         self.mend();
         self.pass(SETTLE);
         let (leader, ballot) = self.only_leader();
-        let (fresh, before) = (self.fresh(), self.check.agreement.chosen_up_to());
+        let fresh = self.fresh();
+        // What the leader has given out by now comes before them, even if it is not chosen yet: a
+        // message that was on a slow link when all was healed is still on its way.
+        let before = self.last_given_out(leader);
         self.offer(leader, fresh);
+        let last = before.plus(FRESH as u64);
+        assert_eq!(
+            self.last_given_out(leader),
+            last,
+            "a healthy leader takes fresh writes"
+        );
         self.read_at(leader);
         self.pass(WRITE);
         assert_eq!(
@@ -30,18 +43,16 @@ impl Sim {
             "the leader of a healthy cluster stays"
         );
         let chosen = self.check.agreement.chosen_up_to();
-        assert_eq!(
-            chosen,
-            before.plus(FRESH as u64),
-            "fresh writes are chosen and leave no hole"
-        );
-        // One that is far behind and gets a slot at a time is given time as long as it moves.
-        while self.slowest_learner() < chosen {
+        assert_eq!(chosen, last, "fresh writes are chosen and leave no hole");
+        // One that is far behind and gets a slot, or a piece of a snapshot, at a time is given time as
+        // long as it moves.
+        while self.slowest_learner().0 < chosen {
             let before = self.slowest_learner();
             self.pass(WRITE);
+            let now = self.slowest_learner();
             assert!(
-                self.slowest_learner() > before,
-                "learners catch up: {before} of {chosen}"
+                now > before,
+                "learners catch up: {before:?}, then {now:?}, of {chosen}"
             );
         }
         self.everybody_has(chosen);
@@ -72,11 +83,26 @@ impl Sim {
                 self.schedule(0, Event::Start(at));
             }
         }
+        self.hurry_what_is_on_its_way();
         let twin = usize::from(self.config.proposers);
         if self.config.twin {
             self.crash(twin, SETTLE);
             self.nodes[twin].gone = true;
         }
+    }
+
+    /// What a slow link would have carried for minutes arrives now that it is fast, in its order.
+    fn hurry_what_is_on_its_way(&mut self) {
+        let soon = self.now + SOON;
+        let events = std::mem::take(&mut self.queue).into_iter();
+        self.queue = events
+            .map(|Reverse(mut scheduled)| {
+                if let Event::Packet { .. } | Event::Answer { .. } = scheduled.event {
+                    scheduled.at = scheduled.at.min(soon);
+                }
+                Reverse(scheduled)
+            })
+            .collect();
     }
 
     pub(super) fn fresh(&mut self) -> Vec<proposer::paxos::message::Value> {
@@ -123,12 +149,18 @@ impl Sim {
         (leader, ballot)
     }
 
-    fn slowest_learner(&self) -> Slot {
-        let delivered = self.nodes.iter().filter_map(|node| match &node.process {
-            Process::Learner(replica) => Some(replica.core.delivered()),
+    fn last_given_out(&self, leader: usize) -> Slot {
+        self.proposer(leader).map_or(Slot::ZERO, Proposer::last)
+    }
+
+    /// How far the learner is that is the furthest behind: what it has delivered, and how many bytes
+    /// of which snapshot it has received.
+    fn slowest_learner(&self) -> (Slot, Option<(Slot, u64)>) {
+        let reached = self.nodes.iter().filter_map(|node| match &node.process {
+            Process::Learner(replica) => Some((replica.core.delivered(), replica.receiving())),
             _ => None,
         });
-        delivered.min().unwrap_or_default()
+        reached.min().unwrap_or_default()
     }
 
     fn everybody_has(&self, chosen: Slot) {

@@ -192,6 +192,14 @@ impl Log {
         }
     }
 
+    /// These records, as the process ends in the middle of writing them: any part of them may be on
+    /// the disk, and the next start shows. Nothing comes after the write that could go wrong instead.
+    pub(super) fn write_part(&mut self, records: &[Record], rng: &mut Rng) -> Result<(), BadWrite> {
+        spoil(&self.media, BadWrite::Torn, rng);
+        let _placed = self.append(records);
+        Err(BadWrite::Torn)
+    }
+
     fn append(&mut self, records: &[Record]) -> Result<Vec<(Position, Record)>, wal::Error> {
         let wal = self.wal.as_mut().expect("a process has its log open");
         let placed = records

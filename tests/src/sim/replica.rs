@@ -344,6 +344,12 @@ impl Replica {
         self.snapshots.received(slot)
     }
 
+    /// Which snapshot it is receiving from another learner, and how many bytes of it have come.
+    pub(super) fn receiving(&self) -> Option<(Slot, u64)> {
+        let slot = self.catch_up.as_ref()?.piece_of()?;
+        Some((slot, self.received(slot)))
+    }
+
     /// One record of entries from `from` on; `None` if the log does not go back so far.
     pub(super) fn entries(&self, from: Slot) -> Option<Vec<Entry>> {
         if from > self.machine.applied() {

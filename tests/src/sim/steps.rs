@@ -16,7 +16,6 @@ use proposer::paxos::standing::Member;
 use proposer::reach::Look;
 
 use super::desk::Desk;
-use super::disk::BadWrite;
 use super::node::{Asker, Disk, Process, Voter, Waiting, Write};
 use super::replica::{Replica, Shelf};
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
@@ -110,9 +109,7 @@ impl Sim {
                 ..
             }) = process
             {
-                let torn = Some(BadWrite::Torn);
-                let write_part =
-                    |records: &[Record]| log.write(records, torn, &mut self.rng).map(drop);
+                let write_part = |records: &[Record]| log.write_part(records, &mut self.rng);
                 let _ended = match write {
                     Write::Answers(_, output) => output.persist(write_part).map(drop),
                     Write::Standing(output) => output.persist(write_part),

@@ -70,6 +70,16 @@ pub(super) struct CatchUp {
     silent: u32,
 }
 
+impl CatchUp {
+    /// The snapshot of which a piece is asked for.
+    pub(super) fn piece_of(&self) -> Option<Slot> {
+        match &self.asked.1 {
+            Ask::Piece { slot, .. } => *slot,
+            _ => None,
+        }
+    }
+}
+
 impl Sim {
     /// The acceptors have forgotten slots up to `floor`.
     pub(super) fn catch_up(&mut self, at: usize, floor: Slot) {

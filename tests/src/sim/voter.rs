@@ -3,7 +3,8 @@
 use proposer::paxos::acceptor::{Record, Room, Volume};
 use proposer::paxos::message::{Message, Reply, Request};
 use proposer::paxos::output::Output;
-use proposer::paxos::votes::{Answer, Place};
+use proposer::paxos::votes::{Answer, Place, Unread};
+use proposer::wal;
 
 use super::disk::BadWrite;
 use super::node::{Asker, Disk, Process, Waiting, Write};
@@ -43,12 +44,18 @@ impl Sim {
 
     /// Sends an answer, what the log has of it read from there.
     fn reply(&mut self, at: usize, asker: Asker, answer: Answer) {
-        let node = &self.nodes[at];
-        let (Process::Acceptor(voter), Disk::Log(log)) = (&node.process, &node.disk) else {
+        let node = &mut self.nodes[at];
+        let (Process::Acceptor(voter), Disk::Log(log)) = (&mut node.process, &node.disk) else {
             return;
         };
         self.summary.read_from_logs += u64::from(!answer.is_in_memory());
-        let reply = answer.into_reply(&**log);
+        let reply = match (answer.clone().into_reply(&**log), &answer) {
+            // Forgotten in the meantime, and its file removed.
+            (Err(Unread::Log(wal::Error::Absent(_))), Answer::Votes(reading)) => {
+                voter.member.answer_again(reading).into_reply(&**log)
+            }
+            (reply, _) => reply,
+        };
         let reply =
             reply.unwrap_or_else(|error| panic!("a vote is where it was written: {error:?}"));
         let id = node.name.id;
