@@ -3,10 +3,10 @@
 //!
 //! A request is remembered for the retry window, in log time ([`Stamp`]), whatever other clients do:
 //! nothing but time pushes it out. The memory for it is bounded all the same, so a request for which
-//! there is no room is not executed. One client may take [`SHARE`] times what it leaves free (Choudhury
+//! there is no room is not executed. One client may take `SHARE` times what it leaves free (Choudhury
 //! and Hahne, "Dynamic Queue Length Thresholds", 1998): one that floods the table leaves a fifth of it
 //! to the others, and two leave a ninth. What is forgotten leaves a trace with its client, by which an
-//! old request is told from a new one: see [`clients`].
+//! old request is told from a new one (`clients.rs`).
 //!
 //! In a log without a stamp, as written by the first release, the last [`SESSIONS`] requests are
 //! remembered and nothing else is.

@@ -14,7 +14,7 @@ const LONGEST_PAUSE: u64 = 16;
 /// ones. What is older is left out: those acceptors have a hole there, as if they had been away.
 const LATE_BATCHES: usize = 4;
 
-/// What a request was, for [`Input::Failed`].
+/// What a request was, for [`Input::Failed`](super::Input::Failed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sent {
     /// A [`Request::Prepare`].

@@ -33,7 +33,7 @@ impl Proposer {
         self.ahead.iter().map(|(node, slot)| (*node, *slot))
     }
 
-    /// Whether an [`Input::Applied`] of that slot would change anything: most do not.
+    /// Whether an [`Input::Applied`](super::Input::Applied) of that slot would change anything: most do not.
     pub fn is_news(&self, applied: Slot) -> bool {
         match &self.phase {
             Phase::Leading(leading) => applied >= leading.next || !self.ahead.is_empty(),
