@@ -20,8 +20,8 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::resources::{self, PageQuery, Reads};
 use super::snapshots::{self, SnapshotQuery};
-use super::{Node, RoleState, frame_limits, reserve, router, watch};
-use crate::bounds::{NoStream, Stream};
+use super::{Node, RoleState, frame_limits, json_bytes, render as render_json, reserve, router, watch};
+use crate::bounds::{NoStream, Piece, Stream};
 use crate::driver::barrier::Barrier;
 use crate::driver::learner::audit::Digests;
 use crate::driver::learner::transfer::{COMMITTED_HEADER, PREVIOUS_HEADER};
@@ -43,8 +43,12 @@ const CHUNK_BYTES: usize = 256 << 10;
 const PIECE_BYTES: usize = 1 << 20;
 /// A page of the log ends after about so many bytes, whatever its `limit`.
 const PAGE_BYTES: usize = 4 << 20;
-/// Memory for a piece of a stream: what its entries take as JSON.
-pub(super) const STREAM_BYTES: usize = 2 * STREAM_CHUNK_BYTES;
+/// What such an answer goes beyond its size by, at most: the last entry.
+const LARGEST_ENTRY: usize = 1 << 20;
+/// Memory for a piece of a stream, unless an entry of it is larger.
+const STREAM_BYTES: usize = 2 * STREAM_CHUNK_BYTES;
+/// What the fields of an entry take in JSON, beside its value.
+const FIELDS_BYTES: usize = 512;
 
 /// What a learner answers.
 #[derive(OpenApi)]
@@ -83,6 +87,32 @@ impl Learner {
             Problem::unavailable(detail + ": ask another one", Duration::from_secs(5))
         })
     }
+
+    /// The entries that a stream sends next, with the memory for them and their JSON. What they take
+    /// is known when they are here: where it is more, they are dropped and read again when there is
+    /// room, so that streams of large entries do not all hold some at once.
+    pub(super) async fn piece(
+        &self,
+        stream: &Stream,
+        from: Slot,
+    ) -> Result<(Piece, Vec<Entry>), NoEntries> {
+        let mut bytes = STREAM_BYTES;
+        loop {
+            let room = stream.room(bytes).await;
+            let entries = self.handle.entries(from, STREAM_CHUNK_BYTES).await?;
+            let needed = 2 * rendered_size(&entries);
+            if needed <= bytes {
+                return Ok((room, entries));
+            }
+            bytes = needed;
+        }
+    }
+}
+
+/// About what entries take as JSON.
+pub(super) fn rendered_size(entries: &[Entry]) -> usize {
+    let sizes = entries.iter();
+    sizes.map(|entry| entry.value.len() + FIELDS_BYTES).sum()
 }
 
 /// All of the learner's routes.
@@ -260,7 +290,8 @@ async fn entries(
         _ = ending.wait_for(|ending| *ending) => {}
         () = tokio::time::sleep(Duration::from_millis(query.wait_ms.min(5000))) => {}
     }
-    reserve(PIECE_BYTES).await?;
+    // The entries and their encoding.
+    reserve(2 * (PIECE_BYTES + LARGEST_ENTRY)).await?;
     let committed = state.handle.committed().to_string();
     let entries = state
         .handle
@@ -424,7 +455,8 @@ async fn instances(
     if !(1..=1000).contains(&query.limit) {
         return Err(Problem::bad_request("limit", "must be from 1 to 1000"));
     }
-    reserve(PAGE_BYTES).await?;
+    // The entries and their JSON.
+    reserve(2 * (PAGE_BYTES + LARGEST_ENTRY)).await?;
     let mut entries: Vec<Entry> = Vec::new();
     let mut bytes = 0;
     while entries.len() < query.limit && bytes < PAGE_BYTES {
@@ -443,11 +475,14 @@ async fn instances(
     entries.truncate(query.limit);
     let views: Vec<EntryView<'_>> = entries.iter().map(EntryView::of).collect();
     let next = from.0 + views.len() as u64;
-    Ok(Json(InstancesView {
+    let view = InstancesView {
         instances: views,
         next,
-    })
-    .into_response())
+    };
+    Ok(json_bytes(
+        StatusCode::OK,
+        render_json(rendered_size(&entries), &view),
+    ))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -493,8 +528,7 @@ async fn log(
     let lines = stream::unfold(start, move |(state, permit, next)| async move {
         let mut applied = state.handle.applied();
         loop {
-            let room = permit.room(STREAM_BYTES).await;
-            let entries = state.handle.entries(next, STREAM_CHUNK_BYTES).await.ok()?;
+            let (room, entries) = state.piece(&permit, next).await.ok()?;
             if let Some(last) = entries.last() {
                 let next = last.slot.next();
                 let lines = Ok::<_, Infallible>(room.fill(render(&entries)));
@@ -516,7 +550,7 @@ async fn log(
 }
 
 fn render(entries: &[Entry]) -> Bytes {
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(rendered_size(entries));
     for entry in entries {
         write_line(&mut lines, &EntryView::of(entry));
     }

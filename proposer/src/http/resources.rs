@@ -13,7 +13,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{RoleState, json_bytes, reserve};
+use super::{RoleState, json_bytes, render, reserve};
 use crate::driver::barrier::Barrier;
 use crate::paxos::command::MAX_RESOURCE_CHARS;
 use crate::paxos::machine::{Page, PageLimits, Resource};
@@ -26,6 +26,10 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 const MAX_LIMIT: usize = 1000;
 /// A page ends after about so many bytes, whatever its `limit`: each resource may have 1 MiB.
 const PAGE_BYTES: usize = 4 << 20;
+/// With a last resource of the largest size.
+const LARGEST_PAGE: usize = PAGE_BYTES + (1 << 20);
+/// What the fields of a resource take in JSON, beside its data and its name.
+const FIELDS_BYTES: usize = 256;
 
 /// A role that resources can be read from.
 pub(super) trait Reads: RoleState {
@@ -142,8 +146,9 @@ pub(super) async fn resource<S: Reads>(
     if headers.get(IF_NONE_MATCH) == Some(&etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
-    reserve(found.data.len() + name.len()).await?;
-    let body = serde_json::to_vec(&ResourceView::of(&name, &found)).unwrap_or_default();
+    let size = found.data.len() + name.len() + FIELDS_BYTES;
+    reserve(size).await?;
+    let body = render(size, &ResourceView::of(&name, &found));
     let mut response = json_bytes(StatusCode::OK, body);
     response.headers_mut().insert(ETAG, etag);
     Ok(response)
@@ -217,11 +222,13 @@ pub(super) async fn resources<S: Reads>(
 ) -> Result<Response, Problem> {
     query.check()?;
     ready_to_read(&*state, query.consistency).await?;
-    reserve(PAGE_BYTES).await?;
+    reserve(LARGEST_PAGE).await?;
     if !state.is_level() && state.is_behind() {
         return Err(not_level(&*state));
     }
     let page = state.page(query).await;
-    let body = serde_json::to_vec(&PageView::of(&page)).unwrap_or_default();
+    let size = page.resources.iter();
+    let size = size.map(|(name, resource)| resource.data.len() + name.len() + FIELDS_BYTES);
+    let body = render(size.sum(), &PageView::of(&page));
     Ok(json_bytes(StatusCode::OK, body))
 }

@@ -16,9 +16,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 use utoipa::IntoParams;
 
-use super::learner::{Learner, STREAM_BYTES, no_entries, slot};
+use super::learner::{Learner, no_entries, rendered_size, slot};
 use crate::bounds::Stream;
-use crate::driver::learner::STREAM_CHUNK_BYTES;
 use crate::paxos::codec::Entry;
 use crate::paxos::ids::Slot;
 use crate::problem::{Params, Problem};
@@ -122,9 +121,8 @@ impl Watcher {
             if silent_until.is_none_or(|until| until <= Instant::now()) {
                 return Some(self.sent(format!(":\nid: {}\n\n", self.next.previous()).into()));
             }
-            let room = self.permit.room(STREAM_BYTES).await;
-            let entries = self.state.handle.entries(self.next, STREAM_CHUNK_BYTES);
-            let entries = entries.await.ok()?;
+            let piece = self.state.piece(&self.permit, self.next).await;
+            let (room, entries) = piece.ok()?;
             if let Some(last) = entries.last() {
                 self.next = last.slot.next();
                 let events = render(&entries, &self.prefix);
@@ -151,6 +149,7 @@ impl Watcher {
 
 /// The changes among these entries.
 fn render(entries: &[Entry], prefix: &str) -> Vec<u8> {
+    // Events of others are left out, and often all of them.
     let mut events = Vec::new();
     for entry in entries {
         let Some(change) = ChangeView::of(entry).filter(|c| c.resource.starts_with(prefix)) else {
@@ -164,6 +163,7 @@ fn render(entries: &[Entry], prefix: &str) -> Vec<u8> {
                 None => "delete",
             }
         );
+        events.reserve(head.len() + rendered_size(std::slice::from_ref(entry)));
         events.extend_from_slice(head.as_bytes());
         write_line(&mut events, &change);
         events.push(b'\n');
