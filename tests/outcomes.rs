@@ -296,3 +296,34 @@ fn all_learners_away_with_much_open_and_everybody_hears_what_became_of_his_reque
     cluster.wait_until_ready();
     assert_little_memory(&cluster);
 }
+
+/// A leader asks learners again for outcomes that were lost, with the values as it proposed them. Each
+/// write here is the first in a second, so that all have a stamp.
+#[test]
+fn writes_with_a_stamp_get_their_outcomes_from_learners_that_were_away() {
+    let mut cluster = Cluster::start(3, 3, 2);
+    let learners = cluster.of_role(Role::Learner);
+    let leader = cluster.node(cluster.wait_for_leader()).url();
+    for round in 0..3 {
+        thread::sleep(Duration::from_millis(1100));
+        cluster.kill(&learners);
+        let open = write(&format!("open-{round}"), "key", &json!(round));
+        let (leader, cluster) = (&leader, &mut cluster);
+        thread::scope(|scope| {
+            let path = "/propose?wait=true&timeoutMs=25000";
+            let waiting = scope.spawn(move || post(leader, path, &open));
+            thread::sleep(Duration::from_millis(2500));
+            cluster.restart(&learners);
+            let (status, answer) = waiting.join().unwrap();
+            assert_eq!(
+                (status, &answer["status"]),
+                (200, &json!("COMMITTED")),
+                "{answer}"
+            );
+        });
+    }
+    for learner in learners {
+        let output = cluster.node(learner).output();
+        assert!(!output.contains("another value"), "{output}");
+    }
+}

@@ -343,9 +343,18 @@ struct Item {
     job: u64,
     index: usize,
     value: Value,
+    /// The same as this leader has proposed it, where it put a stamp on it.
+    stamped: Option<Value>,
     wait: bool,
     /// How many leaders may have proposed it.
     tried: u32,
+}
+
+impl Item {
+    /// The value that is chosen in its slot if this leader's is: learners halt at any other.
+    fn as_proposed(&self) -> &Value {
+        self.stamped.as_ref().unwrap_or(&self.value)
+    }
 }
 
 /// How far a learner was when it last answered.
@@ -995,7 +1004,10 @@ impl Run {
             for item in proposed.into_values().rev() {
                 match self.jobs.get(&item.job).is_some_and(|job| job.forwarded) {
                     true => self.settle(item.job, item.index, Answer::Unknown),
-                    false => self.queue.push_front(item),
+                    false => self.queue.push_front(Item {
+                        stamped: None,
+                        ..item
+                    }),
                 }
             }
         }
@@ -1052,6 +1064,7 @@ impl Run {
             job: id,
             index,
             value,
+            stamped: None,
             wait,
             tried: 0,
         });
@@ -1134,7 +1147,10 @@ impl Run {
             return;
         }
         let mut values: Vec<Value> = items.iter().map(|item| item.value.clone()).collect();
-        self.stamp(&mut values);
+        let stamped = self.stamp(&mut values);
+        if let Some(item) = items.first_mut() {
+            item.stamped = stamped;
+        }
         let Some(first) = self.step(Input::Propose(values)) else {
             return;
         };
@@ -1152,12 +1168,10 @@ impl Run {
         }
     }
 
-    /// Lets log time pass: see [`Stamp`]. What is proposed anew by another leader has no stamp of this
-    /// one, as items keep their values as they came.
-    fn stamp(&mut self, values: &mut [Value]) {
-        let Some(first) = values.first_mut() else {
-            return;
-        };
+    /// Lets log time pass: see [`Stamp`]. The first value with a stamp, if it got one. What is proposed
+    /// anew by another leader has no stamp of this one, as items keep their values as they came.
+    fn stamp(&mut self, values: &mut [Value]) -> Option<Value> {
+        let first = values.first_mut()?;
         let now = Instant::now();
         let elapsed = self
             .stamped_at
@@ -1165,7 +1179,9 @@ impl Run {
         if self.stamped_at.is_none() || elapsed >= STAMP_EVERY_MS {
             *first = Stamp::after(elapsed, self.terms).put_on(first);
             self.stamped_at = Some(now);
+            return Some(first.clone());
         }
+        None
     }
 
     /// Sends the head of the queue on; `false` if there is nobody of that name to send it to.

@@ -34,7 +34,7 @@ impl Run {
         let wanted = self
             .proposed
             .iter()
-            .map(|(slot, item)| (*slot, &item.value));
+            .map(|(slot, item)| (*slot, item.as_proposed()));
         while let Some(tell) = self.telling.ask_again(wanted.clone()) {
             self.tell(tell);
         }

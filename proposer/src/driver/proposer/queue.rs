@@ -74,6 +74,7 @@ mod tests {
             job,
             index,
             value: Value::NOOP,
+            stamped: None,
             wait: true,
             tried: 0,
         })
