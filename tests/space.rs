@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use proposer::config::Role;
 use serde_json::json;
+use tests::cluster::client::Client;
 use tests::cluster::{Cluster, Name, binary, http};
 
 /// Long enough for anything that works at all.
@@ -90,11 +91,12 @@ fn acceptors_keep_to_their_memory_while_a_learner_is_away_and_when_they_start_ag
 struct Small(Name);
 
 impl Small {
-    /// Starts the node with its data on a file system of so many MiB.
-    fn start(cluster: &mut Cluster, name: Name, mib: u64) -> Small {
+    /// Starts the node with its data on a file system of so many MiB, of which others have some.
+    fn start(cluster: &mut Cluster, name: Name, [mib, others]: [u64; 2]) -> Small {
         let node = cluster.node_mut(name);
         let folder = node.config.data_dir.clone();
-        let script = "mount -t tmpfs -o size=$1m tmpfs \"$2\" && exec \"$3\"";
+        let script = "mount -t tmpfs -o size=$1m tmpfs \"$3\" && \
+                      head -c $2m /dev/zero > \"$3/ballast\" && exec \"$4\"";
         let mut command = Command::new("unshare");
         command
             .args([
@@ -106,7 +108,7 @@ impl Small {
                 script,
                 "sh",
             ])
-            .arg(mib.to_string())
+            .args([mib.to_string(), others.to_string()])
             .args([folder.as_os_str(), binary::path().as_os_str()]);
         node.start_as(&mut command);
         Small(name)
@@ -142,7 +144,7 @@ fn on_small_volumes() -> (Cluster, Vec<Small>) {
     }
     let small = acceptors.into_iter();
     let small = small
-        .map(|name| Small::start(&mut cluster, name, 128))
+        .map(|name| Small::start(&mut cluster, name, [128, 0]))
         .collect();
     cluster.wait_until_ready();
     (cluster, small)
@@ -235,4 +237,106 @@ fn a_volume_that_others_fill_ends_no_acceptor_and_writes_go_on_when_there_is_roo
     small[1].free(&cluster);
     wait_for_a_write(&cluster, 10_000);
     assert_eq!(term(&cluster), before);
+}
+
+/// A cluster without its last learner, which has written values of 900 kB meanwhile: so many, to so many
+/// keys.
+fn without_the_last_learner(learners: u8, writes: usize, keys: usize) -> (Cluster, Name) {
+    let mut cluster = Cluster::prepare(2, 3, learners);
+    let last = (Role::Learner, learners);
+    for name in cluster.names() {
+        if name != last {
+            cluster.node_mut(name).start();
+        }
+    }
+    cluster.wait_until_ready_but(&[last]);
+    let mut client = Client::new("early", cluster.urls(Role::Proposer));
+    for i in 0..writes {
+        client.write(&format!("early-{}", i % keys), json!("x".repeat(900_000)));
+    }
+    (cluster, last)
+}
+
+fn applied(cluster: &Cluster, name: Name) -> u64 {
+    let applied = cluster.node(name).number("applied_instance_id");
+    applied.unwrap_or_default()
+}
+
+fn said(cluster: &Cluster, name: Name, words: &str) -> Option<()> {
+    let output = cluster.node(name).output();
+    output.contains(words).then_some(())
+}
+
+#[test]
+fn a_learner_whose_volume_fills_while_it_catches_up_goes_on_when_there_is_room() {
+    let (mut cluster, late) = without_the_last_learner(2, 60, 4);
+    let all = applied(&cluster, (Role::Learner, 1));
+    // It gets what it lacks from the acceptors, and has room for about half of it.
+    let small = Small::start(&mut cluster, late, [128, 80]);
+    cluster.wait_for("it has no room", PATIENCE, || {
+        said(&cluster, late, "the volume is almost full")
+    });
+    thread::sleep(Duration::from_secs(2));
+    let there = applied(&cluster, late);
+    assert!(0 < there && there < all, "{there} of {all}");
+    small.free(&cluster);
+    cluster.wait_for("it has everything", PATIENCE, || {
+        (applied(&cluster, late) >= all).then_some(())
+    });
+}
+
+#[test]
+fn a_learner_without_room_for_anothers_snapshot_runs_on_until_there_is() {
+    let (mut cluster, late) = without_the_last_learner(3, 110, 60);
+    let all = applied(&cluster, (Role::Learner, 1));
+    cluster.wait_for("the acceptors forget the first values", PATIENCE, || {
+        let acceptors = cluster.of_role(Role::Acceptor).into_iter();
+        let trimmed = acceptors.map(|name| cluster.node(name).number("trimmed_instance_id"));
+        trimmed.min().flatten().filter(|trimmed| *trimmed > 0)
+    });
+    let small = Small::start(&mut cluster, late, [256, 208]);
+    cluster.wait_for("it says that there is no room", PATIENCE, || {
+        said(&cluster, late, "has no room for the snapshot")
+    });
+    thread::sleep(Duration::from_secs(2));
+    let node = cluster.node_mut(late);
+    assert!(node.is_running(), "{}", node.tail());
+    small.free(&cluster);
+    cluster.wait_for("it has everything", PATIENCE, || {
+        (applied(&cluster, late) >= all).then_some(())
+    });
+}
+
+#[test]
+fn a_store_leaves_a_learner_that_takes_nothing() {
+    let mut cluster = Cluster::prepare(2, 3, 2);
+    let stuck = (Role::Learner, 2);
+    for name in cluster.names() {
+        if name != stuck {
+            cluster.node_mut(name).start();
+        }
+    }
+    let small = Small::start(&mut cluster, stuck, [128, 0]);
+    let stores = [cluster.add_store(), cluster.add_store()];
+    cluster.wait_until_ready();
+    small.fill(&cluster, 10);
+    cluster.wait_for("the learner has no room", PATIENCE, || {
+        wait_for_a_write(&cluster, 0);
+        said(&cluster, stuck, "the volume is almost full")
+    });
+    for number in 1..20 {
+        assert_eq!(batch(&cluster, number, 10, 20_000).0, 200);
+    }
+    let all = applied(&cluster, (Role::Learner, 1));
+    assert!(applied(&cluster, stuck) < all);
+    cluster.wait_for("the stores follow the other learner", PATIENCE, || {
+        let level = |name: &Name| applied(&cluster, *name) >= all;
+        stores.iter().all(level).then_some(())
+    });
+    let read = || {
+        let url = cluster.node(stores[1]).url();
+        let read = http::get(&format!("{url}/resource/key-1")).ok()?;
+        (read.status == 200).then_some(())
+    };
+    cluster.wait_for("and answer", PATIENCE, read);
 }

@@ -16,6 +16,7 @@ use crate::paxos::codec::Frame;
 use crate::paxos::ids::{ClusterId, Members, NodeId, NodeName};
 use crate::paxos::message::{Message, Reply, Request};
 use crate::paxos::standing::{Refusal, Start};
+use crate::snapshots::Snapshots;
 
 const FILE: &str = "identity.json";
 const FORMAT: u64 = 1;
@@ -187,7 +188,12 @@ impl Identity {
             media,
             writing: Mutex::new(()),
         }));
-        identity.write(cluster, founders, false)?;
+        match identity.write(cluster, founders, false) {
+            Err(error) if error.is_lack_of_room() && remove_unfinished(config) => {
+                identity.write(cluster, founders, false)?;
+            }
+            written => written?,
+        }
         Ok(identity)
     }
 
@@ -330,6 +336,15 @@ impl Identity {
         ]);
         json_file::replace(&self.0.media, FILE, fields)
     }
+}
+
+/// Removes what is left of snapshots that were not finished, of which a node that found no room has no
+/// use. Whether there is a folder of snapshots at all.
+fn remove_unfinished(config: &Config) -> bool {
+    let folder = config.data_dir.join("snapshots");
+    let media = folder.is_dir().then(|| FileMedia::open(&folder).ok());
+    let snapshots = media.flatten().map(Snapshots::open);
+    snapshots.is_some_and(|opened| opened.is_ok())
 }
 
 struct Read {

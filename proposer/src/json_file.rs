@@ -8,7 +8,7 @@ use std::io;
 
 use serde_json::Value;
 
-use crate::media::{Media, MediaFile};
+use crate::media::{Media, MediaFile, lacks_room};
 
 /// What the object holds, `format` among it.
 pub type Fields = BTreeMap<String, Value>;
@@ -47,6 +47,13 @@ pub enum Error {
     /// An earlier error ended this file's use.
     #[error("the file is not used any more after an earlier error")]
     Poisoned,
+}
+
+impl Error {
+    /// Whether the disk had no room left, and nothing else is wrong with it.
+    pub fn is_lack_of_room(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if lacks_room(source))
+    }
 }
 
 /// What is there.

@@ -19,6 +19,12 @@ pub use sim::{SimFile, SimMedia, Snapshot};
 /// What a disk writes whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
+/// Whether a disk had no room left, and nothing else is wrong with it.
+pub(crate) fn lacks_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 /// One folder of files, without sub-folders.
 pub trait Media: Send + 'static {
     /// An open file.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::warn;
 
-use crate::media::{FileMedia, Media, MediaFile};
+use crate::media::{FileMedia, Media, MediaFile, lacks_room};
 use crate::paxos::ids::Slot;
 use crate::paxos::in_memory::InMemory;
 use crate::paxos::machine::{Frozen, Ledger, Machine, Resources};
@@ -64,6 +64,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the disk had no room left, and nothing else is wrong with it.
+    pub fn is_lack_of_room(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if lacks_room(source))
+    }
+}
+
 /// Why a snapshot was not unpacked.
 #[derive(Debug)]
 pub enum UnpackError<E> {
@@ -102,6 +109,12 @@ impl<M: Media> Snapshots<M> {
         let mut slots: Vec<Slot> = numbers.map(Slot).collect();
         slots.sort_unstable();
         Ok(slots)
+    }
+
+    /// The length of a snapshot in bytes; 0 if there is no such snapshot.
+    pub fn size(&self, slot: Slot) -> Result<u64, Error> {
+        let read = self.read(slot, 0, 0)?;
+        Ok(read.map_or(0, |(_, length)| length))
     }
 
     /// Keeps a snapshot for a while beside the newest ones, as somebody reads it.
@@ -143,8 +156,12 @@ impl<M: Media> Snapshots<M> {
                 put(&part)
             })
         });
-        let slot = written.map_err(wrap)?;
-        file.sync_data().map_err(wrap)?;
+        let synced = written.and_then(|slot| file.sync_data().map(|()| slot));
+        let slot = synced.map_err(|source| {
+            // It may be the room that the log needs.
+            let _ = self.media.remove(WRITING);
+            wrap(source)
+        })?;
         self.publish(WRITING, slot)?;
         Ok((slot, end))
     }

@@ -89,6 +89,7 @@ pub fn start(
         state.machine = machine;
     }
     let snapshot = state.machine.applied();
+    let snapshot_bytes = snapshots.size(snapshot)?;
     state.digests = Digests::after(snapshot);
     let mut index = BTreeMap::new();
     let mut next = None;
@@ -156,7 +157,7 @@ pub fn start(
         index,
         log_reader: LogReader::default(),
         snapshots,
-        snapshot_bytes: 0,
+        snapshot_bytes,
         logged_bytes: 0,
         writing_snapshot: false,
         catching_up: false,
@@ -405,7 +406,8 @@ impl Run {
     /// again, and the acceptors keep them.
     fn fitting(&mut self, input: Input) -> Option<Input> {
         // The next snapshot must fit as well: the log gets shorter by it alone.
-        let more = self.snapshot_bytes + self.unsynced_bytes as u64;
+        let state = self.handle.state().machine.ledger().state_bytes();
+        let more = self.snapshot_bytes.max(state) + self.unsynced_bytes as u64;
         if self.volume.room(0, more) <= Room::Tight {
             return Some(input);
         }
@@ -414,7 +416,13 @@ impl Run {
                 values: [].into(),
                 ..learn
             })),
-            Input::Reply { .. } | Input::Failed { .. } | Input::Tick => None,
+            // The core must hear how each of its questions ended, or it never asks again.
+            Input::Reply {
+                from,
+                reply: Reply::Fetched { from: first, .. } | Reply::Truncated { from: first, .. },
+            } => Some(Input::Failed { from, first }),
+            Input::Failed { .. } => Some(input),
+            Input::Reply { .. } | Input::Tick => None,
         }
     }
 

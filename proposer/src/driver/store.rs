@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::halt::Halt;
-use super::learner::transfer::{self, Piece, Told};
+use super::learner::transfer::{self, Incoming, Piece, Told};
 use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder};
 use crate::addresses::Addresses;
@@ -33,6 +33,10 @@ use crate::snapshots::{self, Snapshots, UnpackError};
 
 /// How long a learner may hold an answer until it has something new.
 const WAIT: Duration = Duration::from_secs(1);
+/// A snapshot is unpacked into the database, which takes more than the snapshot, before it is removed.
+const TIMES: u64 = 3;
+/// After so many waits in which a learner has nothing new, the next one is asked: it may have.
+const QUIET_WAITS: u32 = 3;
 /// How much of a snapshot one message carries.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// A snapshot younger than this is as good as a new one: writing it takes as many bytes as the state.
@@ -214,6 +218,12 @@ impl Handle {
         mut ledger: Ledger,
         mut volume: Volume,
     ) {
+        let incoming = Incoming {
+            snapshots: snapshots.clone(),
+            volume: volume.probe(),
+            times: TIMES,
+        };
+        let mut left_quiet = false;
         let mut failing = BTreeMap::new();
         // Learners that have another value in the last slot applied here.
         let mut differ = BTreeSet::new();
@@ -224,6 +234,8 @@ impl Handle {
             let Some(link) = links.get(turn % count).cloned() else {
                 return warn!(target: "important", "LEARNERS is empty: there is nobody to follow");
             };
+            let was_quiet = std::mem::take(&mut left_quiet);
+            let mut quiet = 0;
             // One that is no longer listed may still answer, and learns nothing new.
             while links.iter().any(|listed| listed.node == link.node) {
                 // The learners keep what it does not take now.
@@ -231,7 +243,7 @@ impl Handle {
                     tokio::time::sleep(RETRY).await;
                 }
                 let applied = ledger.applied();
-                let told = transfer::next_piece(&link, snapshots, applied.next(), WAIT).await;
+                let told = transfer::next_piece(&link, &incoming, applied.next(), WAIT).await;
                 let told = match told {
                     Ok(told) => told,
                     Err(why) => {
@@ -282,7 +294,7 @@ impl Handle {
                 let Told {
                     piece, committed, ..
                 } = told;
-                self.answered(&link, committed);
+                self.answered(&link, committed, was_quiet);
                 if let Some((_, piece)) = piece {
                     volume.wrote(ROOM_BYTES);
                     let (store, snapshots) = (self.clone(), snapshots.clone());
@@ -296,10 +308,16 @@ impl Handle {
                     if ledger.applied() == applied {
                         break;
                     }
-                } else if committed < applied {
-                    // It has less than the store: it is catching up itself, or the store is ahead of
-                    // its cluster.
-                    break;
+                    quiet = 0;
+                } else {
+                    quiet += 1;
+                    // With less than the store it is catching up itself, or the store is ahead of its
+                    // cluster. With more it does not get on: it has halted, or has no room. And one that
+                    // hears nothing does not know what others do.
+                    if committed != applied || (quiet == QUIET_WAITS && links.len() > 1) {
+                        left_quiet = committed == applied;
+                        break;
+                    }
                 }
             }
             tokio::time::sleep(RETRY).await;
@@ -334,10 +352,14 @@ impl Handle {
         *noted = trouble;
     }
 
-    fn answered(&self, link: &Link, committed: Slot) {
+    fn answered(&self, link: &Link, committed: Slot, was_quiet: bool) {
         let learner = u64::from(link.node.id.number());
         if self.shared.follows.swap(learner, Ordering::Relaxed) != learner {
-            info!(target: "important", learner = %link.node, "following it");
+            // While nothing happens it asks them in turn.
+            match was_quiet {
+                true => debug!(learner = %link.node, "following it"),
+                false => info!(target: "important", learner = %link.node, "following it"),
+            }
         }
         let before = self
             .shared

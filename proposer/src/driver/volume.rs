@@ -2,7 +2,7 @@
 //! data grow before the disk is full: what it must always be able to write fits in the rest, and it goes
 //! on by itself when there is room again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,11 @@ impl Volume {
         volume
     }
 
+    /// For other threads and tasks that write to it.
+    pub(crate) fn probe(&self) -> Probe {
+        Probe(self.path.clone())
+    }
+
     /// Whether others fill the volume, and not a log of that size, which would get shorter if all
     /// learners were there.
     pub(crate) fn is_filled_by_others(&self, log: u64) -> bool {
@@ -111,12 +116,9 @@ impl Volume {
     fn ask(&mut self) {
         self.looked = Instant::now();
         // One that cannot be asked shows its errors when it is written to.
-        if let Ok(volume) = rustix::fs::statvfs(&self.path) {
+        if let Some(seen) = look(&self.path) {
             self.written = 0;
-            self.seen = Seen {
-                size: volume.f_blocks.saturating_mul(volume.f_frsize),
-                free: volume.f_bavail.saturating_mul(volume.f_frsize),
-            };
+            self.seen = seen;
         }
     }
 
@@ -130,7 +132,7 @@ impl Volume {
             info!(target: "important", %volume, free, size, log, "there is room on the volume again");
         } else if before != Room::Enough {
             // It was said.
-        } else if self.is_filled_by_others(log) {
+        } else if log == 0 || self.is_filled_by_others(log) {
             error!(
                 target: "important", %volume, free, size, log,
                 "the volume is almost full: nothing is written that makes the data grow until there \
@@ -144,6 +146,25 @@ impl Volume {
             );
         }
     }
+}
+
+/// Asks the file system before something large is written.
+#[derive(Clone, Debug)]
+pub(crate) struct Probe(PathBuf);
+
+impl Probe {
+    /// Whether so many bytes more leave what must stay free.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        look(&self.0).is_none_or(|seen| seen.free.saturating_sub(bytes) >= seen.reserve())
+    }
+}
+
+fn look(path: &Path) -> Option<Seen> {
+    let volume = rustix::fs::statvfs(path).ok()?;
+    Some(Seen {
+        size: volume.f_blocks.saturating_mul(volume.f_frsize),
+        free: volume.f_bavail.saturating_mul(volume.f_frsize),
+    })
 }
 
 /// The rule, given how it was before: it must be well clear of a bound to count as below it again.

@@ -5,9 +5,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::handle::{Ask, State};
+use super::transfer::Incoming;
 use super::{Run, transfer};
 use crate::driver::end_on_disk_error;
 use crate::paxos::codec::{Entry, NodeName};
@@ -51,7 +52,19 @@ impl Run {
 
     pub(super) fn written(&mut self, written: Result<(Slot, u64), snapshots::Error>) {
         self.writing_snapshot = false;
-        let (slot, bytes) = written.unwrap_or_else(|error| end_on_disk_error(&error));
+        let (slot, bytes) = match written {
+            Ok(written) => written,
+            // What was written of it counts for nothing, and the log has it all.
+            Err(error) if error.is_lack_of_room() => {
+                error!(
+                    target: "important", %error,
+                    "no room for a snapshot, the log stays as long as it is: enlarge the volume, or see \
+                     what else fills it"
+                );
+                return;
+            }
+            Err(error) => end_on_disk_error(&error),
+        };
         self.snapshot_bytes = bytes;
         self.volume.wrote(bytes);
         self.metrics.snapshot_size.set(bytes as i64);
@@ -89,9 +102,14 @@ impl Run {
         self.catch_ups += 1;
         // What no learner has a store may have.
         links.extend(self.stores.iter().cloned());
-        let (snapshots, handle) = (self.snapshots.clone(), self.handle.clone());
+        let incoming = Incoming {
+            snapshots: self.snapshots.clone(),
+            volume: self.volume.probe(),
+            times: 1,
+        };
+        let handle = self.handle.clone();
         self.runtime.spawn(async move {
-            transfer::catch_up(&links, &snapshots, floor, &handle).await;
+            transfer::catch_up(&links, &incoming, floor, &handle).await;
             handle.post(Ask::CaughtUp).await;
         });
     }

@@ -13,6 +13,7 @@ use tracing::{error, warn};
 use super::{Ask, Handle};
 use crate::config::Role;
 use crate::driver::end_on_disk_error;
+use crate::driver::volume::Probe;
 use crate::link::{Error as LinkError, Link};
 use crate::paxos::codec::{Entry, NodeName, decode_entries};
 use crate::paxos::ids::Slot;
@@ -32,8 +33,19 @@ const CHUNK_WITHIN: Duration = Duration::from_secs(10);
 const ENTRIES_WITHIN: Duration = Duration::from_secs(3);
 /// How long what came may take to be applied here.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// The pause where there was no room for what a node has.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
 /// The pause after every learner was asked in vain.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where snapshots of other nodes are put together.
+#[derive(Clone)]
+pub(in crate::driver) struct Incoming {
+    pub snapshots: Snapshots,
+    pub volume: Probe,
+    /// How many times its length a snapshot needs until it is installed.
+    pub times: u64,
+}
 
 /// What another learner sends.
 pub(in crate::driver) enum Piece {
@@ -101,6 +113,8 @@ enum Failed {
     Lacks(String),
     /// It could not be asked, or what it sent was no use.
     Silent(String),
+    /// It has it, and there is no room for it here.
+    NoRoom(String),
 }
 
 impl From<LinkError> for Failed {
@@ -111,12 +125,12 @@ impl From<LinkError> for Failed {
 
 /// Hands over what comes after what the learner has, from one of these nodes after the other, until
 /// `floor` is passed.
-pub(super) async fn catch_up(links: &[Link], snapshots: &Snapshots, floor: Slot, learner: &Handle) {
+pub(super) async fn catch_up(links: &[Link], incoming: &Incoming, floor: Slot, learner: &Handle) {
     let applied = || *learner.applied().borrow();
     let first = applied().next();
     let (mut without, mut silent) = (Vec::new(), Vec::new());
     for link in links {
-        match catch_up_from(link, snapshots, floor, learner).await {
+        match catch_up_from(link, incoming, floor, learner).await {
             Ok(()) => return learner.note_lost(None),
             Err(Failed::Lacks(why)) => {
                 warn!(
@@ -135,6 +149,12 @@ pub(super) async fn catch_up(links: &[Link], snapshots: &Snapshots, floor: Slot,
                     "cannot catch up from it, asking the next one"
                 );
                 silent.push(link.node);
+            }
+            // Nor is there for what another one has.
+            Err(Failed::NoRoom(why)) => {
+                error!(target: "important", node = %link.node, "cannot catch up: {why}");
+                learner.note_lost(None);
+                return tokio::time::sleep(NO_ROOM_PAUSE).await;
             }
         }
     }
@@ -158,7 +178,7 @@ pub(super) async fn catch_up(links: &[Link], snapshots: &Snapshots, floor: Slot,
 
 async fn catch_up_from(
     link: &Link,
-    snapshots: &Snapshots,
+    incoming: &Incoming,
     floor: Slot,
     learner: &Handle,
 ) -> Result<(), Failed> {
@@ -170,9 +190,9 @@ async fn catch_up_from(
         }
         let (last, piece) = match link.node.role {
             // It keeps no log, and any state beyond what is here will do.
-            Role::Store => snapshot_from(link, snapshots, next).await?,
+            Role::Store => snapshot_from(link, incoming, next).await?,
             _ => {
-                let told = piece_from(link, snapshots, next, Duration::ZERO).await?;
+                let told = piece_from(link, incoming, next, Duration::ZERO).await?;
                 let mine = learner.state().checksum(next.previous());
                 if told.differs_from(mine) {
                     let why = "it has another value in the last instance applied here";
@@ -211,24 +231,24 @@ impl Told {
 /// What a learner has from `next` on, if anything comes within `wait`.
 pub(in crate::driver) async fn next_piece(
     link: &Link,
-    snapshots: &Snapshots,
+    incoming: &Incoming,
     next: Slot,
     wait: Duration,
 ) -> Result<Told, String> {
-    let told = piece_from(link, snapshots, next, wait).await;
-    told.map_err(|(Failed::Lacks(why) | Failed::Silent(why))| why)
+    let told = piece_from(link, incoming, next, wait).await;
+    told.map_err(|(Failed::Lacks(why) | Failed::Silent(why) | Failed::NoRoom(why))| why)
 }
 
 async fn piece_from(
     link: &Link,
-    snapshots: &Snapshots,
+    incoming: &Incoming,
     next: Slot,
     wait: Duration,
 ) -> Result<Told, Failed> {
     let path = format!("/entries?from={next}&waitMs={}", wait.as_millis());
     let answer = link.get(&path, wait + ENTRIES_WITHIN).await?;
     if answer.status() == StatusCode::GONE {
-        let (slot, piece) = snapshot_from(link, snapshots, next).await?;
+        let (slot, piece) = snapshot_from(link, incoming, next).await?;
         return Ok(Told {
             piece: Some((slot, piece)),
             committed: slot,
@@ -258,7 +278,7 @@ async fn piece_from(
 /// A node's state, if it goes as far as `next`.
 async fn snapshot_from(
     link: &Link,
-    snapshots: &Snapshots,
+    incoming: &Incoming,
     next: Slot,
 ) -> Result<(Slot, Piece), Failed> {
     let (newest, ..) = ask(link, "/snapshot?offset=0").await?;
@@ -266,11 +286,12 @@ async fn snapshot_from(
         let why = format!("its snapshot is of instance {newest} only");
         return Err(Failed::Lacks(why));
     }
-    let slot = fetch_snapshot(link, snapshots, newest).await?;
+    let slot = fetch_snapshot(link, incoming, newest).await?;
     Ok((slot, Piece::Snapshot(slot)))
 }
 
-async fn fetch_snapshot(link: &Link, snapshots: &Snapshots, slot: Slot) -> Result<Slot, Failed> {
+async fn fetch_snapshot(link: &Link, incoming: &Incoming, slot: Slot) -> Result<Slot, Failed> {
+    let snapshots = &incoming.snapshots;
     loop {
         let offset = snapshots.received(slot);
         let piece = format!("/snapshot?instance={slot}&offset={offset}");
@@ -280,6 +301,18 @@ async fn fetch_snapshot(link: &Link, snapshots: &Snapshots, slot: Slot) -> Resul
                 true => Ok(slot),
                 false => Err(Failed::Silent("it sent nothing of what is left".to_owned())),
             };
+        }
+        // All of it, before its first piece is written: half of one serves nobody, and this node's log
+        // needs the room.
+        let needed = length.saturating_mul(incoming.times) - offset.min(length);
+        if !incoming.volume.has_room_for(needed) {
+            let all = snapshots.discard_incoming();
+            all.unwrap_or_else(|error| end_on_disk_error(&error));
+            return Err(Failed::NoRoom(format!(
+                "this node's volume has no room for the snapshot of {}, {needed} bytes: enlarge it, \
+                 or see what else fills it",
+                link.node
+            )));
         }
         let (keeper, written) = (snapshots.clone(), bytes);
         let write = move || keeper.receive(slot, offset, &written);
