@@ -324,7 +324,8 @@ fn a_variable_that_is_set_and_empty_counts_as_unset() {
         &["log", "--no-follow", "--output", "json"],
     );
     let entry: Json = serde_json::from_str(said.out.lines().next().unwrap()).unwrap();
-    assert_eq!(entry["clientId"], "cli", "{entry}");
+    let id = entry["requestId"].as_str().unwrap();
+    assert_eq!(entry["clientId"], format!("cli-{id}"), "{entry}");
     // The defaults are what is left, and an option still wins.
     let said = client(&empty("", ""), &["get", "a", "--timeout", "200ms"]);
     assert_eq!(said.code, 3, "{}", said.error);

@@ -65,14 +65,9 @@ pub(super) struct Options {
         default_value = "text"
     )]
     pub(super) output: Output,
-    /// The clientId of writes
-    #[arg(
-        long,
-        global = true,
-        env = "CLUSTER_SYNC_CLIENT_ID",
-        default_value = "cli"
-    )]
-    pub(super) client_id: String,
+    /// The clientId of writes; cli- and the request's id if not given
+    #[arg(long, global = true, env = "CLUSTER_SYNC_CLIENT_ID")]
+    pub(super) client_id: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

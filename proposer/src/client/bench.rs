@@ -14,7 +14,7 @@ use super::Context;
 use super::args::{Bench, Server};
 use super::exit::{Failure, Verdict};
 use super::http::Http;
-use super::propose::{Name, body, propose, request_id};
+use super::propose::{CLIENT, Name, body, propose, request_id};
 
 /// Microseconds to two hours, three digits kept.
 fn histogram() -> Result<Histogram<u64>, Failure> {
@@ -36,7 +36,8 @@ pub(super) async fn bench(context: &Context, bench: &Bench) -> Result<Verdict, F
         // Connections of its own, as another process would have.
         let http = Http::new();
         let servers = context.options.servers.clone();
-        let (client_id, bench) = (context.options.client_id.clone(), *bench);
+        let client_id = context.options.client_id.clone();
+        let (client_id, bench) = (client_id.unwrap_or_else(|| CLIENT.to_owned()), *bench);
         let timeout = context.options.timeout;
         connections.spawn(async move {
             connection(&http, &servers, number, &client_id, &bench, timeout).await

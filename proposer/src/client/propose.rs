@@ -96,8 +96,9 @@ async fn write(
         Some(sequence) => Name::Sequence(sequence),
         None => Name::Id(request.request_id.unwrap_or_else(request_id)),
     };
+    let client_id = context.options.client_id.clone();
     let body = body(
-        &context.options.client_id,
+        &client_id.unwrap_or_else(|| name.client_id()),
         &name,
         operation,
         resource,
@@ -138,6 +139,9 @@ async fn write(
 /// `ifVersion` and `ifInstance`.
 type Conditions = (Option<u64>, Option<u64>);
 
+/// How clients are called that have no name.
+pub(super) const CLIENT: &str = "cli";
+
 /// What names a request among its client's.
 pub(super) enum Name {
     Id(String),
@@ -149,6 +153,15 @@ impl Name {
         match self {
             Name::Id(id) => json["requestId"] = id.as_str().into(),
             Name::Sequence(sequence) => json["sequence"] = (*sequence).into(),
+        }
+    }
+
+    /// Of whoever gives none. Timestamps of one clientId are compared, and those of all machines on
+    /// which somebody uses this program are not of one clock.
+    fn client_id(&self) -> String {
+        match self {
+            Name::Id(id) => format!("{CLIENT}-{id}"),
+            Name::Sequence(_) => CLIENT.to_owned(),
         }
     }
 
