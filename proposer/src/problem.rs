@@ -406,7 +406,14 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Params<T>, Problem> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(Named(params))) => Ok(Params(params)),
-            Err(rejection) => Err(Problem::bad_request("query", root(&rejection).to_string())),
+            Err(rejection) => {
+                let text = root(&rejection).to_string();
+                // Where the name itself is wrong, both the reader and the path to it name it.
+                let (name, rest) = text.split_once(": ").unwrap_or_default();
+                let said_twice = !name.is_empty() && rest.starts_with(&format!("{name}: "));
+                let text = if said_twice { rest } else { &text };
+                Err(Problem::bad_request("query", text.to_owned()))
+            }
         }
     }
 }

@@ -423,7 +423,7 @@ pub const NOT_READ_DETAIL: &str = "READ was done, and what it found is too much 
      GET /resource/{id}";
 /// What a client should do about a reused `requestId`.
 pub const REUSED_DETAIL: &str =
-    "requestId was used before with another body: use a new requestId for a new request";
+    "requestId or sequence was used before with another body: use a new one for a new request";
 /// What a client should do when the acceptors' volumes are full.
 pub const NO_ROOM_DETAIL: &str = "the acceptors have no room for it, and the request has no effect: send it alone to be told why";
 /// What a client should do when there is no leader.

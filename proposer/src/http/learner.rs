@@ -20,7 +20,9 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::resources::{self, PageQuery, Reads};
 use super::snapshots::{self, SnapshotQuery};
-use super::{Node, RoleState, frame_limits, json_bytes, render as render_json, reserve, router, watch};
+use super::{
+    Node, RoleState, frame_limits, json_bytes, render as render_json, reserve, router, watch,
+};
 use crate::bounds::{NoStream, Piece, Stream};
 use crate::driver::barrier::Barrier;
 use crate::driver::learner::audit::Digests;

@@ -139,6 +139,10 @@ async fn bad_parameters_are_refused_by_name() {
         ("/page?from=x", "query: from: invalid digit"),
         ("/page?from=1&limit=70000", "query: limit: number too large"),
         ("/page", "query: missing field `from`"),
+        (
+            "/page?FROM=1",
+            "query: FROM: there is no such name: write from",
+        ),
         ("/page?from=1&form=2", "query: form: unknown field `form`"),
         ("/page?from=1&from=2", "query: duplicate field `from`"),
         ("/instance/x", "path: Cannot parse `x` to a `u64`"),
