@@ -99,6 +99,7 @@ const IDLE: u8 = 4;
 const HAS_FORGOTTEN: u8 = 8;
 const HAS_HIGHEST: u8 = 16;
 const HAS_WINDOW: u8 = 32;
+const HAS_LAST: u8 = 64;
 
 impl ClientRow {
     pub(crate) fn write(&self, out: &mut BytesMut) {
@@ -109,13 +110,15 @@ impl ClientRow {
             (self.forgotten.is_some(), HAS_FORGOTTEN),
             (self.highest.is_some(), HAS_HIGHEST),
             (self.from.is_some(), HAS_WINDOW),
+            (self.last != 0, HAS_LAST),
         ];
         let flags = flags.into_iter().filter(|(is, _)| *is);
         out.put_u128_le(self.key);
         out.put_u64_le(self.used.0);
         out.put_u64_le(self.used_at);
         out.put_u8(flags.map(|(_, flag)| flag).sum());
-        for number in [self.forgotten, self.highest, self.from]
+        let last = Some(self.last).filter(|last| *last != 0);
+        for number in [self.forgotten, self.highest, self.from, last]
             .into_iter()
             .flatten()
         {
@@ -137,6 +140,7 @@ impl ClientRow {
             forgotten: number(HAS_FORGOTTEN)?,
             highest: number(HAS_HIGHEST)?,
             from: number(HAS_WINDOW)?,
+            last: number(HAS_LAST)?.unwrap_or_default(),
             grows: flags & GROWS != 0,
             erratic: flags & ERRATIC != 0,
             is_idle: flags & IDLE != 0,

@@ -44,6 +44,8 @@ const WINDOW_BYTES: u64 = 96;
 const OUTCOME_BYTES: u64 = 96;
 /// Requests, idle clients and outcomes that one request may clear away: more than it adds.
 const CLEARED_AT_ONCE: usize = 2;
+/// The same while there is more than the memory is for, as after its bound was lowered.
+const CLEARED_AT_ONCE_OVER: usize = 64;
 /// How many times what is free one client may take.
 const SHARE: u64 = 4;
 /// Of the memory, idle clients may take one part in so many.
@@ -182,7 +184,11 @@ impl Sessions {
             let window = u64::from(terms.retry_window_ms) + STAMP_EVERY_MS;
             now_ms.saturating_sub(at) > window
         };
-        for _ in 0..CLEARED_AT_ONCE {
+        let at_once = match self.bytes() > terms.retry_memory {
+            true => CLEARED_AT_ONCE_OVER,
+            false => CLEARED_AT_ONCE,
+        };
+        for _ in 0..at_once {
             let oldest = self
                 .marks
                 .front()
@@ -192,7 +198,7 @@ impl Sessions {
             }
             self.forget_oldest();
         }
-        for _ in 0..CLEARED_AT_ONCE {
+        for _ in 0..at_once {
             let Some(id) = self.clients.rows().first(List::Active) else {
                 break;
             };
@@ -202,7 +208,7 @@ impl Sessions {
             }
             self.rest(id);
         }
-        for _ in 0..CLEARED_AT_ONCE {
+        for _ in 0..at_once {
             if self.clients.idle_bytes() <= terms.retry_memory / IDLE_SHARE {
                 break;
             }
@@ -250,8 +256,7 @@ impl Sessions {
                 }
             }
         } else if command.operation != Operation::Read
-            && let Some(above) = client.and_then(Client::old_up_to)
-            && command.timestamp <= above
+            && let Some(above) = client.and_then(|c| c.may_have_sent(key, command.timestamp))
         {
             return answer(Outcome::OldTimestamp { above });
         }
@@ -408,7 +413,7 @@ impl Sessions {
             client.live -= 1;
             client.bytes -= gone.bytes();
             if !gone.done.is_read() {
-                client.forgotten = client.forgotten.max(Some(gone.timestamp));
+                client.forget(gone.key(), gone.timestamp);
             }
         });
     }
@@ -467,7 +472,7 @@ impl Sessions {
             self.note_forgotten(outcome.slot);
         }
         let client = self.clients.at(id);
-        match (&client.window, client.old_up_to()) {
+        match (&client.window, client.forgotten) {
             (Some(_), _) => self.change_in(id, List::IdleWithSequence, |_| {}),
             (None, Some(_)) => self.change_in(id, List::Idle, |_| {}),
             (None, None) => self.remove(id),

@@ -41,6 +41,9 @@ pub(super) struct Client {
     pub(super) used_at: u64,
     /// The highest timestamp among its forgotten requests.
     pub(super) forgotten: Option<u64>,
+    /// The request among them that was executed last, by a part of its key; 0 without one. By this one
+    /// that came alone is known when it comes again.
+    pub(super) last: u64,
     /// The highest timestamp of all, if it has sent any request without a sequence.
     pub(super) highest: Option<u64>,
     /// Whether its timestamps have been seen to grow: one that always sends the same says nothing by it.
@@ -117,6 +120,7 @@ impl Client {
             used: Slot::ZERO,
             used_at: 0,
             forgotten: None,
+            last: 0,
             highest: None,
             grows: false,
             erratic: false,
@@ -137,6 +141,18 @@ impl Client {
     /// The timestamp up to which a request that is not remembered may be an old one.
     pub(super) fn old_up_to(&self) -> Option<u64> {
         self.forgotten.filter(|_| self.tells_by_timestamps())
+    }
+
+    /// If a request that is not remembered may be an old one: the timestamp up to which others may be.
+    pub(super) fn may_have_sent(&self, key: u128, timestamp: u64) -> Option<u64> {
+        let above = self.old_up_to().filter(|above| timestamp <= *above);
+        above.or_else(|| (self.last == part(key)).then_some(timestamp))
+    }
+
+    /// A request of it is forgotten.
+    pub(super) fn forget(&mut self, key: u128, timestamp: u64) {
+        self.forgotten = self.forgotten.max(Some(timestamp));
+        self.last = part(key);
     }
 
     /// Takes note of a new request's timestamp. One that is far below the highest, though nothing so
@@ -166,6 +182,7 @@ impl Client {
             self.highest.map_or(0, |highest| highest.wrapping_add(1)),
             flags,
             window.map_or(0, |window| window.from.wrapping_add(1)),
+            self.last,
         ];
         mix(self.key as u64, &numbers)
     }
@@ -185,6 +202,11 @@ impl Sequenced {
         ];
         mix(client as u64, &numbers)
     }
+}
+
+/// A part of a key that names a request among its client's, and is not 0.
+fn part(key: u128) -> u64 {
+    ((key >> 64) as u64).max(1)
 }
 
 fn mix(seed: u64, numbers: &[u64]) -> u128 {

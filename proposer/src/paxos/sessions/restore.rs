@@ -21,6 +21,7 @@ pub(crate) struct ClientRow {
     pub(crate) used_at: u64,
     /// See [`Client`].
     pub(crate) forgotten: Option<u64>,
+    pub(crate) last: u64,
     pub(crate) highest: Option<u64>,
     pub(crate) grows: bool,
     pub(crate) erratic: bool,
@@ -59,6 +60,7 @@ impl ClientRow {
             used: client.used,
             used_at: client.used_at,
             forgotten: client.forgotten,
+            last: client.last,
             highest: client.highest,
             grows: client.grows,
             erratic: client.erratic,
@@ -196,6 +198,7 @@ impl Sessions {
         client.used = row.used;
         client.used_at = row.used_at;
         client.forgotten = row.forgotten;
+        client.last = row.last;
         client.highest = row.highest;
         client.grows = row.grows;
         client.erratic = row.erratic;

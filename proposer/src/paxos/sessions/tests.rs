@@ -175,10 +175,25 @@ fn timestamps_that_say_nothing_keep_nobody_out() {
     let again = world.named("constant", "a");
     assert_eq!(at(&again), world.machine.applied().0);
     let again = world.apply(Command {
-        timestamp: 5,
+        timestamp: 6,
         ..WRITE
     });
     assert_eq!(at(&again), world.machine.applied().0);
+}
+
+#[test]
+fn a_request_that_came_alone_is_known_however_late_it_comes_again() {
+    let mut world = World::new();
+    world.named("once", "1");
+    world.outlast();
+    world.outlast();
+    world.machine = world.restored();
+    for _ in 0..2 {
+        let again = world.named("once", "1").outcome;
+        assert!(matches!(again, Outcome::OldTimestamp { .. }), "{again:?}");
+    }
+    let other = world.named("once", "2");
+    assert_eq!(at(&other), world.machine.applied().0);
 }
 
 #[test]
@@ -443,6 +458,23 @@ fn a_log_without_stamps_forgets_the_oldest_by_count_alone() {
         short.restore_early(session(slot)).unwrap();
     }
     assert_eq!((&long, long.digest()), (&short, short.digest()));
+}
+
+#[test]
+fn a_smaller_memory_is_soon_kept_to() {
+    let mut world = World::with_memory(1 << 20);
+    for i in 0..6000 {
+        world.named("alice", &i.to_string());
+    }
+    let less = 100_000;
+    world.terms.retry_memory = less;
+    world.outlast();
+    let mut tries = 0;
+    while world.named("bob", "1").outcome == Outcome::Full {
+        tries += 1;
+    }
+    assert!(tries < 100, "{tries} requests were refused");
+    assert!(world.machine.ledger().session_bytes() <= less);
 }
 
 /// Numbers without rhyme, the same each time.
