@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{Method, Request};
 use proposer::config::Role;
+use serde_json::{Value as Json, json};
 use tests::cluster::client::Client;
 use tests::cluster::http::{Answer, agent, send};
 use tests::cluster::{Cluster, Name};
@@ -226,4 +227,76 @@ fn unknown_paths_wrong_methods_and_large_bodies_are_refused() {
         404..405,
     );
     assert_healthy(&cluster);
+}
+
+/// The readable form is Paxos to the letter: what is chosen is not open to another round, and a vote is
+/// proposed again to the byte, with what JSON does not show.
+#[test]
+fn a_round_by_hand_proposes_what_the_promises_told_and_halts_nobody() {
+    let cluster = Cluster::start(1, 3, 2);
+    let mut client = Client::new("alice", cluster.urls(Role::Proposer));
+    client.write("r", json!(1));
+    cluster.wait_until_learners_agree(1);
+    let round = |number: u64, instance: u64, value: Option<Json>| -> Vec<Answer> {
+        let mut body = json!({"proposalNumber": number, "instanceId": instance, "proposerId": 9});
+        let path = match value {
+            Some(value) => {
+                body["value"] = value;
+                "/accept"
+            }
+            None => "/prepare",
+        };
+        let body = body.to_string();
+        let acceptors = (1..=3).map(|id| cluster.node((Role::Acceptor, id)).url());
+        let ask = |url| {
+            let request = Request::post(format!("{url}{path}"));
+            let request = request.body(body.clone().into_bytes()).unwrap();
+            send(&agent(Duration::from_secs(10)), request).unwrap()
+        };
+        acceptors.map(ask).collect()
+    };
+    let told = |promises: &[Answer]| promises[0].json()["acceptedValue"].clone();
+    let ballot = |counter: u64| counter * 256 + 9;
+
+    // A leader's first value has its stamp, which JSON does not show.
+    let chosen = told(&round(ballot(1000), 1, None));
+    assert_eq!(chosen["data"], 1);
+    for answer in round(ballot(1000), 1, Some(chosen)) {
+        assert!(refused(&answer, 409..410).contains("instance 1 is chosen"));
+    }
+
+    let data = json!({"b": 1.0, "a": "\u{e4}"});
+    let new = json!({"clientId": "hand", "timestamp": 7, "operation": "WRITE", "resource": "h",
+        "data": data, "requestId": "1"});
+    for answer in round(ballot(1001), 40, Some(new.clone())) {
+        assert_eq!(answer.json()["type"], "ACCEPTED", "{}", answer.text());
+    }
+    let voted = told(&round(ballot(1002), 40, None));
+    let mut other = new;
+    other["data"] = json!(2);
+    for answer in round(ballot(1002), 40, Some(other)) {
+        assert!(refused(&answer, 409..410).contains("acceptedValue"));
+    }
+    let mut broken = voted.clone();
+    broken["encoded"] = json!("AAAA");
+    for answer in round(ballot(1002), 40, Some(broken)) {
+        assert!(refused(&answer, 400..401).contains("value.encoded"));
+    }
+    for answer in round(ballot(1002), 40, Some(voted)) {
+        assert_eq!(answer.json()["type"], "ACCEPTED", "{}", answer.text());
+    }
+
+    // Whoever leads next fills what is before it, and goes on.
+    client.write("r", json!(2));
+    let last = cluster.wait_until_learners_agree(41);
+    client.write("r", json!(3));
+    cluster.wait_until_learners_agree(last + 1);
+    let entry = call(&cluster, Role::Learner, Method::GET, "/instance/40", b"");
+    assert_eq!(entry.json()["data"], data);
+    for name in cluster.of_role(Role::Learner) {
+        let status = cluster.node(name).status().unwrap();
+        assert_eq!(status["halted"], Json::Null, "{status}");
+        let output = cluster.node(name).output();
+        assert!(!output.contains("another value"), "{output}");
+    }
 }

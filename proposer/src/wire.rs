@@ -432,8 +432,8 @@ pub const NO_LEADER_DETAIL: &str =
 
 /// What a client should do when there is no memory to remember its request.
 pub const FULL_DETAIL: &str = "the memory for requests that may be sent again is full of requests younger than the retry window, \
-     and this one was not executed: send it again later, slow down, or send sequence, which needs \
-     little of it";
+     and this one was not executed: send it again later, slow down, or send sequence, for which \
+     one client needs 400 kB at most";
 
 /// The status of a request that was not executed.
 fn refused_as(outcome: &Outcome) -> &'static str {

@@ -8,6 +8,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,10 +18,12 @@ use utoipa::{OpenApi, ToSchema};
 use super::{Node, RoleState, frame_limits, router};
 use crate::driver::acceptor::Handle;
 use crate::link;
+use crate::paxos::command::Command;
 use crate::paxos::ids::{Ballot, Members, NodeId, NodeName, Role, Slot};
 use crate::paxos::message::{Message, Reply, Request, Value, Values};
 use crate::problem::{Body, Named, Problem, Raw, explain};
-use crate::wire::answers::{Accepted, AcceptorStatus, NodeStatus, Prepared};
+use crate::wire::admit::admit;
+use crate::wire::answers::{Accepted, AcceptedValue, AcceptorStatus, NodeStatus, Prepared};
 use crate::wire::number::whole;
 use crate::wire::{CommandView, ProposeBody};
 
@@ -193,7 +197,8 @@ struct AcceptBody {
     #[serde(deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 255)]
     proposer_id: u8,
-    /// A request as for `POST /propose`; null for the no-op
+    /// A request as for `POST /propose`, or null for the no-op. What promises told in acceptedValue goes
+    /// back as it came; its `encoded` alone is enough
     #[schema(value_type = Option<ProposeBody<'static>>, required = true)]
     value: Box<RawValue>,
 }
@@ -242,6 +247,7 @@ fn parse(
     request_body = PrepareBody,
     responses(
         (status = 200, description = "A promise, or the higher one", body = Prepared<'_>),
+        (status = 410, description = "The instance is chosen and forgotten here"),
         (status = 503, description = "Too many requests wait for the disk, or it does not vote")
     )
 )]
@@ -255,6 +261,11 @@ async fn prepare(
         body.instance_id,
         body.proposer_id,
     )?;
+    if slot != Slot::ZERO && slot <= state.handle.floor() {
+        return Err(Problem::gone(format!(
+            "instance {slot} is chosen, and this acceptor has forgotten what: ask a learner"
+        )));
+    }
     let request = Request::Prepare {
         ballot,
         run: 0,
@@ -291,6 +302,7 @@ async fn prepare(
     request_body = AcceptBody,
     responses(
         (status = 200, description = "A vote, or the higher promise", body = Accepted),
+        (status = 409, description = "The instance is chosen, or voted in, and the value is not one told in acceptedValue"),
         (status = 503, description = "Too many requests wait for the disk, or it does not vote")
     )
 )]
@@ -311,6 +323,32 @@ async fn accept(
         ));
     }
     let value = parse_value(&body.value)?;
+    if slot <= state.handle.committed() {
+        return Err(Problem::conflict(format!(
+            "instance {slot} is chosen: GET /instance/{slot} of a learner says what"
+        )));
+    }
+    let voted = vote_in(&state, slot).await?;
+    let value = match value {
+        Proposed::Told(value) | Proposed::New(value) if voted.as_ref() == Some(&value) => value,
+        Proposed::New(value) if voted.is_none() => value,
+        // Its limits are a client's: no stamp, as time passes by the leader's word alone.
+        Proposed::Told(value) => match admit(&value) {
+            Ok(()) => value,
+            Err(_) => {
+                return Err(Problem::conflict(format!(
+                    "value.encoded is of a leader's vote that this acceptor does not have: only a leader \
+                     brings it here. Ask those that told it, or wait until instance {slot} is learned"
+                )));
+            }
+        },
+        Proposed::New(_) => {
+            return Err(Problem::conflict(format!(
+                "this acceptor has voted in instance {slot}: propose the acceptedValue of the \
+                 promise with the highest highestAccepted, with its encoded as it was told"
+            )));
+        }
+    };
     let values: Values = [value].into();
     let request = Request::Accept {
         ballot,
@@ -347,21 +385,67 @@ fn promised(reply: &Reply) -> u64 {
     }
 }
 
-/// A request as for `/propose`, or `null` for the no-op.
-fn parse_value(json: &RawValue) -> Result<Value, Problem> {
-    if json.get() == "null" {
-        return Ok(Value::NOOP);
+/// What this acceptor has voted for in a slot.
+async fn vote_in(state: &Acceptor, slot: Slot) -> Result<Option<Value>, Problem> {
+    if slot > state.handle.last_voted() {
+        return Ok(None);
+    }
+    let request = Request::Fetch {
+        from: slot,
+        to: slot,
+    };
+    match state.handle.ask(request).await.map_err(|_| busy())? {
+        Reply::Fetched { votes, .. } => Ok(votes.into_iter().next().map(|vote| vote.value)),
+        Reply::NotVoting => Err(not_voting(state)),
+        _ => Err(busy()),
+    }
+}
+
+/// A value that somebody proposes in the readable form.
+enum Proposed {
+    /// One that a promise told, to the byte: JSON shows neither a leader's stamp nor how the data was
+    /// spelt, and another value in a slot where one is chosen would be a second one.
+    Told(Value),
+    /// One of the proposer's own.
+    New(Value),
+}
+
+/// A request as for `/propose`, what an acceptor told as its vote, or `null` for the no-op.
+fn parse_value(json: &RawValue) -> Result<Proposed, Problem> {
+    #[derive(Deserialize)]
+    struct Told {
+        encoded: Option<String>,
     }
     let text = json.get();
+    if text == "null" {
+        return Ok(Proposed::New(Value::NOOP));
+    }
+    if let Ok(Told {
+        encoded: Some(encoded),
+    }) = serde_json::from_str(text)
+    {
+        let bytes = BASE64.decode(encoded).ok();
+        let value = bytes.map(|bytes| Value(bytes.into()));
+        let is_readable = |value: &Value| Command::decode(value).is_ok();
+        let value = value.filter(is_readable).map(Proposed::Told);
+        return value.ok_or_else(|| {
+            Problem::bad_request(
+                "value.encoded",
+                "must be as an acceptor told it in acceptedValue",
+            )
+        });
+    }
     let body: Named<ProposeBody<'_>> = serde_json::from_str(text).map_err(|error| {
         let problem = explain::<ProposeBody<'_>>(text.as_bytes(), &error);
         Problem::bad_request("value", problem.detail())
     })?;
-    body.0
-        .to_value()
-        .map_err(|bad| Problem::bad_request(&format!("value.{}", bad.field), bad.expected))
+    let value = body.0.to_value().map(Proposed::New);
+    value.map_err(|bad| Problem::bad_request(&format!("value.{}", bad.field), bad.expected))
 }
 
-fn accepted_value(value: &Value) -> Option<CommandView<'_>> {
-    (!value.is_noop()).then(|| CommandView::of(value))
+fn accepted_value(value: &Value) -> Option<AcceptedValue<'_>> {
+    (!value.is_noop()).then(|| AcceptedValue {
+        command: CommandView::of(value),
+        encoded: BASE64.encode(&value.0),
+    })
 }

@@ -271,10 +271,20 @@ pub struct Prepared<'a> {
     /// What it voted for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline)]
-    pub accepted_value: Option<CommandView<'a>>,
+    pub accepted_value: Option<AcceptedValue<'a>>,
     /// The higher number that it has promised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub highest_promised: Option<u64>,
+}
+
+/// A vote's value.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AcceptedValue<'a> {
+    /// To read.
+    #[serde(flatten)]
+    pub command: CommandView<'a>,
+    /// To the byte, in base64: to be proposed again as it is.
+    pub encoded: String,
 }
 
 /// The answer to `POST /accept`.
