@@ -10,7 +10,16 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 /// Parts of the proposer and of the tests that the copy has.
-const PROPOSER: [&str; 4] = ["media", "paxos", "snapshots", "wal"];
+const PROPOSER: [&str; 8] = [
+    "bounds/descriptors",
+    "media",
+    "newest",
+    "pace",
+    "paxos",
+    "reach",
+    "snapshots",
+    "wal",
+];
 const TESTS: [&str; 5] = ["check", "model", "sim", "bin/model", "bin/sim"];
 const TESTS_OF_SIM: [&str; 2] = ["check", "sim"];
 
@@ -171,12 +180,15 @@ fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
             "[package]\nname = \"{name}\"\nedition.workspace = true\n\n[dependencies]\nbytes.workspace = true\n"
         )
     };
-    let own = "crc32c.workspace = true\nsiphasher.workspace = true\nthiserror.workspace = true\ntracing.workspace = true\n";
+    let own = "crc32c.workspace = true\nhashbrown.workspace = true\nrustix.workspace = true\nsiphasher.workspace = true\nthiserror.workspace = true\ntracing.workspace = true\n";
     fs::write(copy.join("proposer/Cargo.toml"), head("proposer") + own)?;
     let own = "proposer = { path = \"../proposer\" }\nstateright.workspace = true\n";
     fs::write(copy.join("tests/Cargo.toml"), head("tests") + own)?;
     fs::write(copy.join("tests/sim-seeds.txt"), "")?;
-    fs::write(copy.join("proposer/src/lib.rs"), modules(&PROPOSER))?;
+    // Of the bounds the media need no more than this.
+    let bounds = "pub mod bounds {\n    pub mod descriptors;\n}\n";
+    let lib = bounds.to_owned() + &modules(&PROPOSER);
+    fs::write(copy.join("proposer/src/lib.rs"), lib)?;
     for (part, names) in [("proposer/src", &PROPOSER[..]), ("tests/src", &TESTS[..])] {
         for name in names {
             let (from, to) = (root.join(part).join(name), copy.join(part).join(name));
