@@ -155,6 +155,18 @@ impl Sim {
         }
     }
 
+    /// Of every call that is open now the asker hears within that time: its answer, or that there will be
+    /// none, as from a connection over a network that works again.
+    pub(super) fn end_calls_in(&mut self, time: u64) {
+        let open = self.calls.open.iter();
+        let open: Vec<_> = open
+            .flat_map(|((of, to), calls)| calls.iter().map(|call| (*of, *to, call.number)))
+            .collect();
+        for (of, to, number) in open {
+            self.schedule(time, call_event(of, to, Due::Refused(number)));
+        }
+    }
+
     /// Nothing runs where the message arrives.
     pub(super) fn refuse(&mut self, from: Asker, at: usize, packet: &Packet) {
         let Packet::Message(said) = packet else {
@@ -377,6 +389,16 @@ fn is_answer(sent: Sent, is_renewal: bool, reply: &Reply) -> bool {
         (
             Sent::Accept { ballot, first },
             Reply::Accepted {
+                ballot: b,
+                first: f,
+                ..
+            }
+            | Reply::AcceptedTight {
+                ballot: b,
+                first: f,
+                ..
+            }
+            | Reply::NoRoom {
                 ballot: b,
                 first: f,
                 ..

@@ -84,6 +84,7 @@ impl Sim {
             }
         }
         self.hurry_what_is_on_its_way();
+        self.end_calls_in(2 * SOON);
         let twin = usize::from(self.config.proposers);
         if self.config.twin {
             self.crash(twin, SETTLE);
