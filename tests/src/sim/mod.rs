@@ -317,6 +317,14 @@ impl Sim {
         }
     }
 
+    /// Both ends of every connection have ended, and with them what was on its way.
+    fn end_connections(&mut self) {
+        let is_on_its_way =
+            |event: &Event| matches!(event, Event::Packet { .. } | Event::Answer { .. });
+        self.queue
+            .retain(|Reverse(scheduled)| !is_on_its_way(&scheduled.event));
+    }
+
     /// A message as its bytes, in the sender's dialect.
     fn said(&self, by: usize, message: Message) -> Packet {
         let node = &self.nodes[by];

@@ -474,6 +474,9 @@ impl Sim {
             effects.disputed.is_none() || self.is_set_back,
             "one value is told for a slot"
         );
+        // The driver says both.
+        let says = effects.missing.is_some() || effects.disputed.is_some();
+        self.summary.noticed += u64::from(says);
         let entries = replica.apply(effects.deliver);
         let (values, found) = replica.remembers();
         let bounds = self.config.recent;

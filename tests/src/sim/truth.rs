@@ -178,6 +178,7 @@ impl Sim {
         for at in 0..self.nodes.len() {
             self.crash(at, 1);
         }
+        self.end_connections();
         self.check.set_back();
         self.is_set_back = true;
         for (at, copy) in acceptors.into_iter().zip(copies) {
