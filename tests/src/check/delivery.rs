@@ -1,5 +1,7 @@
 //! Learners deliver in order, without a gap, and make the same of it.
 
+use std::collections::BTreeMap;
+
 use proposer::paxos::codec::Entry;
 use proposer::paxos::command::Command;
 use proposer::paxos::ids::{NodeId, Slot};
@@ -20,6 +22,9 @@ pub struct Delivery {
     /// By slot, from slot 1 on: the value that the first learner applied.
     values: Vec<Value>,
     effects: Effects,
+    /// Since all acceptors were set back: where a learner that was behind has applied another value than
+    /// the first one, which it was told before anybody noticed.
+    own: Option<BTreeMap<(NodeId, Slot), Value>>,
 }
 
 impl Delivery {
@@ -31,7 +36,12 @@ impl Delivery {
             outcomes: Vec::new(),
             values: Vec::new(),
             effects: Effects::new(terms),
+            own: None,
         }
+    }
+
+    pub(super) fn set_back(&mut self) {
+        self.own = Some(BTreeMap::new());
     }
 
     pub(super) fn delivered(&mut self, learner: NodeId, entry: &Entry) {
@@ -45,6 +55,13 @@ impl Delivery {
         );
         *delivered = slot;
         if let Some(known) = self.outcomes.get(slot.0 as usize - 1) {
+            if let Some(own) = &mut self.own {
+                own.remove(&(learner, slot));
+                if self.values[slot.0 as usize - 1] != entry.value {
+                    own.insert((learner, slot), entry.value.clone());
+                    return;
+                }
+            }
             return assert_eq!(applied, known, "learners make the same of slot {slot}");
         }
         self.outcomes.push(applied.clone());
@@ -65,9 +82,11 @@ impl Delivery {
         }
     }
 
-    /// What the first learner applied in a slot.
-    pub(super) fn value(&self, slot: Slot) -> Option<&Value> {
-        self.values.get((slot.0 as usize).checked_sub(1)?)
+    /// What a learner has applied in a slot: as the first one did, or otherwise since all acceptors were
+    /// set back.
+    pub(super) fn value(&self, learner: NodeId, slot: Slot) -> Option<&Value> {
+        let own = self.own.as_ref().and_then(|own| own.get(&(learner, slot)));
+        own.or(self.values.get((slot.0 as usize).checked_sub(1)?))
     }
 
     pub(super) fn answered_for(&self, learner: NodeId, slot: Slot, value: &Value, at: Slot) {
@@ -78,7 +97,7 @@ impl Delivery {
         // A request that was sent again may bear a stamp in one slot and none in the other.
         let says = |value| Command::decode(value).expect("what was applied can be read");
         assert_eq!(
-            self.value(at).map(says),
+            self.value(learner, at).map(says),
             Some(says(value)),
             "learner {learner}: the outcome told for {slot} is that of the value told"
         );

@@ -67,6 +67,7 @@ impl Checker {
     /// All acceptors were set back in time.
     pub fn set_back(&mut self) {
         self.is_set_back = true;
+        self.delivery.set_back();
     }
 
     /// How many outcomes learners told.
@@ -74,9 +75,9 @@ impl Checker {
         self.answers
     }
 
-    /// What the first learner applied in a slot.
-    pub fn applied_value(&self, slot: Slot) -> Option<&Value> {
-        self.delivery.value(slot)
+    /// What a learner applied in a slot.
+    pub fn applied_value(&self, learner: NodeId, slot: Slot) -> Option<&Value> {
+        self.delivery.value(learner, slot)
     }
 
     /// A learner tells what came of a value that it was told for a slot: it took effect in slot `at`.

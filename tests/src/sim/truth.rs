@@ -30,11 +30,11 @@ impl Sim {
         let other = compared.other.and_then(|slot| Some((slot, mine(slot)?)));
         let older = || replica.older_differs(learn, compared.unknown?);
         let Some((slot, mine)) = other.or_else(older) else {
-            let known = replica.digests.known();
+            let (known, id) = (replica.digests.known(), self.nodes[at].name.id);
             for (slot, value) in (learn.first.0..).map(Slot).zip(learn.values.iter()) {
                 let is_known = known.is_some_and(|(first, last)| first <= slot && slot <= last);
                 assert!(
-                    !is_known || self.check.applied_value(slot) == Some(value),
+                    !is_known || self.check.applied_value(id, slot) == Some(value),
                     "a learner notices that it is told another value for {slot}"
                 );
             }
