@@ -24,8 +24,12 @@ const PROGRESS_EVERY: u64 = 50;
 /// What was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// An acceptor, by a proposer.
-    Asked { sent: Sent, is_renewal: bool },
+    /// An acceptor, by a proposer; for so many votes.
+    Asked {
+        sent: Sent,
+        is_renewal: bool,
+        votes: u64,
+    },
     /// A learner was told, by a leader.
     Told { first: Slot, count: usize },
     /// An acceptor, by a learner.
@@ -241,7 +245,9 @@ impl Sim {
 
     fn call_failed(&mut self, at: usize, from: NodeId, what: What) {
         match what {
-            What::Asked { sent, is_renewal } => {
+            What::Asked {
+                sent, is_renewal, ..
+            } => {
                 self.step_proposer(at, Input::Failed { from, sent });
                 if is_renewal {
                     self.renewal_ended(at, from);
@@ -262,7 +268,11 @@ impl Sim {
     pub(super) fn replied(&mut self, from: usize, at: usize, reply: Reply) {
         let of = (at, self.nodes[at].life);
         let call = self.calls.end(of, from, |call| match call.what {
-            What::Asked { sent, is_renewal } => is_answer(sent, is_renewal, &reply),
+            What::Asked {
+                sent,
+                is_renewal,
+                votes,
+            } => is_answer(sent, is_renewal, votes, &reply),
             _ => false,
         });
         let id = self.nodes[from].name.id;
@@ -275,7 +285,10 @@ impl Sim {
             return;
         };
         let time = Duration::from_millis(self.now - call.made_at);
-        if let What::Asked { sent, is_renewal } = call.what {
+        if let What::Asked {
+            sent, is_renewal, ..
+        } = call.what
+        {
             let usual = self.calls.usual.entry((at, is_renewal)).or_default();
             usual.took(call.bytes, time);
             if let Sent::Accept { .. } = sent {
@@ -374,6 +387,10 @@ fn what_of(message: &Message) -> Option<What> {
         Message::Request(request) => Some(What::Asked {
             sent: Sent::of(request),
             is_renewal: matches!(request, Request::Renew { .. }),
+            votes: match request {
+                Request::Accept { values, .. } => values.len() as u64,
+                _ => 0,
+            },
         }),
         Message::Learn(learn) => Some(What::Told {
             first: learn.first,
@@ -384,21 +401,25 @@ fn what_of(message: &Message) -> Option<What> {
 }
 
 /// Whether a reply can be the one to a call.
-fn is_answer(sent: Sent, is_renewal: bool, reply: &Reply) -> bool {
+fn is_answer(sent: Sent, is_renewal: bool, votes: u64, reply: &Reply) -> bool {
     match (sent, reply) {
         (
             Sent::Accept { ballot, first },
             Reply::Accepted {
                 ballot: b,
                 first: f,
-                ..
+                count,
             }
             | Reply::AcceptedTight {
                 ballot: b,
                 first: f,
+                count,
                 ..
-            }
-            | Reply::NoRoom {
+            },
+        ) => (ballot, first, votes) == (*b, *f, *count),
+        (
+            Sent::Accept { ballot, first },
+            Reply::NoRoom {
                 ballot: b,
                 first: f,
                 ..
