@@ -190,7 +190,8 @@ impl Telling {
 
     /// Asks a learner again for what became of values that it has applied: its answer to the first
     /// telling is lost. `wanted` are those without an outcome, in order; they are asked for in
-    /// turn, and each learner gets one such question at a time.
+    /// turn, and each learner gets one such question at a time. Only what is known to be chosen: a
+    /// learner may have applied a later leader's value in a slot that this one has given out.
     pub fn ask_again<'a>(
         &mut self,
         wanted: impl Iterator<Item = (Slot, &'a Value)> + Clone,
@@ -201,17 +202,18 @@ impl Telling {
             self.learners.keys().partition(|id| after(id));
         let (to, run) = later.into_iter().chain(earlier).find_map(|id| {
             let ear = &self.learners[&id];
-            if ear.asking.is_some() || ear.applied < first_wanted || ear.not_before > self.ticks {
+            let known = ear.applied.min(self.committed);
+            if ear.asking.is_some() || known < first_wanted || ear.not_before > self.ticks {
                 return None;
             }
             let eligible = |(slot, _): &(Slot, &Value)| {
-                *slot <= ear.applied && !ear.is_told(*slot) && !self.will_be_told(ear, *slot)
+                *slot <= known && !ear.is_told(*slot) && !self.will_be_told(ear, *slot)
             };
             let from = |start: Slot| {
                 let later = wanted.clone().filter(move |(slot, _)| *slot >= start);
                 run_of(
                     later
-                        .take_while(|(slot, _)| *slot <= ear.applied)
+                        .take_while(|(slot, _)| *slot <= known)
                         .filter(eligible),
                 )
             };

@@ -281,6 +281,10 @@ fn outcomes_are_asked_for_in_turn_so_that_one_that_never_comes_holds_up_none() {
 #[test]
 fn learners_are_asked_for_outcomes_in_turn() {
     let mut telling = telling();
+    telling.tell(Learn {
+        committed: Slot(9),
+        ..learn(10, 0)
+    });
     for id in [1, 2] {
         telling.answered(node(id), Slot(9), 0, Slot(9));
     }
@@ -292,6 +296,20 @@ fn learners_are_asked_for_outcomes_in_turn() {
         telling.answered(node(to[0]), Slot(9), 0, Slot(9));
     }
     assert_eq!(asked, [1, 2, 1, 2]);
+}
+
+#[test]
+fn outcomes_are_not_asked_for_in_slots_that_another_leader_may_have_filled() {
+    let mut telling = telling();
+    telling.tell(learn(1, 2));
+    // The learner has applied 3 and 4, which this leader has given out and does not know to be chosen.
+    answered(&mut telling, 1, 1, 2, 4);
+    assert_eq!(ask_again(&mut telling, &[3, 4]), []);
+    assert_eq!(ask_again(&mut telling, &[2, 3, 4]), [(vec![1], 2, 1)]);
+    telling.tell(learn(3, 2));
+    answered(&mut telling, 1, 2, 1, 4);
+    answered(&mut telling, 1, 3, 2, 4);
+    assert_eq!(ask_again(&mut telling, &[3, 4]), [(vec![1], 3, 2)]);
 }
 
 #[test]
