@@ -184,13 +184,15 @@ pub struct Roster {
 
 impl Roster {
     /// How many acceptors founded the cluster, if it is founded. A disk that does not say it outright
-    /// names each of them: none joins before it has met all, and nobody is added later.
+    /// names each of them but its own: none joins before it has met all, and nobody is added later. One
+    /// that names this acceptor is another's, and does not name that one.
     pub fn founders(&self, me: NodeId) -> Option<Members> {
         self.cluster?;
-        let named = |id: &NodeId| *id == me || self.starts.contains_key(&acceptor(*id));
-        let count = || NodeId::first(u8::MAX).take_while(named).count();
-        let named = || u8::try_from(count()).ok().and_then(Members::new);
-        self.founders.or_else(named)
+        let has = |id: NodeId| self.starts.contains_key(&acceptor(id));
+        let named = || NodeId::first(u8::MAX).take_while(|id| *id == me || has(*id));
+        let count = || u8::try_from(named().count()).ok().and_then(Members::new);
+        let told = || if has(me) { None } else { count() };
+        self.founders.or_else(told)
     }
 }
 

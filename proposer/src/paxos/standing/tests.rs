@@ -504,6 +504,44 @@ fn disks_of_an_earlier_build_tell_their_count_by_the_nodes_they_name() {
 }
 
 #[test]
+fn another_acceptors_disk_of_an_earlier_build_does_not_tell_how_many_there_are() {
+    for other in [1, 2, 4, 5] {
+        let mut world = World::founded(5);
+        world.disks.values_mut().for_each(by_an_earlier_build);
+        let copy = world.disks[&id(other)].clone();
+        world.disks.insert(id(3), copy);
+        world.start_all();
+        assert_eq!(
+            world.up[&id(3)].founders(),
+            None,
+            "{other} names no {other}"
+        );
+        let start = Start {
+            incarnation: 77,
+            count: 1,
+            run: 77,
+        };
+        let enlist = Request::Enlist {
+            node: NodeName {
+                role: Role::Proposer,
+                id: id(1),
+            },
+            start,
+            cluster: world.up[&id(1)].cluster(),
+            acceptors: Some(count(5)),
+        };
+        let reply = world.ask(id(3), enlist);
+        assert!(
+            matches!(reply, Some(Reply::Witnessed { .. })),
+            "nobody ends for a list that is right: {reply:?}"
+        );
+        world.meet();
+        assert_eq!(world.voting().len(), 4);
+        assert_eq!(world.refusal(id(3)), Some("amnesia"));
+    }
+}
+
+#[test]
 fn who_does_not_tell_its_list_is_answered_as_before() {
     let mut world = World::founded(3);
     let (_, start) = (0, world.up[&id(3)].start);
