@@ -225,7 +225,8 @@ impl Run {
             }
             return;
         }
-        if now < self.truth.sample_at {
+        // A quorum by a list of another length proves nothing against this disk.
+        if now < self.truth.sample_at || !self.me.may_learn() {
             return;
         }
         let is_newer = self.applied > self.truth.sampled;
