@@ -34,6 +34,7 @@ fn many_seeds_keep_every_rule_and_recover() {
         total.told,
         total.untold,
         total.withheld,
+        total.refused_lists,
     ];
     assert!(
         faults.iter().all(|count| *count > seeds / 100),

@@ -40,6 +40,7 @@ pub struct Checker {
     ballots: Ballots,
     delivery: Delivery,
     reads: Reads,
+    members: Members,
     /// Acceptors that no longer have their own disk: bit k for acceptor k.
     lost: u32,
     /// All acceptors were set back in time, so most rules are broken. What learners answer is still
@@ -47,6 +48,8 @@ pub struct Checker {
     is_set_back: bool,
     /// Outcomes that learners told.
     answers: u64,
+    /// Acceptors whose lists have another length, likewise.
+    odd: u32,
 }
 
 impl Checker {
@@ -58,9 +61,11 @@ impl Checker {
             ballots: Ballots::new(members),
             delivery: Delivery::new(learners, terms),
             reads: Reads::default(),
+            members,
             lost: 0,
             is_set_back: false,
             answers: 0,
+            odd: 0,
         }
     }
 
@@ -124,6 +129,23 @@ impl Checker {
         }
     }
 
+    /// An acceptor has started with a list of so many.
+    pub fn listed(&mut self, acceptor: NodeId, list: Members) {
+        let bit = 1 << acceptor.number();
+        self.odd = match list == self.members {
+            true => self.odd & !bit,
+            false => self.odd | bit,
+        };
+    }
+
+    /// A proposer or a learner, whose list has so many, asks acceptors for votes.
+    pub fn asks_by(&self, list: Members) {
+        assert_eq!(
+            list, self.members,
+            "who has a list of another length asks no acceptor for votes"
+        );
+    }
+
     /// An acceptor's disk is wiped, or an older copy or another's takes its place.
     pub fn lost(&mut self, acceptor: NodeId) {
         self.lost |= 1 << acceptor.number();
@@ -166,6 +188,11 @@ impl Checker {
         assert!(
             takes_no_part || !self.is_lost(acceptor),
             "an acceptor without its disk never votes: {reply:?}"
+        );
+        let odd = self.odd & 1 << acceptor.number() != 0;
+        assert!(
+            takes_no_part || !odd,
+            "an acceptor with a list of another length never votes: {reply:?}"
         );
         if self.is_lost(acceptor) {
             return;

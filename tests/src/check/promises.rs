@@ -1,11 +1,11 @@
 //! An acceptor says only what is on its disk, and all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{Ballot, Members, NodeId, Slot};
 use proposer::paxos::message::{Reply, Value, Vote};
-use proposer::paxos::standing::{Roster, Start};
+use proposer::paxos::standing::Start;
 
 /// What is on each acceptor's disk.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ struct Disk {
     floor: Slot,
     /// The highest promise in an answer that was sent.
     told: Ballot,
-    /// What it knows of the nodes' starts.
-    roster: Roster,
+    /// What it has known of the nodes' starts.
+    starts: BTreeSet<Start>,
 }
 
 impl Promises {
@@ -42,7 +42,7 @@ impl Promises {
         }) = record
         else {
             if let Record::Known(roster) = record {
-                disk.roster = roster.clone();
+                disk.starts.extend(roster.starts.values());
             }
             return;
         };
@@ -129,7 +129,7 @@ impl Promises {
                 );
             }
             Reply::Witnessed { start, .. } => {
-                let mut known = disk.roster.starts.values();
+                let mut known = disk.starts.iter();
                 assert!(
                     known.any(|known| known == start || follows(known, start)),
                     "what is witnessed is on disk"

@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 18;
+pub const VERSION: u32 = 19;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -92,6 +92,8 @@ pub struct Config {
     pub read_every: u64,
     /// How many of a thousand deliveries a learner makes durable at once.
     pub learner_saves: u32,
+    /// Whether all begin with a program that does not write down how many founded the cluster.
+    pub earlier: bool,
     /// Slots between two snapshots of a learner.
     pub snapshot_every: u64,
     /// Bytes of a snapshot that one answer to another learner carries.
@@ -147,6 +149,8 @@ pub enum Fault {
     HalfProposed,
     /// A process starts again with the program of another version, or of the same.
     Upgrade,
+    /// A process starts again with a list of acceptors of another length, or all of them do.
+    OtherList,
     /// A learner starts again with an empty disk.
     WipeLearner,
     /// A copy of an acceptor's disk is made.
@@ -163,7 +167,7 @@ pub enum Fault {
     EnlargeDisks,
 }
 
-const FAULTS: [Fault; 23] = [
+const FAULTS: [Fault; 24] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -180,6 +184,7 @@ const FAULTS: [Fault; 23] = [
     Fault::Overtake,
     Fault::HalfProposed,
     Fault::Upgrade,
+    Fault::OtherList,
     Fault::WipeLearner,
     Fault::CopyDisk,
     Fault::WipeDisk,
@@ -279,6 +284,7 @@ impl Config {
             open_slots: r.between(8, 128),
             read_every: r.between(5, 100),
             learner_saves: r.between(1, 1000) as u32,
+            earlier: r.chance(300),
             snapshot_every: pick(r, &[1, 10, 60, 400]),
             piece_bytes: pick(r, &[100, 2_000, 1 << 20]),
             fault_every: pick(r, &[30, 100, 300, 1000]),

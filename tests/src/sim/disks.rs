@@ -34,7 +34,8 @@ impl Sim {
         let lost = self.nodes.iter().filter(|node| node.lost).count();
         let at = self.some_acceptor();
         let founded = self.logs().all(|(_, log)| log.roster().cluster.is_some());
-        if self.nodes[at].lost || lost >= members.tolerates() || !(founded || lost > 0) {
+        let odd = self.nodes[at].list != self.config.acceptors;
+        if self.nodes[at].lost || odd || lost >= members.tolerates() || !(founded || lost > 0) {
             return;
         }
         let copy = self.nodes[at].copy.clone();

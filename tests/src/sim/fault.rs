@@ -68,7 +68,9 @@ impl Sim {
             Fault::Upgrade => {
                 self.crash(node, down);
                 self.nodes[node].dialect = self.some_dialect();
+                self.nodes[node].counts |= self.rng.chance(700);
             }
+            Fault::OtherList => self.other_list(node, down),
             Fault::WipeLearner => self.wipe_learner(),
             Fault::CopyDisk => self.copy_disk(),
             Fault::WipeDisk => self.lose_disk(Loss::Wiped),
@@ -138,6 +140,7 @@ impl Sim {
             if let Disk::Shelf(shelf) = &mut self.nodes[at].disk {
                 shelf.wipe();
             }
+            self.nodes[at].belongs = None;
         }
     }
 

@@ -79,10 +79,12 @@ impl Sim {
             node.slow = 1;
             node.room = Room::Enough;
             node.dialect = Dialect::Ours;
+            node.counts = true;
             if matches!(node.process, Process::Down) {
                 self.schedule(0, Event::Start(at));
             }
         }
+        self.right_lists();
         self.hurry_what_is_on_its_way();
         self.end_calls_in(2 * SOON);
         let twin = usize::from(self.config.proposers);

@@ -12,6 +12,7 @@ mod disk;
 mod disks;
 mod fault;
 mod heal;
+mod lists;
 mod log;
 mod network;
 mod node;
@@ -141,7 +142,7 @@ enum Timer {
     /// The newest of these timers only.
     Election(u64),
     Tick,
-    /// An acceptor asks the others to witness its start.
+    /// An acceptor asks the others to witness its start; others ask all acceptors.
     Enlist,
     /// The acceptor's write, or the learner's snapshot, is on disk.
     Written,
@@ -173,6 +174,10 @@ impl Sim {
                 slow: 1,
                 room: Room::Enough,
                 dialect: Dialect::Ours,
+                list: config.acceptors,
+                call: None,
+                belongs: None,
+                counts: !config.earlier,
                 lost: false,
                 set_back: false,
                 gone: false,

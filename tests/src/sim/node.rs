@@ -8,11 +8,13 @@ use proposer::paxos::ids::NodeId;
 use proposer::paxos::message::{Reply, Request};
 use proposer::paxos::output::Output;
 use proposer::paxos::proposer::Proposer;
+use proposer::paxos::roll_call::RollCall;
 use proposer::paxos::standing::Member;
 use proposer::paxos::votes::Answer;
 
 use super::desk::Desk;
 use super::disk::{BadWrite, Claims};
+use super::lists::Belongs;
 use super::log::{Copy, Log};
 use super::replica::{Replica, Shelf};
 use super::wire::Dialect;
@@ -36,6 +38,14 @@ pub(super) struct Node {
     pub(super) room: Room,
     /// Which version of the encoding its program speaks.
     pub(super) dialect: Dialect,
+    /// How many acceptors its list names.
+    pub(super) list: u8,
+    /// What a proposer or a learner has heard of the acceptors in this life.
+    pub(super) call: Option<RollCall>,
+    /// And what it knew of its cluster before.
+    pub(super) belongs: Option<Belongs>,
+    /// Whether its program writes down how many founded the cluster.
+    pub(super) counts: bool,
     /// Only the newest election timer counts.
     pub(super) election_timer: u64,
     /// It is not the node's own disk any more: an acceptor must never vote again.

@@ -39,6 +39,7 @@ impl Config {
             snapshot_every: NEVER,
             fault_every: NEVER,
             lost_claims: 0,
+            earlier: false,
             samples: false,
             faults: Vec::new(),
             ..Config::of(latency ^ bandwidth)

@@ -5,10 +5,10 @@ use std::mem;
 use std::time::Duration;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
-use proposer::paxos::ids::{Members, NodeId, NodeName, Role, Slot};
+use proposer::paxos::ids::{NodeId, NodeName, Role, Slot};
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::machine::Outcome;
-use proposer::paxos::message::{Learned, Message, Request};
+use proposer::paxos::message::{Learned, Message, Reply, Request};
 use proposer::paxos::proposer::{Effects, Input, Proposer, To};
 use proposer::paxos::recent::fit;
 use proposer::paxos::stamp::{STAMP_EVERY_MS, Stamp};
@@ -28,20 +28,32 @@ const SLOWEST_WRITE: u64 = 3_000;
 
 impl Sim {
     pub(super) fn start(&mut self, at: usize) {
-        let members = Members::new(self.config.acceptors).expect("there is an acceptor");
-        let node = &mut self.nodes[at];
-        if !matches!(node.process, Process::Down) || node.gone {
+        if !matches!(self.nodes[at].process, Process::Down) || self.nodes[at].gone {
             return;
         }
+        let members = self.list(at);
+        if self.ends_at_start(at) {
+            self.summary.refused_lists += 1;
+            return;
+        }
+        if self.nodes[at].life & 0xff_ffff > 0 && self.rng.chance(self.config.lost_claims) {
+            let node = &mut self.nodes[at];
+            if let Disk::Claims(claims) = &mut node.disk {
+                claims.lose(&mut self.rng);
+                node.belongs = None;
+            }
+        }
+        let run = match self.nodes[at].name.role {
+            Role::Acceptor => 0,
+            _ => self.begin_roll_call(at),
+        };
+        let node = &mut self.nodes[at];
         let id = node.name.id;
         node.process = match &mut node.disk {
             Disk::Claims(claims) => {
-                if node.life & 0xff_ffff > 0 && self.rng.chance(self.config.lost_claims) {
-                    claims.lose(&mut self.rng);
-                }
                 let claimed = claims.last();
                 let proposer = Proposer::new(id, members, self.config.settings, claimed);
-                let proposer = proposer.with_run(self.rng.bits());
+                let proposer = proposer.with_run(run);
                 Process::Proposer(proposer, Desk::new(self.config.learners))
             }
             Disk::Log(log) => {
@@ -62,6 +74,7 @@ impl Sim {
                 self.summary.damaged += u64::from(started.damaged);
                 self.summary.half_written += u64::from(!started.news.is_empty());
                 let writing = Some(Write::Standing(started.member.begin()));
+                self.check.listed(id, members);
                 Process::Acceptor(Voter {
                     member: started.member,
                     inbox: VecDeque::new(),
@@ -83,12 +96,15 @@ impl Sim {
         };
         self.start_timer(at, Timer::Tick);
         match self.nodes[at].name.role {
-            Role::Proposer => self.start_election_timer(at),
+            Role::Proposer => {
+                self.start_election_timer(at);
+                self.timer(at, Timer::Enlist);
+            }
             Role::Acceptor => {
                 self.start_timer(at, Timer::Written);
                 self.timer(at, Timer::Enlist);
             }
-            _ => {}
+            _ => self.timer(at, Timer::Enlist),
         }
     }
 
@@ -136,6 +152,7 @@ impl Sim {
                 {
                     LATE_ENLIST
                 }
+                Process::Proposer(..) | Process::Learner(..) if self.may_learn(at) => LATE_ENLIST,
                 _ => ENLIST,
             },
             (Timer::Tick, Role::Acceptor) => ELECTION / 2,
@@ -178,6 +195,7 @@ impl Sim {
             }
             (Process::Acceptor(_), Timer::Tick) => self.tidy(at),
             (Process::Acceptor(_), Timer::Enlist) => self.enlist(at),
+            (Process::Proposer(..) | Process::Learner(..), Timer::Enlist) => self.call_roll(at),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
             (Process::Learner(..), Timer::Tick) => self.tick_learner(at),
             (Process::Learner(..), Timer::Written) => {
@@ -215,8 +233,10 @@ impl Sim {
     }
 
     fn hear(&mut self, from: Asker, at: usize, message: Message) {
+        let may_learn = self.may_learn(at);
         match (&mut self.nodes[at].process, message) {
             (Process::Acceptor(_), Message::Request(request)) => self.ask(at, from, request),
+            (Process::Learner(..), Message::Learn(_)) if !may_learn => {}
             (Process::Learner(..), Message::Learn(learn)) => {
                 let is_taken = self.is_told_the_same(at, &learn);
                 if is_taken {
@@ -281,6 +301,10 @@ impl Sim {
             Packet::Heartbeat(_) | Packet::Ask(..) => return,
         };
         match (&mut self.nodes[at].process, message) {
+            (
+                Process::Proposer(..) | Process::Learner(..),
+                Message::Reply(reply @ (Reply::Witnessed { .. } | Reply::Refused { .. })),
+            ) => self.called(at, from, &reply),
             (Process::Proposer(..), Message::Reply(reply)) => self.replied(by, at, reply),
             (Process::Proposer(..), Message::Learned(learned)) => {
                 let by_learner = NodeName {
@@ -365,6 +389,14 @@ impl Sim {
 
     /// One step of a proposer; what it asks for, already done, or `None` if its process ended.
     pub(super) fn step_proposer(&mut self, at: usize, input: Input) -> Option<Effects> {
+        match input {
+            Input::ElectionTimeout if !self.may_lead(at) => {
+                self.start_election_timer(at);
+                return None;
+            }
+            Input::TakeOver if !self.may_lead(at) => return None,
+            _ => {}
+        }
         let node = &mut self.nodes[at];
         let (Process::Proposer(proposer, _), Disk::Claims(claims)) =
             (&mut node.process, &mut node.disk)
@@ -415,9 +447,10 @@ impl Sim {
         }
         for (to, request) in &effects.acceptors {
             self.check.requested(life, claim, request);
+            self.check.asks_by(self.list(at));
             let hurries = matches!(to, To::Quorum(_) | To::One(_))
                 && matches!(request, Request::Accept { .. } | Request::Renew { .. });
-            for id in NodeId::first(self.config.acceptors).filter(|id| to.includes(*id)) {
+            for id in self.list(at).acceptors().filter(|id| to.includes(*id)) {
                 if let Request::Renew { .. } = request
                     && let Process::Proposer(_, desk) = &mut self.nodes[at].process
                     && desk.renewals.offer(id, request.clone()).is_none()
@@ -493,6 +526,7 @@ impl Sim {
             self.check.delivered(node.name.id, entry);
         }
         for (acceptor, fetch) in effects.fetch {
+            self.check.asks_by(self.list(at));
             let acceptor = self.acceptor(acceptor);
             self.call(at, acceptor, Message::Request(fetch), false);
         }

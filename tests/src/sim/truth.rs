@@ -45,7 +45,8 @@ impl Sim {
     }
 
     fn ask_acceptors(&mut self, at: usize, slot: Slot, mine: u64, told: bool) {
-        let members = self.members();
+        let members = self.list(at);
+        self.check.asks_by(members);
         let verify = Verify::new(members, slot, mine);
         let packet = self.said(at, Message::Request(verify.request()));
         if let Process::Learner(replica) = &mut self.nodes[at].process {
@@ -108,7 +109,7 @@ impl Sim {
         let Some((first, last)) = replica.digests.known() else {
             return;
         };
-        if !self.config.samples {
+        if !self.config.samples || !self.may_learn(at) {
             return;
         }
         let slot = match self.rng.chance(500) {

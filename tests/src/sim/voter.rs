@@ -3,6 +3,7 @@
 use proposer::paxos::acceptor::{Record, Room, Volume};
 use proposer::paxos::message::{Message, Reply, Request};
 use proposer::paxos::output::Output;
+use proposer::paxos::standing::Roster;
 use proposer::paxos::votes::{Answer, Place, Unread};
 use proposer::wal;
 
@@ -21,7 +22,9 @@ impl Sim {
         };
         let packet = self.said(at, Message::Request(request));
         for id in open {
-            self.send(at, self.acceptor(id), &packet);
+            if let Some(acceptor) = self.listed_at(at, id) {
+                self.send(at, acceptor, &packet);
+            }
         }
     }
 
@@ -188,6 +191,16 @@ impl Sim {
             voter.room != Room::Reserve || !records.iter().any(is_vote),
             "no vote is written to a disk that is almost full"
         );
+        let counts = node.counts;
+        let as_written = |record: &Record| match record {
+            Record::Known(roster) if !counts => Record::Known(Roster {
+                founders: None,
+                ..roster.clone()
+            }),
+            record => record.clone(),
+        };
+        let records: Vec<Record> = records.iter().map(as_written).collect();
+        let records = &records[..];
         let places = log.write(records, node.bad_write.take(), &mut self.rng)?;
         let is_trim = |record: &&Record| matches!(record, Record::Trimmed { .. });
         self.summary.trims += records.iter().filter(is_trim).count() as u64;
