@@ -5,6 +5,7 @@
 //! still have.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -28,9 +29,10 @@ use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::paxos::acceptor::Room;
 use crate::paxos::codec::{self, Entry};
+use crate::paxos::command::Undecodable;
 use crate::paxos::digests::Digests;
 use crate::paxos::ids::{Members, NodeId, Slot};
-use crate::paxos::learner::{Effects, Input, Learner};
+use crate::paxos::learner::{Input, Learner};
 use crate::paxos::message::{Learn, Learned, Message, Reply, Request};
 use crate::peers::{Breakers, Lane};
 use crate::snapshots::Snapshots;
@@ -366,17 +368,12 @@ impl Run {
         let Some(input) = self.fitting(input) else {
             return;
         };
-        let Effects {
-            deliver,
-            fetch,
-            truncated,
-            missing,
-            disputed,
-        } = self.core.step(input);
-        if let Some(floor) = truncated {
+        let mut effects = self.core.step(input);
+        let deliver = mem::take(&mut effects.deliver);
+        if let Some(floor) = effects.truncated {
             self.catch_up(floor);
         }
-        if let Some(slot) = missing {
+        if let Some(slot) = effects.missing {
             error!(
                 target: "important",
                 instance = slot.0,
@@ -384,22 +381,38 @@ impl Run {
                  have lost their disks, or whoever said so is no leader"
             );
         }
-        if let Some(slot) = disputed {
+        if let Some(slot) = effects.disputed {
             error!(
                 target: "important",
                 instance = slot.0,
                 "two values were told for one instance: the acceptors' counts"
             );
         }
-        if !deliver.is_empty() {
-            self.apply(deliver);
+        if !deliver.is_empty()
+            && let Err((slot, undecodable)) = self.apply(deliver)
+        {
+            self.cannot_read(slot, undecodable, effects.is_sure(slot));
         }
-        for (acceptor, request) in fetch {
+        for (acceptor, request) in effects.fetch {
             self.fetch(acceptor, request);
         }
         let committed = self.core.committed();
         self.shared.committed.store(committed.0, Ordering::Relaxed);
         self.metrics.committed_slot.set(committed.0 as i64);
+    }
+
+    /// A value cannot be read. A quorum of acceptors that has it has it from a newer version; who else
+    /// tells it may be anybody.
+    fn cannot_read(&mut self, slot: Slot, undecodable: Undecodable, is_sure: bool) {
+        if is_sure {
+            return self.halt(Halt::undecodable(format!("instance {slot}: {undecodable}")));
+        }
+        error!(
+            target: "important",
+            instance = slot.0,
+            "a value was told that cannot be read: the acceptors' counts"
+        );
+        self.core.distrust(slot);
     }
 
     /// What may be taken of an input: no values while the volume is almost full. The leader tells them

@@ -59,6 +59,17 @@ pub struct Effects {
     /// A slot that is not delivered yet and for which two values were told: only what a quorum of
     /// acceptors says counts there.
     pub disputed: Option<Slot>,
+    /// The first and the last slot for which a quorum of acceptors has said what is chosen. What else is
+    /// delivered was told.
+    pub sure: Option<(Slot, Slot)>,
+}
+
+impl Effects {
+    /// Whether a quorum of acceptors has said what was chosen in a slot.
+    pub fn is_sure(&self, slot: Slot) -> bool {
+        let sure = self.sure;
+        sure.is_some_and(|(first, last)| first <= slot && slot <= last)
+    }
 }
 
 /// A learner's state.
@@ -217,6 +228,17 @@ impl Learner {
         }
     }
 
+    /// What was delivered from this slot on is not applied: the value told for it cannot be read. From
+    /// here on only what a quorum of acceptors says counts there, and if that cannot be read either,
+    /// it was written by a newer version.
+    pub fn distrust(&mut self, slot: Slot) {
+        self.delivered = self.delivered.min(slot.previous());
+        // Those who know what is chosen say so again.
+        self.committed = self.delivered;
+        self.disputed.insert(slot);
+        self.fetch = None;
+    }
+
     /// Whether a slot's value is kept: the slot is not delivered yet, and not too far on.
     fn has_room_for(&self, slot: Slot) -> bool {
         slot > self.delivered && slot.0 <= self.delivered.0.saturating_add(self.ahead_slots)
@@ -283,8 +305,9 @@ impl Learner {
             return;
         }
         // Those that remember may be too few for good, if another one is gone.
-        if let Some(fetch) = &self.fetch {
-            effects.truncated = fetch.truncated.values().max().copied();
+        let floor = self.fetch.as_ref().and_then(|f| f.truncated.values().max());
+        if let Some(floor) = floor.copied() {
+            self.forgotten(floor, effects);
         }
         self.start_fetch(effects);
     }
@@ -354,11 +377,17 @@ impl Learner {
         // The others may still make a quorum.
         let left = usize::from(self.members.count()) - fetch.truncated.len();
         if left < self.members.quorum() {
-            effects.truncated = Some(floor);
+            self.forgotten(floor, effects);
             self.fetch = None;
         } else {
             self.ask_another(effects);
         }
+    }
+
+    /// No quorum says what is chosen up to there any more: what another learner has counts.
+    fn forgotten(&mut self, floor: Slot, effects: &mut Effects) {
+        effects.truncated = Some(floor);
+        self.disputed = self.disputed.split_off(&floor.next());
     }
 
     fn fetched(
@@ -405,6 +434,8 @@ impl Learner {
         self.fetch = None;
         self.failures = 0;
         self.span = self.span.saturating_mul(2);
+        let first = found.first().map(|(slot, _)| *slot);
+        effects.sure = first.zip(found.last().map(|(slot, _)| *slot));
         for (slot, value) in found {
             self.keep_for_sure(slot, value, effects);
         }

@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 19;
+pub const VERSION: u32 = 20;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -106,7 +106,8 @@ pub struct Config {
     pub lost_claims: u32,
     /// How often each fault is chosen among the others.
     pub faults: Vec<(Fault, u64)>,
-    /// How many of a thousand of a learner's ticks come with word of another value than it has applied.
+    /// How many of a thousand of a learner's ticks come with word of another value than it has applied,
+    /// or of one that cannot be read.
     pub false_words: u32,
     /// Whether learners compare samples of what they applied with the acceptors' votes.
     pub samples: bool,

@@ -28,11 +28,11 @@ mod wire;
 pub mod worlds;
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use proposer::paxos::acceptor::Room;
 use proposer::paxos::codec::NodeName;
-use proposer::paxos::ids::{Ballot, Members, NodeId, Role};
+use proposer::paxos::ids::{Ballot, Members, NodeId, Role, Slot};
 use proposer::paxos::message::{Heartbeat, Message};
 use proposer::paxos::proposer::Proposer;
 
@@ -76,6 +76,8 @@ pub struct Sim {
     stamps: BTreeMap<Ballot, u64>,
     check: Checker,
     healed: bool,
+    /// Slots for which somebody told a value that cannot be read.
+    unreadable: BTreeSet<Slot>,
     /// All acceptors were set back in time.
     is_set_back: bool,
     trace: bool,
@@ -203,6 +205,7 @@ impl Sim {
             stamps: BTreeMap::new(),
             check: Checker::new(members, config.learners, config.terms),
             healed: false,
+            unreadable: BTreeSet::new(),
             is_set_back: false,
             trace: false,
             summary: Summary::default(),

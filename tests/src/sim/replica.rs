@@ -210,33 +210,42 @@ impl Replica {
         }
     }
 
-    /// Applies what is delivered; on disk at the next sync.
-    pub(super) fn apply(&mut self, deliver: Vec<(Slot, Value)>) -> Vec<Entry> {
+    /// Applies what is delivered, up to the first slot whose value cannot be read, which is the second
+    /// value; on disk at the next sync.
+    pub(super) fn apply(&mut self, deliver: Vec<(Slot, Value)>) -> (Vec<Entry>, Option<Slot>) {
         let mut all = Vec::new();
         for record in records(deliver, self.record_bytes) {
-            let mut apply = |(slot, value)| {
+            let (mut entries, mut unread) = (Vec::new(), None);
+            for (slot, value) in record {
+                let Ok(applied) = self.machine.apply(slot, &value) else {
+                    unread = Some(slot);
+                    break;
+                };
                 self.digests.note(slot, &value);
-                let applied = self.machine.apply(slot, &value);
                 let entry = Entry {
                     slot,
-                    applied: applied.expect("clients send commands"),
+                    applied,
                     value,
                 };
                 self.recent.push(entry.clone());
-                entry
-            };
-            let entries: Vec<Entry> = record.into_iter().map(&mut apply).collect();
+                entries.push(entry);
+            }
             let ledger = self.machine.ledger();
             let memory = ledger.terms().map_or(u64::MAX, |terms| terms.retry_memory);
             assert!(
                 ledger.session_bytes() <= memory,
                 "remembering requests takes no more than it may"
             );
-            let position = self.wal.append(&codec::encode_entries(&entries));
-            self.index.insert(entries[0].slot, position);
+            if let Some(first) = entries.first() {
+                let position = self.wal.append(&codec::encode_entries(&entries));
+                self.index.insert(first.slot, position);
+            }
             all.extend(entries);
+            if unread.is_some() {
+                return (all, unread);
+            }
         }
-        all
+        (all, None)
     }
 
     /// What became of these slots, whose values are known if they were told again.

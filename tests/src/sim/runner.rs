@@ -49,6 +49,8 @@ pub struct Summary {
     pub read_from_logs: u64,
     /// Votes refused by a full disk.
     pub no_room: u64,
+    /// Values told that could not be read.
+    pub unread: u64,
     /// Processes that ended because of their list of acceptors, or did not start.
     pub refused_lists: u64,
 }
@@ -137,6 +139,7 @@ impl AddAssign for Summary {
         self.at_once += other.at_once;
         self.read_from_logs += other.read_from_logs;
         self.no_room += other.no_room;
+        self.unread += other.unread;
         self.refused_lists += other.refused_lists;
     }
 }

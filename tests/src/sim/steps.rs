@@ -497,20 +497,31 @@ impl Sim {
         if replica.halted || !takes {
             return;
         }
-        let effects = replica.core.step(input);
+        let mut effects = replica.core.step(input);
+        let deliver = mem::take(&mut effects.deliver);
+        let (entries, unread) = replica.apply(deliver);
+        if let Some(slot) = unread {
+            assert!(
+                !effects.is_sure(slot),
+                "no quorum of acceptors has what nobody proposed: {slot}"
+            );
+            replica.core.distrust(slot);
+            self.summary.unread += 1;
+        }
         self.check.committed(replica.core.committed());
         assert!(
             effects.missing.is_none() || self.is_set_back,
             "no acceptor forgets what is chosen"
         );
         assert!(
-            effects.disputed.is_none() || self.is_set_back,
+            effects
+                .disputed
+                .is_none_or(|slot| self.is_set_back || self.unreadable.contains(&slot)),
             "one value is told for a slot"
         );
         // The driver says both.
         let says = effects.missing.is_some() || effects.disputed.is_some();
         self.summary.noticed += u64::from(says);
-        let entries = replica.apply(effects.deliver);
         let (values, found) = replica.remembers();
         let bounds = self.config.recent;
         assert!(

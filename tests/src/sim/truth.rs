@@ -121,7 +121,8 @@ impl Sim {
         }
     }
 
-    /// Somebody who is no leader tells a learner another value for a slot that it has applied.
+    /// Somebody who is no leader tells a learner another value for a slot that it has applied, or one
+    /// that cannot be read for any slot.
     pub(super) fn say_something_else(&mut self, at: usize) {
         let Process::Learner(replica) = &self.nodes[at].process else {
             return;
@@ -130,8 +131,19 @@ impl Sim {
         if applied == Slot::ZERO || replica.halted {
             return;
         }
-        let first = Slot(self.rng.between(1, applied.0));
+        // What is not applied yet cannot be compared, but it can be read, or not.
+        let is_unreadable = self.rng.chance(300);
+        let last = if is_unreadable {
+            applied.0 + 2
+        } else {
+            applied.0
+        };
+        let first = Slot(self.rng.between(1, last));
+        if is_unreadable {
+            self.unreadable.insert(first);
+        }
         let value = match self.rng.chance(500) {
+            _ if is_unreadable => Value(vec![0xff; self.rng.between(1, 40) as usize].into()),
             true => Value::NOOP,
             false => self.clients.fresh(8),
         };

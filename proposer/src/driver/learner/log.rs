@@ -10,9 +10,9 @@ use bytes::Bytes;
 
 use super::Run;
 use crate::driver::end_on_disk_error;
-use crate::driver::halt::Halt;
 use crate::media::Media;
 use crate::paxos::codec::{self, Entry};
+use crate::paxos::command::Undecodable;
 use crate::paxos::ids::Slot;
 use crate::paxos::learner::records;
 use crate::paxos::message::Value;
@@ -26,19 +26,22 @@ const UNSYNCED_BYTES: usize = 8 << 20;
 
 impl Run {
     /// Applies what is delivered, a record at a time.
-    pub(super) fn apply(&mut self, delivered: Vec<(Slot, Value)>) {
+    /// The first slot whose value cannot be read is left out, and what comes after it.
+    pub(super) fn apply(
+        &mut self,
+        delivered: Vec<(Slot, Value)>,
+    ) -> Result<(), (Slot, Undecodable)> {
         for record in records(delivered, RECORD_BYTES) {
-            self.apply_record(record);
-            if self.is_halted() {
-                return;
-            }
+            self.apply_record(record)?;
             if self.unsynced_bytes >= UNSYNCED_BYTES {
                 self.sync();
             }
         }
+        Ok(())
     }
 
-    fn apply_record(&mut self, chosen: Vec<(Slot, Value)>) {
+    fn apply_record(&mut self, chosen: Vec<(Slot, Value)>) -> Result<(), (Slot, Undecodable)> {
+        let mut unread = Ok(());
         let mut entries = Vec::with_capacity(chosen.len());
         {
             let mut state = self
@@ -63,14 +66,14 @@ impl Run {
                         });
                     }
                     Err(undecodable) => {
-                        self.halt(Halt::undecodable(format!("instance {slot}: {undecodable}")));
+                        unread = Err((slot, undecodable));
                         break;
                     }
                 }
             }
         }
         let Some((first, last)) = entries.first().zip(entries.last()) else {
-            return;
+            return unread;
         };
         self.applied = last.slot;
         if let Some(notifier) = &self.notifier {
@@ -84,6 +87,7 @@ impl Run {
         self.metrics.applied_slot.set(last.slot.0 as i64);
         self.show_state();
         self.shared.applied.send_replace(last.slot);
+        unread
     }
 
     /// Entries that are in the log on disk alone, at least one if it is applied, and about so many

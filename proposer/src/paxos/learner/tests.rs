@@ -432,3 +432,44 @@ fn a_log_said_to_be_longer_than_acceptors_know_is_not_believed_for_long() {
         );
     }
 }
+
+#[test]
+fn what_was_told_and_cannot_be_read_counts_only_if_a_quorum_has_it() {
+    let mut learner = learner(3);
+    let told = learner.step(learn(1, &["x", "b"], 2));
+    assert!(!told.is_sure(Slot(1)));
+    learner.distrust(Slot(1));
+    assert_eq!(learner.delivered(), Slot::ZERO);
+    assert_eq!(learner.committed(), Slot::ZERO, "nobody else has said so");
+    assert_eq!(delivers(&mut learner, learn(1, &["x"], 2)), []);
+    assert_eq!(learner.step(Input::Tick), Effects::default());
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 1, 2));
+    let votes = [(1, 1, "a"), (2, 1, "b")];
+    learner.step(fetched(1, 1, 2, &votes));
+    let effects = learner.step(fetched(2, 1, 2, &votes));
+    let delivered: Vec<Slot> = effects.deliver.iter().map(|(slot, _)| *slot).collect();
+    assert_eq!(delivered, [Slot(1), Slot(2)]);
+    assert_eq!(effects.deliver[0].1, value("a"));
+    assert!(effects.is_sure(Slot(1)) && effects.is_sure(Slot(2)));
+    assert!(!effects.is_sure(Slot(3)));
+}
+
+#[test]
+fn where_acceptors_have_forgotten_a_disputed_slot_another_learners_log_counts() {
+    let mut learner = learner(3);
+    learner.step(learn(2, &["b"], 2));
+    assert_eq!(learner.step(learn(2, &["B"], 2)).disputed, Some(Slot(2)));
+    learner.step(Input::Tick);
+    learner.step(Input::Tick);
+    let truncated = |acceptor| Input::Reply {
+        from: NodeId::new(acceptor).unwrap(),
+        reply: Reply::Truncated {
+            from: Slot(1),
+            floor: Slot(2),
+        },
+    };
+    learner.step(truncated(1));
+    assert_eq!(learner.step(truncated(2)).truncated, Some(Slot(2)));
+    let delivered = delivers(&mut learner, learn(1, &["a", "b"], 2));
+    assert_eq!(delivered, [(1, value("a")), (2, value("b"))]);
+}
