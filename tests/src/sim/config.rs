@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 20;
+pub const VERSION: u32 = 21;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -113,6 +113,8 @@ pub struct Config {
     pub samples: bool,
     /// Whether at the end all acceptors are set back to what they had in the middle.
     pub set_back: bool,
+    /// Whether disks that take longer than an election timeout stay so when all else is healed.
+    pub slow_for_good: bool,
 }
 
 /// What can go wrong.
@@ -295,6 +297,7 @@ impl Config {
             false_words: pick(r, &[0, 0, 20, 200]),
             samples: true,
             set_back: r.chance(150),
+            slow_for_good: r.chance(300),
         }
     }
 }

@@ -7,12 +7,15 @@ use proposer::paxos::ids::{Ballot, Role, Slot};
 use proposer::paxos::proposer::Proposer;
 
 use super::node::Process;
-use super::{Dialect, Event, Sim};
+use super::{Dialect, ELECTION, Event, Sim};
 
 /// How long the cluster may take to settle, in milliseconds: a dozen elections.
 pub(super) const SETTLE: u64 = 10_000;
 /// How long a fresh write may take to reach every learner.
 pub(super) const WRITE: u64 = 2_000;
+/// So many times longer may both take with disks that take longer than an election timeout.
+const SLOW_SETTLE: u64 = 6;
+const SLOW_WRITE: u64 = 30;
 /// What was on its way when all was healed arrives within this time.
 const SOON: u64 = 500;
 /// How many values are proposed after healing.
@@ -22,7 +25,11 @@ impl Sim {
     /// Heals everything and requires one stable leader, no holes and fresh writes everywhere.
     pub(super) fn heal(&mut self) {
         self.mend();
-        self.pass(SETTLE);
+        let (settle, write) = match self.has_slow_disks() {
+            true => (SLOW_SETTLE * SETTLE, SLOW_WRITE * WRITE),
+            false => (SETTLE, WRITE),
+        };
+        self.pass(settle);
         let (leader, ballot) = self.only_leader();
         let fresh = self.fresh();
         // What the leader has given out by now comes before them, even if it is not chosen yet: a
@@ -35,8 +42,8 @@ impl Sim {
             last,
             "a healthy leader takes fresh writes"
         );
-        self.read_at(leader);
-        self.pass(WRITE);
+        self.read_at(leader, write);
+        self.pass(write);
         assert_eq!(
             self.only_leader(),
             (leader, ballot),
@@ -48,7 +55,7 @@ impl Sim {
         // long as it moves.
         while self.slowest_learner().0 < chosen {
             let before = self.slowest_learner();
-            self.pass(WRITE);
+            self.pass(write);
             let now = self.slowest_learner();
             assert!(
                 now > before,
@@ -69,7 +76,9 @@ impl Sim {
     pub(super) fn mend(&mut self) {
         self.healed = true;
         self.network.heal();
-        self.config.sync = (0, 2);
+        if !self.has_slow_disks() {
+            self.config.sync = (0, 2);
+        }
         (self.config.lost_claims, self.config.mixed) = (0, 0);
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
@@ -94,6 +103,11 @@ impl Sim {
         }
     }
 
+    /// Whether disks take longer than an election timeout, and stay so: that costs time and nothing else.
+    fn has_slow_disks(&self) -> bool {
+        self.config.slow_for_good && self.config.sync.0 > ELECTION && !self.is_set_back
+    }
+
     /// What a slow link would have carried for minutes arrives now that it is fast, in its order.
     fn hurry_what_is_on_its_way(&mut self) {
         let soon = self.now + SOON;
@@ -112,11 +126,11 @@ impl Sim {
         (0..FRESH).map(|_| self.clients.fresh(16)).collect()
     }
 
-    fn read_at(&mut self, leader: usize) {
+    fn read_at(&mut self, leader: usize, within: u64) {
         let (read, answered) = (self.clients.read(), self.check.reads_answered());
         self.check.read_began(read);
         self.step_proposer(leader, proposer::paxos::proposer::Input::Read(read));
-        self.pass(WRITE);
+        self.pass(within);
         assert!(
             self.check.reads_answered() > answered,
             "a healthy leader allows reads"

@@ -9,7 +9,7 @@ use proposer::wal;
 
 use super::disk::BadWrite;
 use super::node::{Asker, Disk, Process, Waiting, Write};
-use super::{Sim, Timer};
+use super::{Event, Sim, Timer};
 
 impl Sim {
     /// Asks other acceptors to witness this start.
@@ -96,8 +96,7 @@ impl Sim {
                 }
                 Waiting::Heard(from, reply) if askers.is_empty() => {
                     let heard = voter.member.heard(from, &reply);
-                    voter.writing = Some(Write::Standing(heard));
-                    return self.start_timer(at, Timer::Written);
+                    return self.begin_write(at, Write::Standing(heard));
                 }
                 heard => {
                     voter.inbox.push_front(heard);
@@ -106,9 +105,26 @@ impl Sim {
             }
         }
         if !askers.is_empty() {
-            voter.writing = Some(Write::Answers(askers, Output::group(outputs)));
-            self.start_timer(at, Timer::Written);
+            self.begin_write(at, Write::Answers(askers, Output::group(outputs)));
         }
+    }
+
+    /// A write of no records takes no time: nothing is synced for it.
+    fn begin_write(&mut self, at: usize, write: Write) {
+        let Process::Acceptor(voter) = &mut self.nodes[at].process else {
+            return;
+        };
+        let takes_time = match &write {
+            Write::Answers(_, output) => output.has_records(),
+            Write::Standing(output) => output.has_records(),
+        };
+        voter.writing = Some(write);
+        if takes_time {
+            return self.start_timer(at, Timer::Written);
+        }
+        let of = (at, self.nodes[at].life);
+        let timer = Timer::Written;
+        self.schedule(0, Event::Timer { of, timer });
     }
 
     /// Forgets what leaders that were answered at once have said to be needed no more.
