@@ -260,14 +260,22 @@ impl Learner {
         }
     }
 
-    /// A quorum of acceptors says so, whatever else was told.
-    fn keep_for_sure(&mut self, slot: Slot, value: Value, effects: &mut Effects) {
-        if self.has_room_for(slot) {
-            self.disputed.remove(&slot);
-            if let Some(told) = self.ahead.remove(&slot) {
+    /// A quorum of acceptors says so, whatever else was told, and before any of it is delivered.
+    fn keep_for_sure(&mut self, found: Vec<(Slot, Value)>, effects: &mut Effects) {
+        effects.sure = found
+            .first()
+            .zip(found.last())
+            .map(|((first, _), (last, _))| (*first, *last));
+        for (slot, _) in &found {
+            self.disputed.remove(slot);
+            if let Some(told) = self.ahead.remove(slot) {
                 self.ahead_bytes -= told.len();
             }
-            self.insert(slot, value, effects);
+        }
+        for (slot, value) in found {
+            if self.has_room_for(slot) {
+                self.insert(slot, value, effects);
+            }
         }
     }
 
@@ -434,11 +442,7 @@ impl Learner {
         self.fetch = None;
         self.failures = 0;
         self.span = self.span.saturating_mul(2);
-        let first = found.first().map(|(slot, _)| *slot);
-        effects.sure = first.zip(found.last().map(|(slot, _)| *slot));
-        for (slot, value) in found {
-            self.keep_for_sure(slot, value, effects);
-        }
+        self.keep_for_sure(found, effects);
         if let Some(missing) = effects.missing {
             // Whoever said that it is chosen may say so again; until then there is nothing to ask.
             self.committed = self.delivered.max(missing.previous());

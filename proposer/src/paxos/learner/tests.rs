@@ -473,3 +473,16 @@ fn where_acceptors_have_forgotten_a_disputed_slot_another_learners_log_counts() 
     let delivered = delivers(&mut learner, learn(1, &["a", "b"], 2));
     assert_eq!(delivered, [(1, value("a")), (2, value("b"))]);
 }
+
+#[test]
+fn what_a_quorum_says_counts_before_what_was_told_while_it_was_asked() {
+    let mut learner = learner(3);
+    learner.step(learn(1, &[], 2));
+    learner.step(Input::Tick);
+    assert_eq!(learner.step(Input::Tick).fetch, fetch(&[1, 2], 1, 2));
+    learner.step(learn(2, &["x"], 2));
+    let votes = [(1, 1, "a"), (2, 1, "b")];
+    learner.step(fetched(1, 1, 2, &votes));
+    let delivered = delivers(&mut learner, fetched(2, 1, 2, &votes));
+    assert_eq!(delivered, [(1, value("a")), (2, value("b"))]);
+}
