@@ -198,3 +198,6 @@ impl Link {
         Ok(answer)
     }
 }
+
+#[cfg(test)]
+mod largest;
