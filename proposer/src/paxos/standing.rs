@@ -41,6 +41,11 @@ use super::votes::{Answer, Doubt, Place, Reading};
 /// while an acceptor is away, and what is above the highest number could never start again.
 const MAX_STARTS: u64 = 1 << 20;
 
+/// How many starts of other roles are written down at once, and how many ticks it takes until one more is.
+/// Each costs a record of all that is known, and whoever reaches the port may name nodes.
+const STARTS_AT_ONCE: u32 = 256;
+const TICKS_A_START: u32 = 5;
+
 /// One start of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Start {
@@ -212,6 +217,8 @@ pub struct Member {
     refusal: Option<Refusal>,
     /// Whether it voted when its disk last had everything.
     voted: bool,
+    /// For how many ticks' worth of starts of other roles there is room.
+    room_for_starts: u32,
     acceptor: Acceptor,
 }
 
@@ -228,6 +235,7 @@ impl Member {
             differing: BTreeMap::new(),
             refusal: None,
             voted: false,
+            room_for_starts: STARTS_AT_ONCE * TICKS_A_START,
             acceptor,
         }
     }
@@ -396,6 +404,8 @@ impl Member {
 
     /// Half an election timeout has passed.
     pub fn tick(&mut self) {
+        let most = STARTS_AT_ONCE * TICKS_A_START;
+        self.room_for_starts = (self.room_for_starts + 1).min(most);
         self.acceptor.tick();
     }
 
@@ -513,8 +523,15 @@ impl Member {
                 return refuse(Refusal::OtherDisk { known: *known });
             }
             None if votes && self.roster.cluster.is_some() => return refuse(Refusal::NotAMember),
+            // It asks again.
+            _ if !votes && self.room_for_starts < TICKS_A_START => {
+                return Output::new(Vec::new(), Reply::NotVoting);
+            }
             // A later start; or a new disk of a node that others can restore.
             _ => {
+                if !votes {
+                    self.room_for_starts -= TICKS_A_START;
+                }
                 self.roster.starts.insert(node, start);
                 records.push(Record::Known(self.roster.clone()));
             }

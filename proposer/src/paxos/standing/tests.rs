@@ -668,3 +668,47 @@ fn a_start_far_beyond_the_last_one_is_not_written_down() {
     assert!(witnessed(enlist(store, 5000)));
     assert!(witnessed(enlist(node, known.count + 1)));
 }
+
+#[test]
+fn starts_of_other_roles_are_written_down_at_a_bounded_rate_and_acceptors_never_wait() {
+    let mut world = World::founded(3);
+    let mut enlist = |world: &mut World, role, count| {
+        let request = Request::Enlist {
+            node: NodeName { role, id: id(200) },
+            start: Start {
+                incarnation: 9,
+                count,
+                run: 9,
+            },
+            cluster: None,
+            acceptors: None,
+        };
+        let before = world.disks[&id(1)].records.len();
+        let reply = world.ask(id(1), request);
+        let written = world.disks[&id(1)].records.len() - before;
+        let is_witnessed = matches!(reply, Some(Reply::Witnessed { .. }));
+        assert_eq!(written, usize::from(is_witnessed));
+        is_witnessed
+    };
+    let mut count = 0;
+    let mut flood = |world: &mut World| {
+        let mut next = || {
+            count += 1;
+            enlist(world, Role::Store, count)
+        };
+        (0..5_000).filter(|_| next()).count()
+    };
+    assert_eq!(flood(&mut world), STARTS_AT_ONCE as usize);
+    let tick = |world: &mut World| world.up.get_mut(&id(1)).unwrap().tick();
+    (1..TICKS_A_START).for_each(|_| tick(&mut world));
+    assert_eq!(flood(&mut world), 0);
+    tick(&mut world);
+    assert_eq!(flood(&mut world), 1);
+    (0..1_000_000).for_each(|_| tick(&mut world));
+    assert_eq!(flood(&mut world), STARTS_AT_ONCE as usize);
+    // What is known already is answered, and other acceptors are.
+    world.stop(id(2));
+    world.start(id(2));
+    world.meet();
+    assert_eq!(world.voting().len(), 3);
+}
