@@ -35,6 +35,7 @@ fn many_seeds_keep_every_rule_and_recover() {
         total.untold,
         total.withheld,
         total.refused_lists,
+        total.unread,
     ];
     assert!(
         faults.iter().all(|count| *count > seeds / 100),
