@@ -28,6 +28,7 @@ pub mod command;
 mod digest;
 pub mod digests;
 pub mod ids;
+pub mod kept;
 pub mod in_memory;
 pub mod learner;
 pub mod machine;

@@ -12,6 +12,7 @@ use super::{Event, Progress, Run};
 use crate::config::Role;
 use crate::link::Link;
 use crate::paxos::ids::{NodeId, NodeName, Slot};
+use crate::paxos::kept::kept;
 use crate::paxos::proposer::{Behind, Input};
 use crate::peers::{Breakers, Lane};
 
@@ -68,16 +69,15 @@ impl Run {
         }
     }
 
-    /// Every slot up to here is on the disks of as many learners and stores together as make a quorum
-    /// of the learners, one learner among them.
+    /// See [`kept`].
     pub(super) fn kept(&self) -> Option<Slot> {
-        let learners: Vec<Slot> = self.progress.values().map(|p| p.durable).collect();
-        let stores = self.stored.values().map(|p| p.durable);
-        let most = learners.iter().copied().max()?;
-        let mut all: Vec<Slot> = learners.into_iter().chain(stores).collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        let enough = all.get(self.learners.len() / 2)?;
-        Some(most.min(*enough))
+        let durable = |of: &Progress| of.durable;
+        let (learners, stores) = (self.progress.values(), self.stored.values());
+        kept(
+            self.learners.len(),
+            learners.map(durable),
+            stores.map(durable),
+        )
     }
 
     /// Asks the stores now and then, and forgets nodes that have left.
