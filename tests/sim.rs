@@ -36,6 +36,7 @@ fn many_seeds_keep_every_rule_and_recover() {
         total.withheld,
         total.refused_lists,
         total.unread,
+        total.from_stores,
     ];
     assert!(
         faults.iter().all(|count| *count > seeds / 100),

@@ -17,6 +17,8 @@ pub struct Delivery {
     delivered: Vec<Slot>,
     /// What each learner ever had on disk.
     durable: Vec<Slot>,
+    /// What each store has.
+    stores: BTreeMap<usize, Slot>,
     /// By slot, from slot 1 on: as the first learner applied it.
     outcomes: Vec<Applied>,
     /// By slot, from slot 1 on: the value that the first learner applied.
@@ -33,6 +35,7 @@ impl Delivery {
         Delivery {
             delivered: vec![Slot::ZERO; learners.into()],
             durable: vec![Slot::ZERO; learners.into()],
+            stores: BTreeMap::new(),
             outcomes: Vec::new(),
             values: Vec::new(),
             effects: Effects::new(terms),
@@ -112,15 +115,21 @@ impl Delivery {
         *durable = slot.max(*durable);
     }
 
+    pub(super) fn store_durable(&mut self, store: usize, slot: Slot) {
+        self.stores.insert(store, slot);
+    }
+
     pub(super) fn most_durable(&self) -> Slot {
         self.durable.iter().copied().max().unwrap_or_default()
     }
 
     pub(super) fn trimmed(&self, floor: Slot) {
-        let have = self.durable.iter().filter(|durable| **durable >= floor);
+        let has = |durable: &&Slot| **durable >= floor;
+        let learners = self.durable.iter().filter(has).count();
+        let stores = self.stores.values().filter(has).count();
         assert!(
-            have.count() > self.durable.len() / 2,
-            "an acceptor forgets only what a quorum of learners has on disk"
+            learners > 0 && learners + stores > self.durable.len() / 2,
+            "an acceptor forgets only what a quorum of learners, or stores in their place, has on disk"
         );
     }
 

@@ -6,7 +6,7 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said or witnessed before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and clients are told nothing else; no outcome is told for a value that is not there; nothing is forgotten that a quorum of learners has not had on disk |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and clients are told nothing else; no outcome is told for a value that is not there; nothing is forgotten that a quorum of learners, or stores in their place, has not had on disk |
 //! | `effects` | a request has its effect once within the retry window, with a sequence ever, on its conditions and within the quota; what was refused has none |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
@@ -268,6 +268,11 @@ impl Checker {
     /// A learner has every slot up to here on disk.
     pub fn learner_durable(&mut self, learner: NodeId, slot: Slot) {
         self.delivery.durable(learner, slot);
+    }
+
+    /// A store has every slot up to here on disk.
+    pub fn store_durable(&mut self, store: usize, slot: Slot) {
+        self.delivery.store_durable(store, slot);
     }
 
     /// The last slot that any learner ever had on disk.

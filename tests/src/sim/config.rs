@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 21;
+pub const VERSION: u32 = 22;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -115,6 +115,8 @@ pub struct Config {
     pub set_back: bool,
     /// Whether disks that take longer than an election timeout stay so when all else is healed.
     pub slow_for_good: bool,
+    /// How many stores follow the learners.
+    pub stores: u8,
 }
 
 /// What can go wrong.
@@ -156,6 +158,8 @@ pub enum Fault {
     OtherList,
     /// A learner starts again with an empty disk.
     WipeLearner,
+    /// All learners start again with empty disks, and a store has everything.
+    LoseLearners,
     /// A copy of an acceptor's disk is made.
     CopyDisk,
     /// An acceptor starts again with an empty disk.
@@ -170,7 +174,7 @@ pub enum Fault {
     EnlargeDisks,
 }
 
-const FAULTS: [Fault; 24] = [
+const FAULTS: [Fault; 25] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -189,6 +193,7 @@ const FAULTS: [Fault; 24] = [
     Fault::Upgrade,
     Fault::OtherList,
     Fault::WipeLearner,
+    Fault::LoseLearners,
     Fault::CopyDisk,
     Fault::WipeDisk,
     Fault::SetBackDisk,
@@ -228,7 +233,7 @@ impl Config {
             promise_bytes: pick(r, &[64, 512, 2 << 20]),
             votes: pick(r, &[1, 3, 16_384]),
         };
-        Config {
+        let config = Config {
             seed,
             proposers,
             twin: r.chance(150),
@@ -298,6 +303,15 @@ impl Config {
             samples: true,
             set_back: r.chance(150),
             slow_for_good: r.chance(300),
+            stores: pick(r, &[0, 0, 1, 2]),
+        };
+        // Who had all when the acceptors were set back is for the learners to say there.
+        match config.set_back {
+            true => Config {
+                stores: 0,
+                ..config
+            },
+            false => config,
         }
     }
 }

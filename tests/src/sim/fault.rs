@@ -72,6 +72,7 @@ impl Sim {
             }
             Fault::OtherList => self.other_list(node, down),
             Fault::WipeLearner => self.wipe_learner(),
+            Fault::LoseLearners => self.lose_learners(),
             Fault::CopyDisk => self.copy_disk(),
             Fault::WipeDisk => self.lose_disk(Loss::Wiped),
             Fault::SetBackDisk => self.lose_disk(Loss::SetBack),

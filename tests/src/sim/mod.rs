@@ -21,6 +21,7 @@ mod rng;
 mod runner;
 mod scenario;
 mod steps;
+mod stores;
 mod transfer;
 mod truth;
 mod voter;
@@ -33,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use proposer::paxos::acceptor::Room;
 use proposer::paxos::codec::NodeName;
 use proposer::paxos::ids::{Ballot, Members, NodeId, Role, Slot};
+use proposer::paxos::machine::Machine;
 use proposer::paxos::message::{Heartbeat, Message};
 use proposer::paxos::proposer::Proposer;
 
@@ -78,6 +80,8 @@ pub struct Sim {
     healed: bool,
     /// Slots for which somebody told a value that cannot be read.
     unreadable: BTreeSet<Slot>,
+    /// The stores' states, all of which is on disk.
+    stores: Vec<Machine>,
     /// All acceptors were set back in time.
     is_set_back: bool,
     trace: bool,
@@ -206,6 +210,7 @@ impl Sim {
             check: Checker::new(members, config.learners, config.terms),
             healed: false,
             unreadable: BTreeSet::new(),
+            stores: vec![Machine::default(); config.stores.into()],
             is_set_back: false,
             trace: false,
             summary: Summary::default(),

@@ -49,6 +49,10 @@ pub struct Summary {
     pub read_from_logs: u64,
     /// Votes refused by a full disk.
     pub no_room: u64,
+    /// Times that all learners lost their disks, and states that learners took over from stores.
+    pub learners_lost: u64,
+    /// See `learners_lost`.
+    pub from_stores: u64,
     /// Values told that could not be read.
     pub unread: u64,
     /// Processes that ended because of their list of acceptors, or did not start.
@@ -140,6 +144,8 @@ impl AddAssign for Summary {
         self.read_from_logs += other.read_from_logs;
         self.no_room += other.no_room;
         self.unread += other.unread;
+        self.learners_lost += other.learners_lost;
+        self.from_stores += other.from_stores;
         self.refused_lists += other.refused_lists;
     }
 }

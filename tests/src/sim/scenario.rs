@@ -41,6 +41,7 @@ impl Config {
             lost_claims: 0,
             earlier: false,
             samples: false,
+            stores: 0,
             faults: Vec::new(),
             ..Config::of(latency ^ bandwidth)
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proposer::paxos::acceptor::{Acceptor, Record};
 use proposer::paxos::ids::{NodeId, NodeName, Role, Slot};
+use proposer::paxos::kept::kept;
 use proposer::paxos::learner::{self, Learner};
 use proposer::paxos::machine::Outcome;
 use proposer::paxos::message::{Learned, Message, Reply, Request};
@@ -333,7 +334,7 @@ impl Sim {
         }
     }
 
-    /// A leader lets the acceptors forget what a quorum of learners has on disk.
+    /// A leader lets the acceptors forget what enough learners and stores have on disk.
     fn watch_learners(&mut self, at: usize) {
         let Process::Proposer(proposer, desk) = &mut self.nodes[at].process else {
             return;
@@ -341,10 +342,8 @@ impl Sim {
         if !proposer.is_leading() {
             return desk.clear();
         }
-        let mut slots: Vec<Slot> = desk.durable.values().copied().collect();
-        slots.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(slot) = slots.get(usize::from(self.config.learners) / 2) {
-            let slot = *slot;
+        let learners: Vec<Slot> = desk.durable.values().copied().collect();
+        if let Some(slot) = kept(self.config.learners.into(), learners, self.stored()) {
             self.step_proposer(at, Input::Durable(slot));
         }
     }
@@ -557,6 +556,7 @@ impl Sim {
         self.step_learner(at, learner::Input::Tick);
         self.sample(at);
         self.save(at);
+        self.feed_a_store(at);
     }
 
     /// A learner makes its log durable and, at times, starts a snapshot.

@@ -92,8 +92,11 @@ impl Sim {
         let Process::Learner(replica) = &mut self.nodes[at].process else {
             return;
         };
-        if replica.catch_up.is_some() || learners.is_empty() {
+        if replica.catch_up.is_some() {
             return;
+        }
+        if learners.is_empty() {
+            return self.take_over_a_store(at);
         }
         let next = replica.core.delivered().next();
         replica.catch_up = Some(CatchUp {
@@ -233,7 +236,7 @@ impl Sim {
         }
     }
 
-    fn install(&mut self, at: usize, slot: Slot) {
+    pub(super) fn install(&mut self, at: usize, slot: Slot) {
         let id = self.nodes[at].name.id;
         if self.on_shelf(at, |replica, shelf| replica.install(slot, shelf)) == Some(true) {
             self.check.learner_installed(id, slot);
@@ -268,6 +271,7 @@ impl Sim {
         let next = catch_up.next;
         if catch_up.learners.is_empty() {
             replica.catch_up = None;
+            self.take_over_a_store(at);
         } else {
             self.ask_learner(at, Ask::Entries(next));
         }
