@@ -412,7 +412,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
                 let (name, rest) = text.split_once(": ").unwrap_or_default();
                 let said_twice = !name.is_empty() && rest.starts_with(&format!("{name}: "));
                 let text = if said_twice { rest } else { &text };
-                Err(Problem::bad_request("query", text.to_owned()))
+                Err(Problem::bad_request("query", text))
             }
         }
     }

@@ -29,12 +29,6 @@ impl Sim {
         Members::new(self.nodes[at].list).expect("a list is not empty")
     }
 
-    /// Where the acceptors of a node's list are. Those that a list names too many are nobody's.
-    pub(super) fn listed(&self, at: usize) -> Vec<usize> {
-        let ids = self.list(at).acceptors();
-        ids.filter_map(|id| self.listed_at(at, id)).collect()
-    }
-
     /// Where one of them is.
     pub(super) fn listed_at(&self, at: usize, id: NodeId) -> Option<usize> {
         let there = id.number() <= self.config.acceptors.min(self.nodes[at].list);

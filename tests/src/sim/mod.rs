@@ -352,10 +352,6 @@ impl Sim {
         }
     }
 
-    fn members(&self) -> Members {
-        Members::new(self.config.acceptors).expect("there is an acceptor")
-    }
-
     /// The nodes of a role, by number.
     fn of_role(&self, role: Role) -> impl Iterator<Item = usize> + use<> {
         let (a, l) = (self.config.acceptors, self.config.learners);

@@ -672,7 +672,7 @@ fn a_start_far_beyond_the_last_one_is_not_written_down() {
 #[test]
 fn starts_of_other_roles_are_written_down_at_a_bounded_rate_and_acceptors_never_wait() {
     let mut world = World::founded(3);
-    let mut enlist = |world: &mut World, role, count| {
+    let enlist = |world: &mut World, role, count| {
         let request = Request::Enlist {
             node: NodeName { role, id: id(200) },
             start: Start {
