@@ -287,14 +287,25 @@ fn a_learner_whose_volume_fills_while_it_catches_up_goes_on_when_there_is_room()
 
 #[test]
 fn a_learner_without_room_for_anothers_snapshot_runs_on_until_there_is() {
-    let (mut cluster, late) = without_the_last_learner(3, 110, 60);
+    let (mut cluster, late) = without_the_last_learner(3, 130, 30);
     let all = applied(&cluster, (Role::Learner, 1));
+    cluster.wait_for("the learners have snapshots alone", PATIENCE, || {
+        let learners = [(Role::Learner, 1), (Role::Learner, 2)].into_iter();
+        let mut firsts = learners.map(|name| {
+            let url = cluster.node(name).url();
+            http::get(&format!("{url}/instance/1")).ok()
+        });
+        firsts
+            .all(|first| first.is_some_and(|first| first.status == 410))
+            .then_some(())
+    });
     cluster.wait_for("the acceptors forget the first values", PATIENCE, || {
         let acceptors = cluster.of_role(Role::Acceptor).into_iter();
         let trimmed = acceptors.map(|name| cluster.node(name).number("trimmed_instance_id"));
         trimmed.min().flatten().filter(|trimmed| *trimmed > 0)
     });
-    let small = Small::start(&mut cluster, late, [256, 208]);
+    // A snapshot has 27 MB, and 16 MiB stay free.
+    let small = Small::start(&mut cluster, late, [256, 220]);
     cluster.wait_for("it says that there is no room", PATIENCE, || {
         said(&cluster, late, "has no room for the snapshot")
     });

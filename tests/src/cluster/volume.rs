@@ -72,9 +72,17 @@ impl Volume {
     /// So many times nothing that writes here returns for the first duration, and then is free for
     /// the second. It goes on, and ends, whatever becomes of this program.
     pub fn stall(&self, times: u64, frozen: Duration, free: Duration) -> std::io::Result<Child> {
+        // A file system that was thawed a moment ago may still be busy.
         const SCRIPT: &str = r#"
+            freeze() {
+                for try in 1 2 3 4 5 6 7 8 9; do
+                    fsfreeze -f "$1" && return
+                    sleep 0.2
+                done
+                return 1
+            }
             while [ "$1" -gt 0 ]; do
-                fsfreeze -f "$0" && sleep "$2" && fsfreeze -u "$0" && sleep "$3" || exit 1
+                freeze "$0" && sleep "$2" && fsfreeze -u "$0" && sleep "$3" || exit 1
                 set -- $(($1 - 1)) "$2" "$3"
             done"#;
         Command::new("sh")
