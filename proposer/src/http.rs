@@ -357,8 +357,10 @@ pub(crate) fn frame_limits() -> axum::Extension<BodyLimits> {
 }
 
 impl Node {
-    /// The frame in a body, from a node of this cluster.
-    pub(crate) fn decode(&self, body: Bytes) -> Result<Frame, Problem> {
+    /// The frame in a body, and whether it is sure to be of this cluster: while this node knows none, it
+    /// may be of any. Whoever looks at it later must not ask again, as the node may have joined one
+    /// meanwhile.
+    pub(crate) fn decode(&self, body: Bytes) -> Result<(Frame, bool), Problem> {
         let frame = Frame::decode(body).map_err(|error| {
             Problem::new(
                 StatusCode::BAD_REQUEST,
@@ -373,7 +375,15 @@ impl Node {
             let detail = format!("{} sent a message: {error}", frame.from);
             Problem::new(StatusCode::CONFLICT, detail)
         })?;
-        Ok(frame)
+        Ok((frame, mine.is_some()))
+    }
+
+    /// The answer to what may be of another cluster.
+    pub(crate) fn knows_no_cluster(&self) -> Problem {
+        Problem::unavailable(
+            "this node does not know its cluster yet",
+            Duration::from_secs(1),
+        )
     }
 
     /// A message as an answer.

@@ -153,12 +153,17 @@ async fn message(State(state): State<Arc<Acceptor>>, Raw(body): Raw) -> Result<R
     // A copy of the right size: votes are slices of it and stay, and the body that it came in may be
     // a small part of a large buffer.
     let body = Bytes::copy_from_slice(&body);
-    let Message::Request(request) = state.node.decode(body)?.message else {
+    let (frame, is_ours) = state.node.decode(body)?;
+    let Message::Request(request) = frame.message else {
         return Err(Problem::bad_request(
             "message",
             "is none that an acceptor takes",
         ));
     };
+    // Without a cluster it votes for nobody. What waited until it has one may be another cluster's.
+    if !is_ours && !matches!(request, Request::Enlist { .. }) {
+        return Ok(state.node.answer(Message::Reply(Reply::NotVoting)));
+    }
     let reply = state.handle.ask(request).await.map_err(|_| busy())?;
     Ok(state.node.answer(Message::Reply(reply)))
 }

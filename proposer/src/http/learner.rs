@@ -234,7 +234,7 @@ async fn message(
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<Response, Problem> {
-    let frame = state.node.decode(body)?;
+    let (frame, is_ours) = state.node.decode(body)?;
     let learn = match frame.message {
         Message::Learn(learn) => learn,
         Message::Recall(slots) => {
@@ -249,11 +249,8 @@ async fn message(
         }
     };
     // What is applied here is of one cluster only.
-    if state.node.identity.cluster().is_none() {
-        return Err(Problem::unavailable(
-            "this node does not know its cluster yet",
-            Duration::from_secs(1),
-        ));
+    if !is_ours {
+        return Err(state.node.knows_no_cluster());
     }
     let mut learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
     link::fit_outcomes(&headers, &mut learned.outcomes);

@@ -474,7 +474,10 @@ async fn message(
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<Response, Problem> {
-    let frame = state.node.decode(body)?;
+    let (frame, is_ours) = state.node.decode(body)?;
+    if !is_ours {
+        return Err(state.node.knows_no_cluster());
+    }
     let reply = match frame.message {
         Message::Forward { wait_ms, values } => {
             let mut forwarded = forward(&state, frame.from, wait_ms, &values).await;
