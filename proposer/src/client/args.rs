@@ -31,8 +31,7 @@ const EXIT_CODES: &str = "Exit codes:
   2  the command or the request is wrong, or no address has a server of the role that is needed
   3  no server could do it within --timeout; it had no effect
   4  the outcome is unknown: it may have taken effect, or may do so later; send it again with
-     the same --request-id, which has no
-     second effect within the cluster's retry window";
+     the same --request-id, which has no second effect within the cluster's retry window";
 
 #[derive(Args)]
 pub(super) struct Options {
