@@ -1,4 +1,6 @@
-//! Two builds of the node in turn, for the ratio that a change is worth.
+//! Two builds of the node in turn, for the ratio that a change is worth. Both clusters run all the time
+//! and get short loads in turn: a machine that others use, too, is half as fast at one time as at
+//! another, and only what is measured within a second of each other can be compared.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,13 +17,18 @@ use super::table::{MANY_KEYS, Spread};
 use super::usage::Usage;
 
 const SIZE: usize = 256;
+/// Of each turn: connections are opened anew.
+const WARM_UP: Duration = Duration::from_millis(100);
 /// That are read.
 const KEYS: u64 = 1000;
 
 pub(crate) struct Compare {
     /// The old one and the new one.
     pub(crate) builds: [PathBuf; 2],
+    /// Of new clusters.
     pub(crate) rounds: usize,
+    /// Loads on each cluster.
+    pub(crate) turns: usize,
     pub(crate) lasting: Duration,
     pub(crate) connections: Vec<usize>,
     pub(crate) batch: u64,
@@ -60,65 +67,82 @@ type Figures = [f64; 3];
 impl Compare {
     pub(crate) fn run(&self) {
         let mut all: Vec<Vec<[Figures; 2]>> = vec![Vec::new(); self.connections.len()];
-        for round in 0..self.rounds {
-            // Who comes second finds the machine as the first has left it.
-            let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
-            let mut seen = [Vec::new(), Vec::new()];
-            for which in order {
-                seen[which] = self.one(&self.builds[which]);
-            }
-            for (i, of) in all.iter_mut().enumerate() {
-                of.push([seen[0][i], seen[1][i]]);
+        for round in 1..=self.rounds {
+            let clusters = [0, 1].map(|which: usize| start(&self.builds[which]));
+            for (i, connections) in self.connections.iter().enumerate() {
+                let first = i as u64 * 100_000_000;
+                let loads =
+                    [0, 1].map(|which: usize| self.load(&clusters[which], first, *connections));
+                // The first of each warms it up.
+                for load in &loads {
+                    one(&Load {
+                        warm_up: load::WARM_UP,
+                        ..load.clone()
+                    });
+                }
+                let of: Vec<_> = (0..self.turns).map(|turn| pair(&loads, turn)).collect();
+                let [old, new] = [0, 1].map(|which: usize| median(&of, which, 0));
+                eprintln!("round {round}, {connections} connections: {old:.0}/s → {new:.0}/s");
+                all[i].extend(of);
             }
         }
         println!("new ÷ old, median (least to most), and the medians of both");
-        for (connections, rounds) in self.connections.iter().zip(&all) {
+        for (connections, pairs) in self.connections.iter().zip(&all) {
             for (at, what) in ["per second", "p50", "CPU"].into_iter().enumerate() {
-                let ratio = Spread::of(rounds.iter().map(|[old, new]| new[at] / old[at]));
-                let of = |which: usize| Spread::of(rounds.iter().map(|r| r[which][at])).median();
-                let (old, new) = (of(0), of(1));
+                let ratio = Spread::of(pairs.iter().map(|[old, new]| new[at] / old[at]));
+                let [old, new] = [0, 1].map(|which: usize| median(pairs, which, at));
                 println!("{connections:>5} connections, {what}: {ratio}  {old:.1} → {new:.1}");
             }
         }
     }
 
-    fn one(&self, build: &Path) -> Vec<Figures> {
-        let cluster = start(build);
-        let leader = ours::address(&cluster, cluster.wait_for_leader());
-        let mut figures = Vec::new();
-        for (i, connections) in self.connections.iter().enumerate() {
-            let first = i as u64 * 100_000_000;
-            let writes = Arc::new(Writes::new(System::Ours, SIZE, self.batch, first));
-            let (servers, work): (_, Arc<dyn Work>) = match self.reads {
-                false => (vec![leader], writes),
-                true => {
-                    load::fill(&[leader], Protocol::Http, writes, KEYS);
-                    let reads = Reads::new(System::Ours, SIZE, first, KEYS);
-                    (ours::addresses(&cluster, Role::Learner), Arc::new(reads))
-                }
-            };
-            let seen = load::run(&Load {
-                servers,
-                protocol: Protocol::Http,
-                work,
-                connections: *connections,
-                lasting: self.lasting,
-                rate: None,
-                pause: load::PAUSE,
-                pids: ours::pids(&cluster),
-            });
-            for (why, count) in &seen.failures {
-                eprintln!("{count} × {why}");
+    fn load(&self, cluster: &Cluster, first: u64, connections: usize) -> Load {
+        let leader = ours::address(cluster, cluster.wait_for_leader());
+        let writes = Arc::new(Writes::new(System::Ours, SIZE, self.batch, first));
+        let (servers, work): (_, Arc<dyn Work>) = match self.reads {
+            false => (vec![leader], writes),
+            true => {
+                load::fill(&[leader], Protocol::Http, writes, KEYS);
+                let reads = Reads::new(System::Ours, SIZE, first, KEYS);
+                (ours::addresses(cluster, Role::Learner), Arc::new(reads))
             }
-            eprintln!(
-                "{} {connections} connections: {:.0}/s, p50 {:.2} ms, slowest {:.1} ms",
-                build.display(),
-                seen.per_second(),
-                seen.percentile(50.0) / 1e3,
-                seen.percentile(100.0) / 1e3
-            );
-            figures.push([seen.per_second(), seen.percentile(50.0), seen.cpu()]);
+        };
+        Load {
+            servers,
+            protocol: Protocol::Http,
+            work,
+            connections,
+            warm_up: WARM_UP,
+            lasting: self.lasting,
+            rate: None,
+            pause: load::PAUSE,
+            pids: ours::pids(cluster),
         }
-        figures
     }
+}
+
+/// One short load on each, the old build's figures first. Who comes second finds the machine as the
+/// first has left it, so they take turns at that.
+fn pair(loads: &[Load; 2], turn: usize) -> [Figures; 2] {
+    let mut seen = [[0.0; 3]; 2];
+    for which in if turn.is_multiple_of(2) {
+        [0, 1]
+    } else {
+        [1, 0]
+    } {
+        seen[which] = one(&loads[which]);
+    }
+    seen
+}
+
+fn one(load: &Load) -> Figures {
+    let seen = load::run(load);
+    for (why, count) in &seen.failures {
+        eprintln!("{count} × {why}");
+    }
+    [seen.per_second(), seen.percentile(50.0), seen.cpu()]
+}
+
+fn median(pairs: &[[Figures; 2]], which: usize, at: usize) -> f64 {
+    Spread::of(pairs.iter().map(|pair| pair[which][at])).median()
 }

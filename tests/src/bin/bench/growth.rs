@@ -54,6 +54,7 @@ impl Growth<'_> {
             connections,
             lasting: self.lasting,
             rate: None,
+            warm_up: load::WARM_UP,
             pause: load::PAUSE,
             pids: Vec::new(),
         });
@@ -276,6 +277,7 @@ impl Growth<'_> {
                 connections: PEAK * times as usize,
                 lasting: self.lasting,
                 rate: None,
+                warm_up: load::WARM_UP,
                 pause: PAUSE,
                 pids: Vec::new(),
             });

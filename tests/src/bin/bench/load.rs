@@ -16,7 +16,7 @@ use super::client::{Connection, Protocol};
 use super::system::Work;
 use super::usage::Usage;
 
-/// Before anything is measured.
+/// Before anything is measured, commonly.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
 /// After a failure, commonly.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
@@ -29,6 +29,8 @@ pub(crate) struct Load {
     pub(crate) protocol: Protocol,
     pub(crate) work: Arc<dyn Work>,
     pub(crate) connections: usize,
+    /// Before anything is measured.
+    pub(crate) warm_up: Duration,
     pub(crate) lasting: Duration,
     /// Requests per second of all connections together; `None`: as fast as answers come.
     pub(crate) rate: Option<f64>,
@@ -101,8 +103,8 @@ async fn drive(load: Load) -> Seen {
     let start = Instant::now();
     let shared = Arc::new(Shared {
         next: AtomicU64::new(0),
-        from: start + WARM_UP,
-        until: start + WARM_UP + load.lasting,
+        from: start + load.warm_up,
+        until: start + load.warm_up + load.lasting,
         seen: Mutex::new(Seen {
             done: 0,
             latency: histogram(),
@@ -142,7 +144,7 @@ async fn connection(shared: Arc<Shared>, number: usize) {
     loop {
         let turn = shared.next.fetch_add(1, Ordering::Relaxed);
         let due = match load.rate {
-            Some(rate) => shared.from - WARM_UP + Duration::from_secs_f64(turn as f64 / rate),
+            Some(rate) => shared.from - load.warm_up + Duration::from_secs_f64(turn as f64 / rate),
             None => Instant::now(),
         };
         if due >= shared.until || Instant::now() >= shared.until {

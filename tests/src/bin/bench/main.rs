@@ -70,10 +70,14 @@ enum What {
     Compare {
         old: PathBuf,
         new: PathBuf,
-        #[arg(long, default_value_t = 5)]
+        /// How often with new clusters
+        #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// How many loads each cluster gets, in turn with the other
+        #[arg(long, default_value_t = 20)]
+        turns: usize,
         /// How long each load lasts, in milliseconds
-        #[arg(long, default_value_t = 2000)]
+        #[arg(long, default_value_t = 400)]
         lasting_ms: u64,
         /// Connections, separated by commas
         #[arg(long, value_delimiter = ',', default_values_t = [1, 256])]
@@ -116,6 +120,7 @@ fn main() {
             old,
             new,
             rounds,
+            turns,
             lasting_ms,
             connections,
             batch,
@@ -126,6 +131,7 @@ fn main() {
             false => compare::Compare {
                 builds: [old, new],
                 rounds,
+                turns,
                 lasting: Duration::from_millis(lasting_ms),
                 connections,
                 batch,

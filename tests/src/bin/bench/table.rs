@@ -145,6 +145,7 @@ impl Systems {
             connections,
             lasting,
             rate: None,
+            warm_up: load::WARM_UP,
             pause: load::PAUSE,
             pids: self.pids(system),
         }
