@@ -9,13 +9,9 @@ use proposer::driver::StartError;
 use proposer::media::FileMedia;
 use proposer::{client, logs, serve};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
-
-/// It gives what is free back to the system soon: after a burst of large requests the node is as small as
-/// before, which with the system's allocator it is not.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match std::env::args_os().len() {
@@ -43,6 +39,15 @@ fn ignore_hangups() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Half of the cores serve HTTP. The role's own thread, its log's and the kernel's network need the
+/// rest: with a worker for each core they wake each other more than they work (docs/benchmarks.md).
+fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads((cores / 2).max(1));
+    builder.enable_all().build()
+}
+
 fn node() -> ExitCode {
     let config = Config::from_env(|name| std::env::var(name).ok());
     let config = match (config, logs::check_environment()) {
@@ -64,7 +69,7 @@ fn node() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");
