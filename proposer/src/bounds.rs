@@ -265,7 +265,7 @@ impl Bounds {
                 Loss::Served => "share",
             };
             debug!(source = %connection.source, why, "a connection is cut for others");
-            connection.cut.notify_one();
+            connection.end();
             self.count(why, 1);
         }
     }
@@ -353,14 +353,10 @@ impl Bounds {
 }
 
 impl Connection {
-    /// Runs what serves it, so that requests find it. Resolves when the connection is to be cut, or the
-    /// service ends.
+    /// Runs what serves it, so that requests find it.
     pub(crate) async fn scope(self: Arc<Connection>, serve: impl Future<Output = ()>) {
         let open = Open(self);
-        tokio::select! {
-            () = CURRENT.scope(open.0.clone(), serve) => {}
-            () = open.0.cut.notified() => {}
-        }
+        CURRENT.scope(open.0.clone(), serve).await;
     }
 }
 
@@ -485,7 +481,10 @@ pub(crate) fn answered(response: Response) -> Response {
         return response;
     };
     let size = response.body().size_hint().exact().unwrap_or(0);
-    let Some(connection) = current().filter(|_| size > SMALL as u64) else {
+    if size <= SMALL as u64 {
+        return response;
+    }
+    let Some(connection) = current() else {
         return response;
     };
     connection.begins();

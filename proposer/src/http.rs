@@ -27,7 +27,7 @@ use crate::paxos::message::Message;
 use crate::problem::{BodyLimits, Params, Problem, finish, no_memory};
 use crate::survey::Survey;
 use crate::wire::answers::{Health, LogsView, NodeStatus, Ready};
-use door::Door;
+use door::{Caller, Door};
 
 pub mod acceptor;
 pub mod door;
@@ -301,15 +301,15 @@ async fn measure<S: RoleState>(
     let method = request.method().clone();
     // The route's pattern, not the path: labels must have few values.
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let (mut response, page) = match state.node().door.admit(&request) {
-        Ok(page) => (next.run(request).await, page),
-        Err(refusal) => (*refusal, None),
+    let (mut response, caller) = match state.node().door.admit(&request) {
+        Ok(caller) => (next.run(request).await, caller),
+        Err(refusal) => (*refusal, Caller::Client),
     };
     if !response
         .headers()
         .contains_key(header::X_CONTENT_TYPE_OPTIONS)
     {
-        door::mark(response.headers_mut(), page);
+        door::mark(response.headers_mut(), caller);
     }
     if state.node().ending.load(Ordering::Relaxed) {
         // Closed by agreement, not between a client's request and its answer.

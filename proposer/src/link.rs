@@ -164,7 +164,9 @@ impl Link {
         heard: impl FnMut(),
     ) -> Result<Message, Error> {
         let mut request = post(self.path.clone(), CONTENT_TYPE, frame);
-        request.headers_mut().insert(OUTCOMES_HEADER, OUTCOMES);
+        if self.node.role != Role::Acceptor {
+            request.headers_mut().insert(OUTCOMES_HEADER, OUTCOMES);
+        }
         let response = self
             .peer
             .call_hearing(lane, request, timeout, breakers, heard)

@@ -149,7 +149,7 @@ pub async fn serve(
     let (running, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     let bounds = options.bounds;
-    let serve_one = |stream: TcpStream, place: Arc<Connection>| {
+    let serve_one = |connections: &mut JoinSet<()>, stream: TcpStream, place: Arc<Connection>| {
         let first_byte = bounds.limits().first_byte;
         let served = connection(
             http.clone(),
@@ -159,7 +159,8 @@ pub async fn serve(
             app.clone(),
             stopping.clone(),
         );
-        place.scope(served)
+        let task = connections.spawn(place.clone().scope(served));
+        place.is_served_by(task);
     };
     let mut shutdown = pin!(shutdown);
 
@@ -168,7 +169,7 @@ pub async fn serve(
             () = &mut shutdown => break Ok(()),
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener, &bounds) => match accepted {
-                Ok((stream, place)) => drop(connections.spawn(serve_one(stream, place))),
+                Ok((stream, place)) => serve_one(&mut connections, stream, place),
                 Err(error) => break Err(error),
             },
         }
@@ -182,7 +183,7 @@ pub async fn serve(
             && let Ok(stream) = TcpStream::from_std(stream)
             && tune(&stream).is_ok()
         {
-            connections.spawn(serve_one(stream, place));
+            serve_one(&mut connections, stream, place);
         }
     }
     drop(listener);

@@ -2,11 +2,11 @@
 //! gets on with it.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use super::budget::Share;
 use super::{Bounds, Kind, Waits};
@@ -52,7 +52,9 @@ pub struct Connection {
     held: [AtomicUsize; Kind::ALL.len()],
     /// What of it is on its way to the client.
     unsent: AtomicUsize,
-    pub(super) cut: Notify,
+    /// What serves it, once it has begun, and whether that is to end.
+    task: OnceLock<AbortHandle>,
+    ends: AtomicBool,
     holds: Mutex<Holds>,
 }
 
@@ -153,8 +155,25 @@ impl Connection {
             began_at: AtomicU64::new(0),
             held: Default::default(),
             unsent: AtomicUsize::new(0),
-            cut: Notify::new(),
+            task: OnceLock::new(),
+            ends: AtomicBool::new(false),
             holds: Mutex::default(),
+        }
+    }
+
+    /// Names the task that runs [`Connection::scope`]: with it the connection ends.
+    pub(crate) fn is_served_by(&self, task: AbortHandle) {
+        let task = self.task.get_or_init(|| task);
+        if self.ends.load(Ordering::SeqCst) {
+            task.abort();
+        }
+    }
+
+    /// Cuts it. Its task may not have begun.
+    pub(super) fn end(&self) {
+        self.ends.store(true, Ordering::SeqCst);
+        if let Some(task) = self.task.get() {
+            task.abort();
         }
     }
 

@@ -40,8 +40,15 @@ pub struct Door {
     addresses: Addresses,
 }
 
-/// A web page that may use this node; the answer must say so.
-pub(super) struct Page(HeaderValue);
+/// Who sent a request that is let in.
+pub(super) enum Caller {
+    /// A node of the cluster, no browser: its answer needs no word to one.
+    Node,
+    /// Anybody else but the following.
+    Client,
+    /// A web page that may use this node, by its origin; the answer must say so.
+    Page(HeaderValue),
+}
 
 impl Door {
     /// With what the configuration allows beside the node's own names.
@@ -57,11 +64,11 @@ impl Door {
         }
     }
 
-    /// Lets a request in, or says why not. `Some`: a web page sent it, and the answer is for it.
+    /// Lets a request in, and tells whose it is, or says why not.
     ///
     /// # Errors
     /// The answer, in place of what the request asks for.
-    pub(super) fn admit(&self, request: &Request) -> Result<Option<Page>, Box<Response>> {
+    pub(super) fn admit(&self, request: &Request) -> Result<Caller, Box<Response>> {
         let refuse = |problem: Problem| Err(Box::new(problem.into_response()));
         let headers = request.headers();
         let host = match named(request) {
@@ -72,7 +79,10 @@ impl Door {
         let site = headers.get(SEC_FETCH_SITE);
         let of_a_node = request.uri().path().starts_with("/paxos/");
         let from_browser = origin.is_some() || site.is_some();
-        if !self.is_ours(host) && (from_browser || !of_a_node) {
+        if of_a_node && !from_browser {
+            return Ok(Caller::Node);
+        }
+        if !self.is_ours(host) {
             let detail = format!(
                 "this node is not called {host:?}: use its address or a name of its Services, or \
                  add the name to ALLOWED_HOSTS (spec.hosts of a PaxosCluster)"
@@ -80,13 +90,13 @@ impl Door {
             return refuse(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         if !from_browser {
-            return Ok(None);
+            return Ok(Caller::Client);
         }
         let listed = origin.filter(|origin| self.lists(origin));
         if let Some(page) = listed {
             return match request.method() {
                 &Method::OPTIONS => Err(Box::new(preflight(page.clone()))),
-                _ => Ok(Some(Page(page.clone()))),
+                _ => Ok(Caller::Page(page.clone())),
             };
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -100,7 +110,7 @@ impl Door {
                           ALLOWED_ORIGINS if it may";
             return refuse(Problem::forbidden(detail));
         }
-        Ok(None)
+        Ok(Caller::Client)
     }
 
     fn lists(&self, origin: &HeaderValue) -> bool {
@@ -263,17 +273,17 @@ fn preflight(page: HeaderValue) -> Response {
     for (name, value) in fixed {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    mark(headers, Some(Page(page)));
+    mark(headers, Caller::Page(page));
     response
 }
 
 /// What every answer tells browsers: that it is what its type says, and not for other sites but the
 /// listed one that asked.
-pub(super) fn mark(headers: &mut HeaderMap, page: Option<Page>) {
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let policy = match page {
-        None => "same-origin",
-        Some(Page(origin)) => {
+pub(super) fn mark(headers: &mut HeaderMap, caller: Caller) {
+    let policy = match caller {
+        Caller::Node => return,
+        Caller::Client => "same-origin",
+        Caller::Page(origin) => {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(
                 ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -283,6 +293,7 @@ pub(super) fn mark(headers: &mut HeaderMap, page: Option<Page>) {
             "cross-origin"
         }
     };
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static(policy));
 }
 
@@ -511,7 +522,7 @@ mod tests {
         };
         let preflight = door.admit(&request("OPTIONS")).err().unwrap();
         assert_eq!(preflight.status(), StatusCode::NO_CONTENT);
-        let page = door.admit(&request("POST")).ok().flatten();
+        let page = door.admit(&request("POST")).ok().unwrap();
         let mut headers = HeaderMap::new();
         mark(&mut headers, page);
         for headers in [&headers, preflight.headers()] {
@@ -522,7 +533,7 @@ mod tests {
             assert_eq!(headers[VARY], "Origin");
         }
         let mut other = HeaderMap::new();
-        mark(&mut other, None);
+        mark(&mut other, Caller::Client);
         assert!(!other.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
         assert_eq!(other[X_CONTENT_TYPE_OPTIONS], "nosniff");
         assert_eq!(other[RESOURCE_POLICY], "same-origin");

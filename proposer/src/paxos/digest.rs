@@ -15,7 +15,7 @@ impl Digest {
     }
 
     pub(super) fn number(&mut self, number: u64) {
-        self.0.write(&number.to_le_bytes());
+        self.0.write_u64(number.to_le());
     }
 
     pub(super) fn add(&mut self, bytes: &[u8]) {

@@ -2,6 +2,8 @@
 //! decode, nesting that overflows readers' stacks, numbers beyond every number type. Such data would
 //! come back to everybody who follows the log.
 
+use memchr::memchr2;
+
 /// Lists and objects within each other.
 pub const MAX_DEPTH: usize = 128;
 /// The largest power of ten of a number, and how many digits its exponent may be written with. This
@@ -50,11 +52,7 @@ pub fn check(json: &[u8]) -> Result<(), &'static str> {
 fn text(json: &[u8], start: usize) -> Result<usize, &'static str> {
     let mut at = start;
     loop {
-        // Nearly all of a text is neither.
-        let special = json[at..]
-            .iter()
-            .position(|byte| matches!(byte, b'"' | b'\\'));
-        let Some(special) = special else {
+        let Some(special) = memchr2(b'"', b'\\', &json[at..]) else {
             return Ok(json.len());
         };
         at += special;

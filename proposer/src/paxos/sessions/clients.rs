@@ -67,6 +67,8 @@ pub(super) struct Window {
     pub(super) from: u64,
     /// Outcomes by their sequences, in order; whatever is not here was not executed.
     pub(super) outcomes: VecDeque<Sequenced>,
+    /// Above all of those, kept here so that the next request needs no look at them.
+    end: u64,
 }
 
 /// The outcome of a request with a sequence.
@@ -81,6 +83,14 @@ pub(super) struct Sequenced {
 }
 
 impl Window {
+    /// One without outcomes.
+    pub(super) fn starting_at(from: u64) -> Window {
+        Window {
+            from,
+            ..Window::default()
+        }
+    }
+
     pub(super) fn find(&self, sequence: u64) -> Option<&Sequenced> {
         let place = self.place(sequence).ok()?;
         self.outcomes.get(place)
@@ -88,18 +98,17 @@ impl Window {
 
     fn place(&self, sequence: u64) -> Result<usize, usize> {
         // Nearly always it is the next one.
-        match self.outcomes.back() {
-            None => Err(0),
-            Some(last) if last.sequence < sequence => Err(self.outcomes.len()),
-            _ => self
-                .outcomes
-                .binary_search_by_key(&sequence, |o| o.sequence),
+        if sequence >= self.end {
+            return Err(self.outcomes.len());
         }
+        let outcomes = &self.outcomes;
+        outcomes.binary_search_by_key(&sequence, |outcome| outcome.sequence)
     }
 
     /// Adds one that is not there.
     pub(super) fn add(&mut self, outcome: Sequenced) {
         if let Err(place) = self.place(outcome.sequence) {
+            self.end = self.end.max(outcome.sequence + 1);
             self.outcomes.insert(place, outcome);
         }
     }
@@ -107,6 +116,9 @@ impl Window {
     /// Takes the lowest one away, and all below it counts as executed.
     pub(super) fn pop(&mut self) -> Option<Sequenced> {
         let gone = self.outcomes.pop_front()?;
+        if self.outcomes.is_empty() {
+            self.end = 0;
+        }
         self.from = self.from.max(gone.sequence + 1);
         Some(gone)
     }

@@ -205,10 +205,7 @@ impl Sessions {
         client.bytes = CLIENT_BYTES;
         client.window = row.from.map(|from| {
             client.bytes += WINDOW_BYTES;
-            Arc::new(Window {
-                from,
-                ..Window::default()
-            })
+            Arc::new(Window::starting_at(from))
         });
         client.list = row.list();
         self.digest = self.digest.wrapping_add(client.digest());
