@@ -33,6 +33,11 @@ fn a_leader_stays_where_no_proposer_reaches_a_learner() {
 }
 
 #[test]
+fn what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back() {
+    worlds::what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back();
+}
+
+#[test]
 fn every_world_is_run_here_and_for_the_canaries() {
     let here = include_str!("links.rs");
     for (name, _) in worlds::WORLDS {

@@ -4,11 +4,19 @@ use proposer::paxos::acceptor::{AnswerLimits, TrimPolicy};
 use proposer::paxos::ids::{Ballot, Role, Slot};
 use proposer::paxos::proposer::{Proposer, Settings};
 
-use super::node::Process;
+use super::lists::Belongs;
+use super::node::{Disk, Process};
+use super::replica::Shelf;
 use super::{Config, Sim};
 
 /// Without an end: how far off what must not happen is.
 const NEVER: u64 = 1 << 40;
+
+/// A learner's disk, and what it says about itself.
+pub struct Taken {
+    disk: Disk,
+    belongs: Option<Belongs>,
+}
 
 impl Config {
     /// Production's limits, three acceptors and two learners, messages that take `latency`
@@ -123,6 +131,40 @@ impl Sim {
         if let Some(at) = self.of_role(role).nth(which) {
             self.crash(at, down);
         }
+    }
+
+    /// All learners get empty disks, and start again so much later; what they had.
+    pub fn take_learners_disks(&mut self, down: u64) -> Vec<Taken> {
+        let learners: Vec<usize> = self.of_role(Role::Learner).collect();
+        let take = |at: usize| {
+            self.crash(at, down);
+            let node = &mut self.nodes[at];
+            let empty = Disk::Shelf(Shelf::new(&self.config));
+            Taken {
+                disk: std::mem::replace(&mut node.disk, empty),
+                belongs: node.belongs.take(),
+            }
+        };
+        learners.into_iter().map(take).collect()
+    }
+
+    /// A learner gets back what it had.
+    pub fn give_back(&mut self, learner: usize, taken: Taken) {
+        let at = self.of_role(Role::Learner).nth(learner);
+        let at = at.expect("there is one of that number");
+        self.crash(at, 1_000);
+        let node = &mut self.nodes[at];
+        (node.disk, node.belongs) = (taken.disk, taken.belongs);
+    }
+
+    /// Up to where every acceptor has forgotten its votes.
+    pub fn forgotten(&self) -> Slot {
+        let floor = |at: usize| match &self.nodes[at].process {
+            Process::Acceptor(voter) => voter.member.acceptor().floor(),
+            _ => Slot::ZERO,
+        };
+        let floors = self.of_role(Role::Acceptor).map(floor);
+        floors.min().unwrap_or(Slot::ZERO)
     }
 
     /// Cuts the links between one proposer and all learners, both ways.

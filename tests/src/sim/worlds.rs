@@ -6,12 +6,13 @@
 //! quorum's promises to a candidate. Twice of that is the bound, for what is asked of all where a
 //! quorum would do, and for heads and small messages; a fetch asks a quorum and has a quarter more.
 
-use proposer::paxos::ids::Role;
+use proposer::paxos::acceptor::TrimPolicy;
+use proposer::paxos::ids::{Role, Slot};
 
 use super::{Config, Sim};
 
 /// All of them, by name.
-pub const WORLDS: [(&str, fn()); 6] = [
+pub const WORLDS: [(&str, fn()); 7] = [
     (
         "large_writes_use_slow_links_well_and_send_nothing_twice",
         large_writes_use_slow_links_well_and_send_nothing_twice,
@@ -36,6 +37,10 @@ pub const WORLDS: [(&str, fn()); 6] = [
         "a_leader_stays_where_no_proposer_reaches_a_learner",
         a_leader_stays_where_no_proposer_reaches_a_learner,
     ),
+    (
+        "what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back",
+        what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back,
+    ),
 ];
 
 const KB: usize = 1000;
@@ -43,11 +48,15 @@ const MB: u64 = 1_000_000;
 
 /// A cluster that has a leader.
 fn led(proposers: u8, latency: u64, bandwidth: u64) -> Sim {
-    let mut sim = Sim::quiet(&Config::quiet(proposers, latency, bandwidth));
+    led_in(&Config::quiet(proposers, latency, bandwidth))
+}
+
+fn led_in(config: &Config) -> Sim {
+    let mut sim = Sim::quiet(config);
     let found = sim.until(20_000, |sim| sim.leader().is_some());
     assert!(
         found.is_some(),
-        "a leader at {latency} ms and {bandwidth} bytes a millisecond"
+        "a leader with {config:?}"
     );
     // It announces itself, and followers follow.
     sim.wait(1_000);
@@ -225,4 +234,41 @@ pub fn a_leader_stays_where_no_proposer_reaches_a_learner() {
     assert_eq!(sim.leader().map(|(_, ballot)| ballot), Some(ballot));
     sim.wait(8_000);
     settle(&mut sim);
+}
+
+/// All learners lose their disks, there is no store, and the acceptors have forgotten the beginning.
+pub fn what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back() {
+    for (which, bytes) in [(0, 100), (1, 100), (1, 20 * KB)] {
+        let trimming = TrimPolicy {
+            tail: 0,
+            stride: 1,
+            tail_bytes: 0,
+            stride_bytes: 1,
+        };
+        let mut sim = led_in(&Config {
+            trimming,
+            ..Config::quiet(2, 1, 0)
+        });
+        for _ in 0..20 {
+            sim.offer_large(8, bytes);
+            settle(&mut sim);
+        }
+        let forgotten = sim.forgotten();
+        assert!(forgotten >= Slot(100), "{forgotten}");
+        let mut taken = sim.take_learners_disks(500);
+        sim.wait(5_000);
+        sim.offer_large(8, bytes);
+        sim.wait(30_000);
+        for learner in 0..2 {
+            assert_eq!(sim.applied(learner), Slot::ZERO, "learner {learner}");
+        }
+        assert!(sim.open_slots() > 0, "nobody has applied what was offered");
+        let now = sim.forgotten();
+        assert!(now <= sim.chosen() && now.0 < forgotten.0 + 8, "{now}");
+
+        sim.give_back(which, taken.swap_remove(which));
+        settle(&mut sim);
+        assert_eq!(sim.applied(0), sim.applied(1));
+        assert!(sim.applied(0) > forgotten);
+    }
 }
