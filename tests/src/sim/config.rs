@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 22;
+pub const VERSION: u32 = 23;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]

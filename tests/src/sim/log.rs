@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use proposer::media::{SimMedia, Snapshot};
 use proposer::paxos::acceptor::Record;
-use proposer::paxos::ids::{Ballot, ClusterId, Members, Slot};
+use proposer::paxos::ids::{Ballot, ClusterId, Members, NodeName, Role, Slot};
 use proposer::paxos::message::Value;
 use proposer::paxos::standing::{Member, Roster, Start};
 use proposer::paxos::votes::{self, Place};
@@ -84,7 +84,16 @@ impl Log {
             count: 7,
             run: rng.bits(),
         };
-        let (cluster, starts) = (ClusterId::new(rng.bits()), Default::default());
+        let cluster = ClusterId::new(rng.bits());
+        // Of acceptor 1, 2 or 3 there, which knows the two others.
+        let its_own = rng.between(1, 3) as u8;
+        let others = Members::new(3).expect("not empty").acceptors();
+        let others = others.filter(|id| id.number() != its_own);
+        let name = |id| NodeName {
+            role: Role::Acceptor,
+            id,
+        };
+        let starts = others.map(|id| (name(id), start)).collect();
         let ballot = Ballot::from_number((9 << 8) + 1).expect("a ballot of proposer 1");
         let vote = Record::Accepted {
             ballot,

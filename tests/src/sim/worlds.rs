@@ -54,10 +54,7 @@ fn led(proposers: u8, latency: u64, bandwidth: u64) -> Sim {
 fn led_in(config: &Config) -> Sim {
     let mut sim = Sim::quiet(config);
     let found = sim.until(20_000, |sim| sim.leader().is_some());
-    assert!(
-        found.is_some(),
-        "a leader with {config:?}"
-    );
+    assert!(found.is_some(), "a leader with {config:?}");
     // It announces itself, and followers follow.
     sim.wait(1_000);
     sim

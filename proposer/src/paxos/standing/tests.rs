@@ -521,20 +521,25 @@ fn another_acceptors_disk_of_an_earlier_build_does_not_tell_how_many_there_are()
             count: 1,
             run: 77,
         };
-        let enlist = Request::Enlist {
-            node: NodeName {
-                role: Role::Proposer,
-                id: id(1),
-            },
-            start,
-            cluster: world.up[&id(1)].cluster(),
-            acceptors: Some(count(5)),
-        };
-        let reply = world.ask(id(3), enlist);
-        assert!(
-            matches!(reply, Some(Reply::Witnessed { .. })),
-            "nobody ends for a list that is right: {reply:?}"
-        );
+        for listed in [1, 3, 5] {
+            world.members = count(listed);
+            world.start(id(3));
+            let enlist = Request::Enlist {
+                node: NodeName {
+                    role: Role::Proposer,
+                    id: id(1),
+                },
+                start,
+                cluster: world.up[&id(1)].cluster(),
+                acceptors: Some(count(listed)),
+            };
+            let reply = world.ask(id(3), enlist);
+            assert_eq!(
+                reply,
+                Some(Reply::NotVoting),
+                "nobody ends for a list that is right, or is told that a wrong one is"
+            );
+        }
         world.meet();
         assert_eq!(world.voting().len(), 4);
         assert_eq!(world.refusal(id(3)), Some("amnesia"));
