@@ -3,11 +3,13 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proposer::media::LOCK;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
@@ -107,12 +109,15 @@ impl Claim {
 
     /// Ends these processes: all are asked to, and those that have not ended after `grace` are killed.
     pub(super) async fn end(&self, leftovers: &[Leftover], grace: Duration) -> Result<(), Error> {
-        self.signal(leftovers, Signal::TERM)?;
-        if self.wait_for_end(leftovers, grace).await {
+        let processes = self.signal(leftovers, Signal::TERM)?;
+        if self.wait_for_end(leftovers, &processes, grace).await {
             return Ok(());
         }
         self.signal(leftovers, Signal::KILL)?;
-        if self.wait_for_end(leftovers, KILLED_WITHIN).await {
+        if self
+            .wait_for_end(leftovers, &processes, KILLED_WITHIN)
+            .await
+        {
             return Ok(());
         }
         let left = leftovers.iter().filter(|it| self.runs(it)).cloned();
@@ -120,7 +125,9 @@ impl Claim {
         Err(Error::Leftovers(self.folder.clone(), left))
     }
 
-    fn signal(&self, leftovers: &[Leftover], signal: Signal) -> Result<(), Error> {
+    /// Returns the processes that it reached.
+    fn signal(&self, leftovers: &[Leftover], signal: Signal) -> Result<Vec<OwnedFd>, Error> {
+        let mut reached = Vec::new();
         for leftover in leftovers {
             let raw = leftover.pid.and_then(Pid::from_raw);
             let Some(pid) = raw else { continue };
@@ -135,16 +142,23 @@ impl Claim {
                 continue;
             }
             match pidfd_send_signal(&handle, signal) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Ok(()) | Err(rustix::io::Errno::SRCH) => reached.push(handle),
                 Err(error) => return Err(not_signalled(leftover, error)),
             }
         }
-        Ok(())
+        Ok(reached)
     }
 
-    async fn wait_for_end(&self, leftovers: &[Leftover], within: Duration) -> bool {
+    async fn wait_for_end(
+        &self,
+        leftovers: &[Leftover],
+        processes: &[OwnedFd],
+        within: Duration,
+    ) -> bool {
         let until = Instant::now() + within;
-        while leftovers.iter().any(|leftover| self.runs(leftover)) {
+        while leftovers.iter().any(|leftover| self.runs(leftover))
+            || !processes.iter().all(has_ended)
+        {
             if Instant::now() >= until {
                 return false;
             }
@@ -160,6 +174,13 @@ impl Claim {
             None => is_locked(&folder.join(LOCK)),
         }
     }
+}
+
+/// Whether all that a process had is free again. One that ends loses its memory first, and with it what
+/// tells that it is a node, and its ports a moment later.
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(process, PollFlags::IN)];
+    !matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
 }
 
 fn not_signalled(leftover: &Leftover, error: rustix::io::Errno) -> Error {
