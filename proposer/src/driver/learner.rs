@@ -292,6 +292,12 @@ fn run_loop(run: Run, turn: &Turn<Run>, asks: &Receiver<Ask>) {
 }
 
 impl Run {
+    /// Whether so many bytes more are applied without waiting for the disk, and soon: whoever serves them
+    /// where they came in holds up what else came in there.
+    fn is_quick(&self, bytes: usize) -> bool {
+        self.unsynced_bytes + self.core.ahead_bytes() + bytes < SYNC_BYTES
+    }
+
     /// Serves a request at once. What it leaves to be synced or held waits for the thread's tick.
     fn serve(&mut self, ask: Ask) {
         self.take(ask);

@@ -22,7 +22,7 @@ use crate::paxos::codec::{Entry, NodeName};
 use crate::paxos::digests::Digests;
 use crate::paxos::ids::{NodeId, Slot};
 use crate::paxos::machine::Machine;
-use crate::paxos::message::{Learn, Learned, Recalled, Reply};
+use crate::paxos::message::{Learn, Learned, Recalled, Reply, Value};
 use crate::paxos::recent::Recent;
 use crate::snapshots::{self, Snapshots};
 
@@ -141,12 +141,13 @@ impl Handle {
     /// The leader tells what is chosen. Answers when the values are applied, or soon after.
     pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
         let (answer, answered) = oneshot::channel();
+        let bytes = learn.values.iter().map(Value::len).sum();
         let ask = Ask::Learn {
             learn,
             from,
             answer,
         };
-        match self.turn.try_take() {
+        match self.turn.try_take().filter(|run| run.is_quick(bytes)) {
             Some(mut run) => run.serve(ask),
             None => self.send(ask)?,
         }
