@@ -495,14 +495,15 @@ impl Member {
         {
             return refuse(Refusal::OtherCluster { cluster: mine });
         }
-        if self.roster.cluster.is_some() && self.founders().is_none() {
+        let founders = self.founders();
+        if self.roster.cluster.is_some() && founders.is_none() {
             // Another acceptor's disk, of a build that did not write it down. The list here may be wrong,
             // too, and who asks with the same one would take it for confirmed.
             return Output::new(Vec::new(), Reply::NotVoting);
         }
-        let members = self.founders().unwrap_or(self.members);
+        let members = founders.unwrap_or(self.members);
         if let Some(listed) = acceptors.filter(|listed| *listed != members) {
-            return refuse(match self.founders() {
+            return refuse(match founders {
                 Some(founded) => Refusal::OtherCount { founded, listed },
                 None => Refusal::OtherList {
                     witness: members,
