@@ -10,12 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use proposer::config::Role;
 use proposer::paxos::ids::NodeId;
 
 use crate::cluster::Cluster;
+use crate::desired::config_map;
 use crate::names;
 use crate::observe::Observed;
 
@@ -43,7 +43,7 @@ impl Plan {
     /// For what there is.
     pub fn of(cluster: &Cluster, observed: &Observed) -> Plan {
         let mut plan = Plan::new(cluster);
-        if let Some(live) = surplus(cluster, &observed.stateful_sets) {
+        if let Some(live) = surplus(cluster, observed) {
             plan.held = keep(cluster, observed, live);
             let next = if plan.held.is_some() { live } else { live - 1 };
             plan.replicas.insert(Role::Learner, next);
@@ -70,18 +70,30 @@ impl Plan {
 }
 
 /// How many learners there are, if that is more than there should be.
-pub(crate) fn surplus(cluster: &Cluster, sets: &[StatefulSet]) -> Option<u8> {
+fn surplus(cluster: &Cluster, observed: &Observed) -> Option<u8> {
     let wanted = cluster.group(Role::Learner)?.replicas;
-    let name = names::role(&cluster.name, Role::Learner);
-    let mut sets = sets.iter();
-    let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name))?;
-    let annotations = set.metadata.annotations.as_ref();
-    let live = match set.spec.as_ref()?.replicas? {
-        // A stopped cluster goes on as the one that was stopped.
-        0 => annotations?.get(names::LEARNERS_ANNOTATION)?.parse().ok()?,
-        live => u8::try_from(live).ok()?,
-    };
+    let live = learners(cluster, observed);
     (live > wanted).then_some(live)
+}
+
+/// How many learners there are by what is written down, whoever deleted the set or scaled it by hand: all
+/// are still there that were not taken away by [`Plan`].
+fn learners(cluster: &Cluster, observed: &Observed) -> u8 {
+    let name = names::role(&cluster.name, Role::Learner);
+    let mut sets = observed.stateful_sets.iter();
+    let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name));
+    let Some(set) = set else {
+        // The list is never shorter than the set was.
+        let listed = config_map::listed(&observed.config_maps, cluster, Role::Learner);
+        return listed.max(last_pod(cluster, Role::Learner, &observed.pods));
+    };
+    // A stopped cluster goes on as the one that was stopped.
+    let annotations = set.metadata.annotations.as_ref();
+    let written = annotations.and_then(|all| all.get(names::LEARNERS_ANNOTATION));
+    let written = written.and_then(|count| count.parse().ok()).unwrap_or(0);
+    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas);
+    let replicas = replicas.and_then(|count| u8::try_from(count).ok());
+    replicas.unwrap_or(0).max(written)
 }
 
 /// Why none of so many learners can leave now.
@@ -137,6 +149,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::desired;
     use crate::observe::Answer;
 
     fn cluster(learners: u8) -> Cluster {
@@ -217,11 +230,38 @@ mod tests {
         let mut observed = three_learners([Some(50), Some(90), Some(90)]);
         assert_eq!(learners(1, &observed), (2, 3));
         // The set is smaller, and the pod not gone yet.
-        observed.stateful_sets[0].spec.as_mut().unwrap().replicas = Some(2);
+        set_has(&mut observed, 2, 2);
         assert_eq!(learners(1, &observed), (2, 3));
         observed.pods.pop();
         assert_eq!(learners(1, &observed), (1, 2));
         assert_eq!(learners(4, &observed), (4, 4), "up, all at once");
+    }
+
+    fn set_has(observed: &mut Observed, replicas: i32, written: u8) {
+        let set = &mut observed.stateful_sets[0];
+        set.spec.as_mut().unwrap().replicas = Some(replicas);
+        let written = (names::LEARNERS_ANNOTATION.to_owned(), written.to_string());
+        set.metadata.annotations = Some([written].into());
+    }
+
+    #[test]
+    fn without_their_set_learners_still_leave_one_at_a_time() {
+        let mut observed = three_learners([Some(49), Some(90), Some(90)]);
+        observed.stateful_sets.clear();
+        assert_eq!(learners(1, &observed), (3, 3), "by their pods");
+        observed.pods.clear();
+        observed.config_maps = desired::desired(&cluster(3), &Plan::new(&cluster(3))).config_maps;
+        assert_eq!(learners(1, &observed), (3, 3), "by the list");
+        observed.learners[0].durable_instance_id = Some(50);
+        assert_eq!(learners(1, &observed), (2, 2));
+        assert_eq!(learners(3, &observed), (3, 3), "none leaves");
+    }
+
+    #[test]
+    fn learners_of_a_set_that_was_scaled_by_hand_come_back_before_they_leave() {
+        let mut observed = three_learners([Some(49), Some(90), Some(90)]);
+        set_has(&mut observed, 1, 3);
+        assert_eq!(learners(1, &observed), (3, 3));
     }
 
     #[test]
@@ -229,11 +269,9 @@ mod tests {
         let mut observed = three_learners([None; 3]);
         observed.acceptors.clear();
         observed.pods.clear();
-        let set = &mut observed.stateful_sets[0];
-        set.spec.as_mut().unwrap().replicas = Some(0);
+        set_has(&mut observed, 0, 1);
         assert_eq!(learners(1, &observed), (1, 1), "it never had more");
-        let had = (names::LEARNERS_ANNOTATION.to_owned(), "3".to_owned());
-        observed.stateful_sets[0].metadata.annotations = Some([had].into());
+        set_has(&mut observed, 0, 3);
         assert_eq!(learners(1, &observed), (3, 3));
     }
 

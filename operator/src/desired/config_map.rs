@@ -23,3 +23,15 @@ pub(super) fn members(cluster: &Cluster, plan: &Plan) -> ConfigMap {
         ..Default::default()
     }
 }
+
+/// How many nodes of a role the list names that is there.
+pub(crate) fn listed(config_maps: &[ConfigMap], cluster: &Cluster, role: Role) -> u8 {
+    let name = names::members(&cluster.name);
+    let mut maps = config_maps.iter();
+    let map = maps.find(|map| map.metadata.name.as_ref() == Some(&name));
+    let list = map.and_then(|map| map.data.as_ref()?.get(role.list_variable()));
+    let listed = list.map_or(0, |list| {
+        list.split(',').filter(|it| !it.is_empty()).count()
+    });
+    u8::try_from(listed).unwrap_or(u8::MAX)
+}

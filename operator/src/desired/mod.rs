@@ -1,6 +1,6 @@
 //! [`Cluster`] → the objects it is made of. Pure, and complete without Kubernetes.
 
-mod config_map;
+pub(crate) mod config_map;
 mod disruption_budget;
 mod network_policy;
 mod pod_monitor;
