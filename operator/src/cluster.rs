@@ -24,8 +24,8 @@ use proposer::quota;
 use serde_json::Value;
 
 use crate::crd::{
-    DEFAULT_ACCEPTORS, Keep, NetworkPolicySpec, PaxosCluster, PodMonitorSpec, Resources, RoleSpec,
-    Storage,
+    DEFAULT_ACCEPTORS, DEFAULT_LEARNERS, Keep, NetworkPolicySpec, PaxosCluster, PodMonitorSpec,
+    Resources, RoleSpec, Storage,
 };
 use crate::{desired, names, quantity, strict};
 
@@ -238,7 +238,7 @@ impl Cluster {
         let mut groups = vec![
             Group::parse(Role::Proposer, &spec.proposer, 5)?,
             Group::parse(Role::Acceptor, &spec.acceptor, DEFAULT_ACCEPTORS)?,
-            Group::parse(Role::Learner, &spec.learner, 2)?,
+            Group::parse(Role::Learner, &spec.learner, DEFAULT_LEARNERS)?,
         ];
         if spec.store.enabled {
             groups.push(Group::parse(Role::Store, &spec.store.role, 3)?);

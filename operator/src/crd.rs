@@ -13,9 +13,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// The acceptor count of a spec that says nothing, here for the CEL rule as for [`crate::cluster`].
 pub const DEFAULT_ACCEPTORS: u8 = 5;
+
+/// The learner count of a spec that says nothing, here for the schema as for [`crate::cluster`].
+pub const DEFAULT_LEARNERS: u8 = 2;
 
 /// A Multi-Paxos cluster: a totally ordered log and key-value store, replicated over proposers
 /// (take requests, elect a leader), acceptors (vote, durably), learners (serve what was chosen) and,
@@ -28,7 +32,6 @@ pub const DEFAULT_ACCEPTORS: u8 = 5;
     plural = "paxosclusters",
     shortname = "paxos",
     shortname = "pxs",
-    category = "all",
     namespaced,
     status = "PaxosClusterStatus",
     // One role alone can be scaled this way: the one that serves more readers with more nodes.
@@ -174,6 +177,7 @@ pub struct PaxosClusterSpec {
 
     /// Learners apply what was chosen, in order, and serve reads. At least one must be up. Default: 2.
     #[serde(default, skip_serializing_if = "RoleSpec::is_default")]
+    #[schemars(transform = default_learners)]
     pub learner: RoleSpec,
 
     /// Who may reach the nodes over the network.
@@ -505,6 +509,15 @@ impl NetworkPolicySpec {
 impl StoreSpec {
     fn is_default(&self) -> bool {
         *self == StoreSpec::default()
+    }
+}
+
+/// The API server writes this default into every PaxosCluster: what scales the learners finds a number
+/// where it looks for one.
+fn default_learners(schema: &mut Schema) {
+    schema.insert("default".to_owned(), json!({}));
+    if let Some(replicas) = schema.pointer_mut("/properties/replicas") {
+        replicas["default"] = json!(DEFAULT_LEARNERS);
     }
 }
 
