@@ -7,15 +7,19 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use clap::Parser;
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::flowcontrol::v1::FlowSchema;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use operator::config::{Cli, Command};
 use operator::crd::PaxosCluster;
-use operator::names::OPERATOR_LABELS;
+use operator::names::{CLUSTER_LABEL, MANAGED_BY_LABEL, MANAGER, OPERATOR_LABELS};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -88,9 +92,11 @@ fn deployment(objects: &[Value]) -> &Value {
 #[test]
 fn linting_finds_nothing() {
     let chart = chart();
-    let full = chart.join("ci/full-values.yaml");
-    let (chart, full) = (chart.to_str().unwrap(), full.to_str().unwrap());
-    for more in [&[][..], &["--values", full]] {
+    let [full, openshift] =
+        ["full", "openshift"].map(|name| chart.join(format!("ci/{name}-values.yaml")));
+    let chart = chart.to_str().unwrap();
+    let (full, openshift) = (full.to_str().unwrap(), openshift.to_str().unwrap());
+    for more in [&[][..], &["--values", full], &["--values", openshift]] {
         let output = helm(&[&["lint", "--strict", "--quiet", chart][..], more].concat());
         assert!(output.status.success(), "{}", said(&output));
     }
@@ -124,6 +130,9 @@ async fn the_operator_may_do_what_it_does_and_no_more() {
     // Asked for by an admission plugin and not by a call.
     let for_owners = ["clustersync.io", "paxosclusters/finalizers", "update"].map(str::to_owned);
     assert!(granted.remove(&for_owners.into()), "{granted:?}");
+    // Called for nodes that are reached in no other way: `ask` tests that.
+    let through_the_server = ["", "pods/proxy", "get"].map(str::to_owned);
+    assert!(granted.remove(&through_the_server.into()), "{granted:?}");
     assert_eq!(granted, every_permission().await);
 
     let binding = named(&objects, "ClusterRoleBinding", "paxos-operator");
@@ -306,6 +315,14 @@ fn every_value_has_an_effect_and_a_place_in_the_schema() {
         let steps: Vec<&str> = path.split('.').collect();
         let other = full.pointer(&format!("/{}", steps.join("/")));
         let other = other.unwrap_or_else(|| panic!("ci/full-values.yaml has no {path}"));
+        // Refused beside a ServiceMonitor, which that file has.
+        if path == "metrics.service.enabled" {
+            assert_ne!(
+                render(json!({ "metrics": { "service": { "enabled": false } } })),
+                defaults
+            );
+            continue;
+        }
         assert_ne!(
             *other, default,
             "ci/full-values.yaml has the default of {path}"
@@ -314,6 +331,12 @@ fn every_value_has_an_effect_and_a_place_in_the_schema() {
         if path == "networkPolicy.from" {
             let policy =
                 |from: &Value| json!({ "networkPolicy": { "enabled": true, "from": from } });
+            assert_ne!(render(policy(other)), render(policy(&default)));
+            continue;
+        }
+        if path == "guardPolicy.exceptUsers" {
+            let policy =
+                |users: &Value| json!({ "guardPolicy": { "enabled": true, "exceptUsers": users } });
             assert_ne!(render(policy(other)), render(policy(&default)));
             continue;
         }
@@ -385,6 +408,113 @@ fn values_that_make_no_sense_are_refused_by_name() {
             json!({"metrics": {"service": {"port": 0}}}),
             "metrics.service.port",
         ),
+        (
+            json!({"metrics": {"service": {"labels": {"shard": 1}}}}),
+            "metrics.service.labels.shard",
+        ),
+        (
+            json!({"metrics": {"service": {"ipFamilies": ["IPv5"]}}}),
+            "metrics.service.ipFamilies.0",
+        ),
+        (
+            json!({"metrics": {"service": {"ipFamilyPolicy": "Dual"}}}),
+            "metrics.service.ipFamilyPolicy",
+        ),
+        (
+            json!({"leaderElection": {"leaseDurationSeconds": "15s"}}),
+            "leaderElection.leaseDurationSeconds",
+        ),
+        // Two would work at once.
+        (
+            json!({"leaderElection": {"leaseDurationSeconds": 10}}),
+            "leaseDurationSeconds",
+        ),
+        (
+            json!({"leaderElection": {"retryPeriodSeconds": 10}}),
+            "retryPeriodSeconds",
+        ),
+        (json!({"maxRollouts": -1}), "maxRollouts"),
+        (json!({"maxRollouts": "1"}), "maxRollouts"),
+        (json!({"clusterDefaults": {"image": "nodes:1"}}), "image"),
+        (
+            json!({"clusterDefaults": {"imagePullSecrets": ["registry"]}}),
+            "clusterDefaults.imagePullSecrets.0",
+        ),
+        (
+            json!({"clusterDefaults": {"storageClassName": 1}}),
+            "clusterDefaults.storageClassName",
+        ),
+        (
+            json!({"clusterDefaults": {"tolerations": [1]}}),
+            "clusterDefaults.tolerations.0",
+        ),
+        (
+            json!({"clusterDefaults": {"nodeSelector": {"ssd": true}}}),
+            "clusterDefaults.nodeSelector.ssd",
+        ),
+        (
+            json!({"clusterDefaults": {"podSecurityContext": "restricted"}}),
+            "clusterDefaults.podSecurityContext",
+        ),
+        (
+            json!({"clusterDefaults": {"securityContext": []}}),
+            "clusterDefaults.securityContext",
+        ),
+        (
+            json!({"clusterDefaults": {"labels": {"cost-centre": 4711}}}),
+            "clusterDefaults.labels.cost-centre",
+        ),
+        (
+            json!({"clusterDefaults": {"annotations": {"note": false}}}),
+            "clusterDefaults.annotations.note",
+        ),
+        (
+            json!({"livenessProbe": {"httpGet": {"path": "/"}}}),
+            "httpGet",
+        ),
+        (
+            json!({"readinessProbe": {"periodSeconds": "5s"}}),
+            "readinessProbe.periodSeconds",
+        ),
+        (
+            json!({"initContainers": [{"image": "wait:1"}]}),
+            "initContainers.0",
+        ),
+        (
+            json!({"extraContainers": [{"image": "proxy:1"}]}),
+            "extraContainers.0",
+        ),
+        (json!({"revisionHistoryLimit": -1}), "revisionHistoryLimit"),
+        (json!({"runtimeClassName": 1}), "runtimeClassName"),
+        (json!({"dnsPolicy": "Host"}), "dnsPolicy"),
+        (json!({"dnsConfig": {"ndots": 1}}), "ndots"),
+        (json!({"hostNetwork": "true"}), "hostNetwork"),
+        (json!({"hostUsers": "false"}), "hostUsers"),
+        (
+            json!({"podDisruptionBudget": {"maxUnavailable": "half"}}),
+            "podDisruptionBudget.maxUnavailable",
+        ),
+        (
+            json!({"podDisruptionBudget": {"minAvailable": -1}}),
+            "podDisruptionBudget.minAvailable",
+        ),
+        (
+            json!({"guardPolicy": {"exceptUsers": [1]}}),
+            "guardPolicy.exceptUsers.0",
+        ),
+        (json!({"flowSchema": {"enabled": 1}}), "flowSchema.enabled"),
+        (
+            json!({"extraObjects": [{"kind": "ConfigMap"}]}),
+            "extraObjects.0",
+        ),
+        // It finds nothing without a Service.
+        (
+            json!({
+                "metrics": {"service": {"enabled": false}},
+                "monitoring": {"serviceMonitor": {"enabled": true}},
+            }),
+            "metrics.service.enabled",
+        ),
     ] {
         // Helm 3 writes a path with dots, Helm 4 with slashes.
         let refusal = template("paxos-operator", &values)
@@ -408,10 +538,12 @@ fn every_object_has_only_fields_that_kubernetes_knows() {
     for on in [
         "/rbac/create",
         "/serviceAccount/create",
-        "/metrics/service/enabled",
+        "/leaderElection/enabled",
+        "/podDisruptionBudget/enabled",
     ] {
         *full.pointer_mut(on).expect(on) = json!(true);
     }
+    full["replicas"] = json!(2);
     for object in render(json!({})).iter().chain(&render(full)) {
         match object["kind"].as_str().expect("a kind") {
             "ClusterRole" => assert_known::<ClusterRole>(object),
@@ -428,12 +560,17 @@ fn every_object_has_only_fields_that_kubernetes_knows() {
                 serde_json::from_value::<CustomResourceDefinition>(object.clone()).expect("a CRD");
             }
             "Deployment" => assert_known::<Deployment>(object),
+            "FlowSchema" => assert_known::<FlowSchema>(object),
             "NetworkPolicy" => assert_known::<NetworkPolicy>(object),
             "PaxosCluster" => assert_known::<PaxosCluster>(object),
             "PodDisruptionBudget" => assert_known::<PodDisruptionBudget>(object),
             "Pod" => assert_known::<Pod>(object),
             "Service" => assert_known::<Service>(object),
             "ServiceAccount" => assert_known::<ServiceAccount>(object),
+            "ValidatingAdmissionPolicy" => assert_known::<ValidatingAdmissionPolicy>(object),
+            "ValidatingAdmissionPolicyBinding" => {
+                assert_known::<ValidatingAdmissionPolicyBinding>(object);
+            }
             other => panic!("this test does not know {other}"),
         }
     }
@@ -494,6 +631,366 @@ fn two_operators_agree_on_one_and_services_find_them_alone() {
     assert!(!selected(&test["metadata"]["labels"]), "{service}");
     let ports = &template["spec"]["containers"][0]["ports"];
     assert_eq!(service["spec"]["ports"][0]["targetPort"], ports[0]["name"]);
+}
+
+/// The operator's pod and its container.
+fn operator_pod(values: Value) -> (Value, Value) {
+    let pod = deployment(&render(values))["spec"]["template"]["spec"].clone();
+    let container = pod["containers"][0].clone();
+    (pod, container)
+}
+
+#[test]
+fn the_pod_is_as_told_and_says_nothing_where_nothing_is_told() {
+    let (pod, container) = operator_pod(json!({}));
+    for field in [
+        "dnsConfig",
+        "dnsPolicy",
+        "hostNetwork",
+        "hostUsers",
+        "initContainers",
+        "runtimeClassName",
+    ] {
+        assert_eq!(pod[field], Value::Null, "{field}");
+    }
+    assert_eq!(pod["containers"].as_array().map(Vec::len), Some(1));
+    assert_eq!(container["livenessProbe"]["periodSeconds"], 10);
+    assert_eq!(container["readinessProbe"]["periodSeconds"], 2);
+    let kept = |values: Value| deployment(&render(values))["spec"]["revisionHistoryLimit"].clone();
+    assert_eq!(kept(json!({})), 3);
+    assert_eq!(kept(json!({ "revisionHistoryLimit": 0 })), 0);
+
+    let (pod, container) = operator_pod(json!({
+        "dnsConfig": { "options": [{ "name": "ndots", "value": "1" }] },
+        "extraContainers": [{ "name": "proxy", "image": "proxy:1" }],
+        "hostUsers": false,
+        "initContainers": [{ "name": "wait", "image": "wait:1" }],
+        "livenessProbe": { "failureThreshold": 9 },
+        "readinessProbe": { "timeoutSeconds": 7 },
+        "runtimeClassName": "gvisor",
+    }));
+    assert_eq!(pod["dnsConfig"]["options"][0]["name"], "ndots");
+    assert_eq!(pod["hostUsers"], false);
+    assert_eq!(pod["initContainers"][0]["name"], "wait");
+    assert_eq!(pod["runtimeClassName"], "gvisor");
+    // The operator stays the first, by which it is told.
+    assert_eq!(container["name"], "operator");
+    assert_eq!(pod["containers"][1]["name"], "proxy");
+    // What is not told stays, and what is asked is not for choice.
+    let probe = |path: &str, more: Value| {
+        let mut probe = json!({ "httpGet": { "path": path, "port": "http" } });
+        let fields = more.as_object().expect("fields").clone();
+        probe.as_object_mut().expect("fields").extend(fields);
+        probe
+    };
+    let liveness = json!({ "periodSeconds": 10, "timeoutSeconds": 2, "failureThreshold": 9 });
+    assert_eq!(container["livenessProbe"], probe("/healthz", liveness));
+    let readiness = json!({ "periodSeconds": 2, "timeoutSeconds": 7 });
+    assert_eq!(container["readinessProbe"], probe("/readyz", readiness));
+}
+
+#[test]
+fn on_its_hosts_network_the_operator_still_asks_the_clusters_dns() {
+    let policy = |values: Value| operator_pod(values).0["dnsPolicy"].clone();
+    let (pod, _) = operator_pod(json!({ "hostNetwork": true }));
+    assert_eq!(pod["hostNetwork"], true);
+    assert_eq!(pod["dnsPolicy"], "ClusterFirstWithHostNet");
+    let both = json!({ "hostNetwork": true, "dnsPolicy": "Default" });
+    assert_eq!(policy(both), "Default");
+    assert_eq!(policy(json!({ "dnsPolicy": "None" })), "None");
+}
+
+/// The arguments that begin so.
+fn arguments(values: Value, prefix: &str) -> Vec<String> {
+    let (_, container) = operator_pod(values);
+    let arguments = container["args"].as_array().expect("arguments").iter();
+    let arguments = arguments.map(|argument| argument.as_str().expect("a text").to_owned());
+    arguments
+        .filter(|argument| argument.starts_with(prefix))
+        .collect()
+}
+
+#[test]
+fn flags_are_given_where_they_differ_from_the_operators_own() {
+    let given = |values: Value| {
+        let lease = arguments(values.clone(), "--lease-");
+        let lease = lease.into_iter().filter(|flag| flag.contains("-s="));
+        let mut given: Vec<String> = lease.collect();
+        given.extend(arguments(values, "--max-rollouts"));
+        given
+    };
+    assert!(given(json!({})).is_empty());
+    assert_eq!(given(json!({ "maxRollouts": 0 })), ["--max-rollouts=0"]);
+    assert_eq!(given(json!({ "maxRollouts": 7 })), ["--max-rollouts=7"]);
+    let times = |lease: u32, deadline: u32, retry: u32| {
+        json!({ "leaderElection": {
+            "leaseDurationSeconds": lease,
+            "renewDeadlineSeconds": deadline,
+            "retryPeriodSeconds": retry,
+        } })
+    };
+    assert_eq!(given(times(60, 10, 2)), ["--lease-duration-s=60"]);
+    assert_eq!(given(times(15, 12, 2)), ["--lease-renew-deadline-s=12"]);
+    assert_eq!(
+        given(times(60, 40, 5)),
+        [
+            "--lease-duration-s=60",
+            "--lease-renew-deadline-s=40",
+            "--lease-retry-period-s=5"
+        ]
+    );
+    // Without an election there is none that they could be of.
+    let mut alone = times(60, 40, 5);
+    alone["replicas"] = json!(1);
+    alone["leaderElection"]["enabled"] = json!(false);
+    assert!(given(alone).is_empty());
+}
+
+/// What clusters get whose spec says nothing, as the operator is told.
+fn cluster_defaults(values: Value) -> Option<Value> {
+    let (_, container) = operator_pod(values);
+    let mut env = container["env"].as_array().expect("variables").iter();
+    let told = env.find(|variable| variable["name"] == "CLUSTER_DEFAULTS")?;
+    let told = told["value"].as_str().expect("a text");
+    assert!(!told.contains('\n'), "{told}");
+    Some(serde_json::from_str(told).expect("it is JSON"))
+}
+
+#[test]
+fn clusters_get_the_defaults_that_are_set_and_no_others() {
+    let told = |defaults: Value| cluster_defaults(json!({ "clusterDefaults": defaults }));
+    assert_eq!(cluster_defaults(json!({})), None);
+    // Empty is not set, but for a security context: there the platform decides.
+    for nothing in [
+        json!({ "podSecurityContext": null, "securityContext": null }),
+        json!({ "imagePullSecrets": [], "storageClassName": "", "tolerations": [] }),
+        json!({ "nodeSelector": {}, "labels": {}, "annotations": {} }),
+    ] {
+        assert_eq!(told(nothing.clone()), None, "{nothing}");
+    }
+    for one in [
+        json!({ "podSecurityContext": {} }),
+        json!({ "securityContext": {} }),
+        json!({ "podSecurityContext": { "runAsUser": 1_000_680_000, "fsGroup": 1_000_680_000 } }),
+        json!({ "labels": { "quoted": "\"<&>'" } }),
+        json!({ "storageClassName": "fast" }),
+    ] {
+        assert_eq!(told(one.clone()), Some(one));
+    }
+    let full: Value = yaml(&read("charts/paxos-operator/ci/full-values.yaml"));
+    let all = full["clusterDefaults"].clone();
+    assert_eq!(all.as_object().map(serde_json::Map::len), Some(8));
+    operator::defaults::Defaults::parse(&all.to_string()).expect("the operator takes them");
+    assert_eq!(told(all.clone()), Some(all));
+}
+
+#[test]
+fn on_openshift_no_pod_names_a_user() {
+    let values: Value = yaml(&read("charts/paxos-operator/ci/openshift-values.yaml"));
+    let objects = render(values.clone());
+    let wanted = json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } });
+    let operator = &deployment(&objects)["spec"]["template"]["spec"];
+    let test = &named(&objects, "Pod", "paxos-operator-test")["spec"];
+    for pod in [operator, test] {
+        assert_eq!(pod["securityContext"], wanted);
+        let context = &pod["containers"][0]["securityContext"];
+        assert_eq!(context["runAsUser"], Value::Null);
+        assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+    }
+    let defaults = json!({ "podSecurityContext": wanted });
+    assert_eq!(cluster_defaults(values), Some(defaults));
+    // The cluster of `helm test` says nothing, so it gets that default.
+    let cluster = objects
+        .iter()
+        .find(|object| object["kind"] == "PaxosCluster");
+    let cluster = cluster.expect("one").to_string();
+    assert!(!cluster.contains("ecurityContext"), "{cluster}");
+}
+
+#[test]
+fn a_budget_leaves_as_many_as_told() {
+    let budget = |values: Value| {
+        let objects = render(json!({ "podDisruptionBudget": values }));
+        let spec = &named(&objects, "PodDisruptionBudget", "paxos-operator")["spec"];
+        (spec["maxUnavailable"].clone(), spec["minAvailable"].clone())
+    };
+    assert_eq!(budget(json!({})), (json!(1), Value::Null));
+    let half = json!({ "maxUnavailable": "50%" });
+    assert_eq!(budget(half), (json!("50%"), Value::Null));
+    assert_eq!(budget(json!({ "maxUnavailable": 0 })).0, 0);
+    // Kubernetes takes one of the two.
+    for least in [json!(0), json!(1), json!("50%")] {
+        let told = budget(json!({ "minAvailable": least }));
+        assert_eq!(told, (Value::Null, least));
+    }
+}
+
+#[test]
+fn the_service_has_labels_and_families_of_its_own() {
+    let objects = render(json!({ "metrics": { "service": {
+        "labels": { "scraped": "yes", "app.kubernetes.io/name": "mine" },
+        "ipFamilyPolicy": "PreferDualStack",
+        "ipFamilies": ["IPv6", "IPv4"],
+    } } }));
+    let service = named(&objects, "Service", "paxos-operator");
+    assert_eq!(service["metadata"]["labels"]["scraped"], "yes");
+    let name = &service["metadata"]["labels"]["app.kubernetes.io/name"];
+    assert_eq!(*name, "paxos-operator", "by this one a monitor finds it");
+    assert_eq!(service["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    assert_eq!(service["spec"]["ipFamilies"], json!(["IPv6", "IPv4"]));
+    let objects = render(json!({}));
+    let service = named(&objects, "Service", "paxos-operator");
+    assert_eq!(service["spec"]["ipFamilyPolicy"], Value::Null);
+    assert_eq!(service["spec"]["ipFamilies"], Value::Null);
+}
+
+#[test]
+fn extra_objects_are_templates() {
+    let config = |name: &str| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": name },
+            "data": { "account": "{{ include \"paxos-operator.serviceAccountName\" . }}" },
+        })
+    };
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: in-{{ .Release.Namespace }}\n";
+    let name = "{{ .Release.Name }}-map";
+    let objects = render(json!({ "extraObjects": [config(name), text] }));
+    let map = named(&objects, "ConfigMap", "paxos-operator-map");
+    assert_eq!(map["data"]["account"], "paxos-operator");
+    named(&objects, "ConfigMap", "in-paxos-system");
+    assert_eq!(objects.len(), render(json!({})).len() + 2);
+}
+
+/// Values with an account of each kind, and its name.
+fn accounts() -> [(Value, &'static str); 3] {
+    [
+        (json!({}), "paxos-operator"),
+        (
+            json!({ "serviceAccount": { "name": "someone" } }),
+            "someone",
+        ),
+        (json!({ "serviceAccount": { "create": false } }), "default"),
+    ]
+}
+
+#[test]
+fn the_guard_lets_the_operator_through_and_those_who_are_named() {
+    let kinds = [
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
+    let defaults = render(json!({}));
+    assert!(
+        !defaults
+            .iter()
+            .any(|object| kinds.contains(&object["kind"].as_str().expect("a kind"))),
+        "nobody asked for it"
+    );
+    for (mut values, account) in accounts() {
+        values["guardPolicy"] =
+            json!({ "enabled": true, "exceptUsers": ["it's \"velero\"", "jane"] });
+        values["watchNamespaces"] = json!(["shop", "bank"]);
+        let objects = render(values);
+        let policy = &named(&objects, kinds[0], "paxos-operator-guard")["spec"];
+        assert_eq!(policy["failurePolicy"], "Fail");
+        let condition = |name: &str| {
+            let mut conditions = policy["matchConditions"].as_array().expect("a list").iter();
+            let condition = conditions.find(|condition| condition["name"] == name);
+            let expression = condition.expect(name)["expression"].as_str();
+            expression.expect("an expression").to_owned()
+        };
+        let excepted =
+            format!(r#"["system:serviceaccount:paxos-system:{account}","it's \"velero\"","jane"]"#);
+        let others = condition("not-the-operator");
+        assert!(others.contains(&excepted), "{others}");
+        // As the sets are labelled, and as their pods are selected.
+        let sets = condition("set-of-a-cluster");
+        for part in [MANAGED_BY_LABEL, MANAGER, &format!("{CLUSTER_LABEL}=")] {
+            assert!(sets.contains(&format!("\"{part}\"")), "{part}: {sets}");
+        }
+        let binding = &named(&objects, kinds[1], "paxos-operator-guard")["spec"];
+        assert_eq!(binding["policyName"], "paxos-operator-guard");
+        assert_eq!(binding["validationActions"], json!(["Deny"]));
+        let selector = &binding["matchResources"]["namespaceSelector"]["matchExpressions"][0];
+        assert_eq!(selector["key"], "kubernetes.io/metadata.name");
+        assert_eq!(selector["values"], json!(["shop", "bank"]));
+    }
+    let everywhere = render(json!({ "guardPolicy": { "enabled": true } }));
+    let binding = named(&everywhere, kinds[1], "paxos-operator-guard");
+    assert_eq!(binding["spec"]["matchResources"], Value::Null);
+    let sample = yaml(&read("crds/samples/store.yaml"));
+    for set in operator::render(&sample)
+        .expect("it is valid")
+        .stateful_sets
+    {
+        let labels = set.metadata.labels.expect("labels");
+        assert_eq!(labels[MANAGED_BY_LABEL], MANAGER);
+        let selector = set.spec.expect("a spec").selector.match_labels;
+        assert!(selector.expect("labels").contains_key(CLUSTER_LABEL));
+    }
+}
+
+#[test]
+fn the_api_server_sets_the_operators_lease_apart() {
+    let flow = |values: Value| {
+        let objects = render(values);
+        objects
+            .into_iter()
+            .find(|object| object["kind"] == "FlowSchema")
+    };
+    assert_eq!(flow(json!({})), None);
+    let alone = json!({
+        "flowSchema": { "enabled": true },
+        "leaderElection": { "enabled": false },
+        "replicas": 1,
+    });
+    assert_eq!(flow(alone), None, "there is no lease");
+    for (mut values, account) in accounts() {
+        values["flowSchema"] = json!({ "enabled": true });
+        let objects = render(values.clone());
+        let spec = flow(values).expect("one")["spec"].clone();
+        assert_eq!(
+            spec["priorityLevelConfiguration"]["name"],
+            "leader-election"
+        );
+        let rule = &spec["rules"][0];
+        let subject = json!({ "name": account, "namespace": "paxos-system" });
+        assert_eq!(rule["subjects"][0]["serviceAccount"], subject);
+        let pod = &deployment(&objects)["spec"]["template"]["spec"];
+        assert_eq!(pod["serviceAccountName"], account);
+        // All that it may do with leases, and nothing else.
+        let role = named(&objects, "Role", "paxos-operator-leader");
+        let verbs = |rules: &[Permission]| -> BTreeSet<String> {
+            rules.iter().map(|(_, _, verb)| verb.clone()).collect()
+        };
+        let granted = Vec::from_iter(permissions(role));
+        let apart = Vec::from_iter(permissions(&json!({ "rules": rule["resourceRules"] })));
+        assert_eq!(verbs(&apart), verbs(&granted));
+        assert!(
+            apart
+                .iter()
+                .all(|(group, kind, _)| group == "coordination.k8s.io" && kind == "leases")
+        );
+        assert_eq!(
+            rule["resourceRules"][0]["namespaces"],
+            json!(["paxos-system"])
+        );
+    }
+}
+
+#[test]
+fn everything_names_the_same_versions_of_kubernetes() {
+    let chart: Value = yaml(&read("charts/paxos-operator/Chart.yaml"));
+    let least = chart["kubeVersion"].as_str().expect("versions");
+    let least = least
+        .strip_prefix(">=")
+        .and_then(|least| least.strip_suffix(".0-0"));
+    let told = format!("Kubernetes {} or later", least.expect("a minor version"));
+    for file in ["README.md", "charts/paxos-operator/README.md"] {
+        assert!(read(file).contains(&told), "{file} does not say {told}");
+    }
 }
 
 #[test]
@@ -579,7 +1076,8 @@ fn fixed(object: &Value) -> Value {
             json!([
                 object["spec"]["group"],
                 object["spec"]["scope"],
-                object["spec"]["names"]
+                object["spec"]["names"]["kind"],
+                object["spec"]["names"]["plural"]
             ])
         }
         _ => Value::Null,
@@ -782,6 +1280,12 @@ fn the_image_holds_what_pods_run() {
     has(&format!("\nUSER {DEFAULT_UID}:{DEFAULT_UID}\n"));
     has("COPY --from=build /out/ /usr/local/bin/\n");
     has("--package proposer --package paxos-operator");
+    // The builder's own platform compiles for any other.
+    has("FROM --platform=$BUILDPLATFORM ");
+    has("\nARG TARGETARCH\n");
+    for arch in ["amd64", "arm64"] {
+        has(&format!("      {arch}) "));
+    }
     has("ENTRYPOINT [\"/usr/local/bin/paxos-operator\"]");
     for sample in ["small", "full"] {
         let sample = yaml(&read(&format!("crds/samples/{sample}.yaml")));

@@ -58,3 +58,36 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "paxos-operator.testNamespace" -}}
 {{- if .Values.watchNamespaces }}{{ first .Values.watchNamespaces }}{{ else }}{{ .Release.Namespace }}{{ end }}
 {{- end }}
+
+{{/* The times of the election, where they differ from the operator's own. */}}
+{{- define "paxos-operator.leaseTimes" -}}
+{{- $lease := int .Values.leaderElection.leaseDurationSeconds }}
+{{- $deadline := int .Values.leaderElection.renewDeadlineSeconds }}
+{{- $retry := int .Values.leaderElection.retryPeriodSeconds }}
+{{- if not (and (lt $deadline $lease) (lt $retry $deadline)) }}
+{{- fail "leaderElection: retryPeriodSeconds must be less than renewDeadlineSeconds, and that less than leaseDurationSeconds, or two operators would work at once" }}
+{{- end }}
+{{- if ne $lease 15 }}
+- --lease-duration-s={{ $lease }}
+{{- end }}
+{{- if ne $deadline 10 }}
+- --lease-renew-deadline-s={{ $deadline }}
+{{- end }}
+{{- if ne $retry 2 }}
+- --lease-retry-period-s={{ $retry }}
+{{- end }}
+{{- end }}
+
+{{/* What clusters get whose spec says nothing, as JSON; empty if nothing is set. An empty security context is set. */}}
+{{- define "paxos-operator.clusterDefaults" -}}
+{{- $set := dict }}
+{{- range $key, $value := .Values.clusterDefaults }}
+{{- $context := has $key (list "podSecurityContext" "securityContext") }}
+{{- if ternary (kindIs "map" $value) (not (empty $value)) $context }}
+{{- $_ := set $set $key $value }}
+{{- end }}
+{{- end }}
+{{- if $set }}
+{{- toJson $set }}
+{{- end }}
+{{- end }}
