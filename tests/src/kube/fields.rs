@@ -110,3 +110,15 @@ mod tests {
         assert_eq!(live, json!({"a": {"c": 2}, "d": [3], "e": {}}));
     }
 }
+
+/// Takes away every field that is null.
+pub(super) fn drop_nulls(object: &mut Value) {
+    match object {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}

@@ -17,15 +17,19 @@ use super::route::Route;
 use super::store::{Answer, Apply, Refusal, Store, key, refuse};
 use super::{ApiServer, Call, Fault, Line, State};
 
+/// Answers requests of the Kubernetes API.
 #[derive(Clone)]
-pub(super) struct Service {
+pub struct Service {
     pub(super) server: ApiServer,
     pub(super) line: Line,
 }
 
-type Chunks = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
-type Reply = Response<StreamBody<Chunks>>;
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// What an answer is made of.
+pub type Chunks = BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
+/// An answer.
+pub type Reply = Response<StreamBody<Chunks>>;
+/// Why there is no answer.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl tower::Service<Request<Body>> for Service {
     type Response = Reply;
@@ -65,7 +69,12 @@ impl ApiServer {
             return Err("connection refused: cut off".into());
         }
         state.store.collect_garbage();
-        let fault = state.next_fault(verb, &route.resource());
+        let closed = |namespace: &String| state.closed.contains(namespace);
+        let forbidden = route.namespace.as_ref().is_some_and(closed);
+        let fault = match forbidden {
+            true => Some(Fault::Refuse(403)),
+            false => state.next_fault(verb, &route.resource()),
+        };
         let exists = |state: &State| {
             let (namespace, name) = (route.namespace.as_deref(), route.name.as_deref());
             state
@@ -78,6 +87,12 @@ impl ApiServer {
                 .is_some()
         };
         let existed = exists(&state);
+        if let Some(with) = state.no_creations.clone()
+            && !existed
+            && ["create", "patch"].contains(&verb)
+        {
+            return Ok(forbidden_for(with));
+        }
         let outcome = match fault {
             Some(Fault::Reset) => Err(BoxError::from("connection reset by fault")),
             Some(Fault::Refuse(code)) => Ok(refuse(code, reason(code), "refused by fault")),
@@ -279,6 +294,26 @@ fn reply(outcome: Answer<Content>, metadata_only: bool) -> Reply {
     let chunks = chunks.map(|value| Ok(Frame::data(Bytes::from(format!("{value}\n")))));
     Response::builder()
         .status(code)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(StreamBody::new(chunks.boxed()))
+        .expect("a status code of ours")
+}
+
+/// A refusal that says more than why.
+fn forbidden_for(with: Value) -> Reply {
+    let mut status = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "code": 403,
+        "reason": "Forbidden",
+        "message": "unable to create new content in namespace shop because it is being terminated",
+    });
+    super::fields::merge(&mut status, &with);
+    let body = Bytes::from(status.to_string());
+    let chunks = stream::iter([Ok(Frame::data(body))]);
+    Response::builder()
+        .status(403)
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(StreamBody::new(chunks.boxed()))
         .expect("a status code of ours")

@@ -4,10 +4,11 @@
 //! controller. What it does not know, it refuses loudly.
 
 mod fields;
-mod http;
+pub mod http;
 mod nodes;
 mod route;
 pub mod scenarios;
+mod schema;
 mod store;
 mod workloads;
 
@@ -15,11 +16,13 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use kube::CustomResourceExt;
+use operator::crd::PaxosCluster;
 use serde_json::Value;
 
 pub use nodes::Nodes;
 use store::Store;
-pub use workloads::RIGID;
+pub use workloads::{OFFLINE, RIGID, STUCK};
 
 /// What lies between a client and the server. Clones are the same line.
 #[derive(Clone, Default)]
@@ -49,6 +52,12 @@ struct State {
     faults: Vec<Planned>,
     /// How many writes still get through; `None`: all.
     writes_left: Option<usize>,
+    /// Namespaces in which nothing is allowed.
+    closed: BTreeSet<String>,
+    /// Why no pod may be made.
+    no_pods: Option<String>,
+    /// With what every creation is refused: fields of a `Status`.
+    no_creations: Option<Value>,
 }
 
 /// A permission as RBAC has it: API group, resource (with `/subresource`), verb.
@@ -110,6 +119,14 @@ impl ApiServer {
         kube::Client::new(service, "default")
     }
 
+    /// The server as what answers requests, to be put behind a listener.
+    pub fn service(&self) -> http::Service {
+        http::Service {
+            server: self.clone(),
+            line: Line::default(),
+        }
+    }
+
     /// Makes the `nth` (from 1) next call of that verb and resource fail, once.
     pub fn fail(&self, verb: &str, resource: &str, nth: usize, fault: Fault) {
         assert!(nth > 0, "calls are counted from 1");
@@ -136,6 +153,78 @@ impl ApiServer {
     /// Lets all calls through again.
     pub fn reconnect(&self) {
         self.state().writes_left = None;
+    }
+
+    /// From now on everything in a namespace is forbidden, as when its Role went with it.
+    pub fn close(&self, namespace: &str) {
+        let mut state = self.state();
+        state.closed.insert(namespace.to_owned());
+        state.store.drop_watches_of(namespace);
+    }
+
+    /// From now on it is allowed again.
+    pub fn open(&self, namespace: &str) {
+        self.state().closed.remove(namespace);
+    }
+
+    /// From now on no pod can be made, as by a quota, and the sets' events say why; `None`: they can.
+    pub fn forbid_pods(&self, why: Option<&str>) {
+        let mut state = self.state();
+        state.no_pods = why.map(str::to_owned);
+        state.store.touch();
+    }
+
+    /// From now on clients' creations are forbidden with these further fields of the answer, as in a
+    /// namespace that is about to end.
+    pub fn refuse_creations(&self, with: Value) {
+        self.state().no_creations = Some(with);
+    }
+
+    /// From now on admission changes every StatefulSet that is written.
+    pub fn rewrite_sets(&self, rewrite: impl Fn(&mut Value) + Send + 'static) {
+        self.state().store.rewrite = Some(Box::new(rewrite));
+    }
+
+    /// Deletes an object and leaves what it owns, as `kubectl delete --cascade=orphan` does.
+    pub fn orphan(&self, kind: &str, namespace: &str, name: &str) {
+        let mut state = self.state();
+        state
+            .store
+            .orphan(store::key(kind, namespace, name), None)
+            .expect("the object can be deleted");
+        state.store.collect_garbage();
+    }
+
+    /// Makes or changes an object as `kubectl apply` does without `--server-side`: a null says that a
+    /// field is to go, and is never stored.
+    pub fn apply_client_side(&self, kind: &str, mut object: Value) {
+        let name = object["metadata"]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
+        let namespace = object["metadata"]["namespace"]
+            .as_str()
+            .expect("one")
+            .to_owned();
+        if self.object(kind, &namespace, &name).is_some() {
+            return self.edit(kind, &namespace, &name, object);
+        }
+        fields::drop_nulls(&mut object);
+        self.create(object);
+    }
+
+    /// What the scale subresource of a PaxosCluster says; why it says nothing.
+    pub fn scale(&self, namespace: &str, name: &str) -> Result<i64, String> {
+        let object = self
+            .object("paxosclusters", namespace, name)
+            .expect("it exists");
+        let crd = serde_json::to_value(PaxosCluster::crd()).expect("a definition is JSON");
+        let scale = &crd["spec"]["versions"][0]["subresources"]["scale"];
+        let path = scale["specReplicasPath"].as_str().expect("a path");
+        let value = object
+            .pointer(&path.replace('.', "/"))
+            .and_then(Value::as_i64);
+        value.ok_or_else(|| format!("the spec replicas field {path:?} does not exist"))
     }
 
     /// Ends every watch, as a restarting server does.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use operator::observe::{Answer, NodeStatus};
+use operator::ask::{Answer, Node, NodeStatus};
 
 /// What all proposers say. The one at an address that ends in k is proposer k.
 #[derive(Clone, Default)]
@@ -56,9 +56,13 @@ impl Nodes {
 }
 
 impl NodeStatus for Nodes {
-    fn ask(&self, node: SocketAddr) -> BoxFuture<'static, Option<Answer>> {
-        let SocketAddr::V4(address) = node else {
-            panic!("{node} is no address of these pods")
+    fn why_unready(&self, _: &Node) -> BoxFuture<'static, Option<String>> {
+        std::future::ready(None).boxed()
+    }
+
+    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Answer>> {
+        let SocketAddr::V4(address) = node.address else {
+            panic!("{node:?} has no address of these pods")
         };
         let node_id = i32::from(address.ip().octets()[3]);
         let nodes = self.clone();

@@ -82,6 +82,18 @@ impl Selector {
             .iter()
             .all(|(key, value)| labels[key].as_str() == Some(value))
     }
+
+    /// The same of fields, given by their paths.
+    pub(super) fn matches_fields(&self, object: &serde_json::Value) -> bool {
+        self.0.iter().all(|(path, value)| {
+            assert!(
+                path.starts_with("involvedObject."),
+                "no field to select by: {path}"
+            );
+            let pointer = format!("/{}", path.replace('.', "/"));
+            object.pointer(&pointer).and_then(|it| it.as_str()) == Some(value)
+        })
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::fields;
 use super::route::{Route, Selector};
-use super::workloads;
+use super::{schema, workloads};
 
 /// Plural, namespace, name.
 type Key = (String, String, String);
@@ -25,6 +25,8 @@ pub(super) struct Store {
     /// Versions up to here are forgotten.
     compacted: u64,
     watches: Vec<Watch>,
+    /// What admission makes of StatefulSets.
+    pub(super) rewrite: Option<Box<dyn Fn(&mut Value) + Send>>,
 }
 
 #[derive(Clone)]
@@ -45,6 +47,7 @@ struct Filter {
     plural: String,
     namespace: Option<String>,
     selector: Selector,
+    fields: Selector,
 }
 
 /// Why a call was refused: an HTTP status, a reason and a message.
@@ -82,18 +85,26 @@ impl Store {
         self.version
     }
 
+    /// Something has changed that is no object.
+    pub(super) fn touch(&mut self) {
+        self.version += 1;
+    }
+
     pub(super) fn all(&self, plural: &str) -> impl Iterator<Item = &Value> {
+        let first = key(plural, "", "");
         self.objects
-            .iter()
-            .filter(move |(key, _)| key.0 == plural)
+            .range(first..)
+            .take_while(move |(key, _)| key.0 == plural)
             .map(|(_, object)| object)
     }
 
     pub(super) fn list(&self, route: &Route) -> Value {
         let filter = Filter::of(route);
+        let first = key(&route.plural, "", "");
         let items: Vec<&Value> = self
             .objects
-            .iter()
+            .range(first..)
+            .take_while(|(key, _)| key.0 == route.plural)
             .filter(|(key, object)| filter.wants(&key.0, &key.1, object))
             .map(|(_, object)| object)
             .collect();
@@ -141,6 +152,11 @@ impl Store {
 
     pub(super) fn drop_watches(&mut self) {
         self.watches.clear();
+    }
+
+    pub(super) fn drop_watches_of(&mut self, namespace: &str) {
+        self.watches
+            .retain(|watch| watch.filter.namespace.as_deref() != Some(namespace));
     }
 
     pub(super) fn compact(&mut self) {
@@ -319,7 +335,13 @@ impl Store {
     /// Stores what a call made of an object. What changes nothing makes no version and no event.
     fn put(&mut self, key: Key, mut object: Value) -> Answer<Value> {
         let live = self.objects.get(&key).cloned();
+        schema::default(&mut object);
         workloads::default(&mut object);
+        if let Some(rewrite) = &self.rewrite
+            && key.0 == "statefulsets"
+        {
+            rewrite(&mut object);
+        }
         workloads::validate(live.as_ref(), &object)?;
         if let Some(live) = &live {
             object["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
@@ -392,6 +414,7 @@ impl Filter {
             plural: route.plural.clone(),
             namespace: route.namespace.clone(),
             selector: Selector::parse(route.parameter("labelSelector")),
+            fields: Selector::parse(route.parameter("fieldSelector")),
         }
     }
 
@@ -402,6 +425,7 @@ impl Filter {
                 .as_deref()
                 .is_none_or(|wanted| wanted == namespace)
             && self.selector.matches(object)
+            && self.fields.matches_fields(object)
     }
 
     /// What a watch sees of a change: an object that stops matching is deleted to it.
@@ -447,6 +471,10 @@ fn not_found<T>((plural, _, name): &Key) -> Answer<T> {
 fn isolate(live: &Value, mut changed: Value, status: bool) -> Value {
     if status {
         let mut object = live.clone();
+        if object["kind"] == "Pod" {
+            // The kubelet writes these through the status.
+            object["metadata"]["annotations"] = changed["metadata"]["annotations"].take();
+        }
         object["status"] = changed["status"].take();
         return object;
     }

@@ -208,6 +208,10 @@ impl Store {
 
 /// A class that does not let its volumes grow.
 pub const RIGID: &str = "rigid";
+/// One that lets them, and never does it.
+pub const STUCK: &str = "stuck";
+/// One that does it only while no pod uses the volume.
+pub const OFFLINE: &str = "offline";
 
 /// Sizes of the fixtures are all in `Gi`.
 fn validate_claim(live: &Value, object: &Value) -> Answer<()> {
@@ -277,6 +281,7 @@ impl ApiServer {
             for (index, pod) in (first..).zip(&wanted) {
                 self.claim(&set, namespace, pod);
                 match self.object("pods", namespace, pod) {
+                    None if self.is_refused(&set, namespace) => {}
                     None => self.start_pod(&set, namespace, pod, index),
                     // As do those that another set left, which this one adopts.
                     Some(orphan) if is_empty(&orphan["metadata"]["ownerReferences"]) => {
@@ -310,19 +315,71 @@ impl ApiServer {
         }
     }
 
+    /// Whether no pod may be made, which the set's events then tell.
+    fn is_refused(&self, set: &Value, namespace: &str) -> bool {
+        let Some(why) = self.state().no_pods.clone() else {
+            return false;
+        };
+        let name = format!(
+            "{}.refused",
+            set["metadata"]["name"].as_str().unwrap_or("?")
+        );
+        if self.object("events", namespace, &name).is_none() {
+            self.create(json!({
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": { "name": name, "namespace": namespace },
+                "involvedObject": {
+                    "kind": "StatefulSet",
+                    "name": set["metadata"]["name"],
+                    "uid": set["metadata"]["uid"],
+                },
+                "type": "Warning",
+                "reason": "FailedCreate",
+                "message": why,
+                "lastTimestamp": now(),
+            }));
+        }
+        true
+    }
+
     fn claim(&self, set: &Value, namespace: &str, pod: &str) {
         let (plural, name) = ("persistentvolumeclaims", format!("data-{pod}"));
+        let template = &set["spec"]["volumeClaimTemplates"][0];
         if self.object(plural, namespace, &name).is_none() {
+            let mut labels = template["metadata"]["labels"].clone();
+            super::fields::merge(&mut labels, &set["spec"]["selector"]["matchLabels"]);
             self.create(json!({
                 "apiVersion": "v1",
                 "kind": "PersistentVolumeClaim",
                 "metadata": {
                     "name": name,
                     "namespace": namespace,
-                    "labels": set["spec"]["selector"]["matchLabels"],
+                    "labels": labels,
+                    "annotations": template["metadata"]["annotations"],
                 },
-                "spec": set["spec"]["volumeClaimTemplates"][0]["spec"],
+                "spec": template["spec"],
             }));
+            self.grow(namespace, &name);
+        }
+        let claim = self.object(plural, namespace, &name).expect("it was made");
+        match claim["spec"]["storageClassName"].as_str() {
+            Some(STUCK) => {}
+            // What grows only while no pod uses it waits, and says so, since long ago.
+            Some(OFFLINE) if self.object("pods", namespace, pod).is_some() => {
+                let (has, wanted) = (
+                    &claim["status"]["capacity"],
+                    &claim["spec"]["resources"]["requests"],
+                );
+                if has != wanted {
+                    let pending = json!({ "conditions": [{
+                        "type": "FileSystemResizePending", "status": "True",
+                        "lastTransitionTime": "2020-01-01T00:00:00Z",
+                    }]});
+                    self.edit_status(plural, namespace, &name, pending);
+                }
+            }
+            _ => self.grow(namespace, &name),
         }
         let owners = match retention(set, "whenDeleted") == "Delete" {
             true => owner_references(set, false),
@@ -330,6 +387,15 @@ impl ApiServer {
         };
         let owned = json!({ "metadata": { "ownerReferences": owners } });
         self.edit(plural, namespace, &name, owned);
+    }
+
+    /// The volume has what its claim asks for.
+    fn grow(&self, namespace: &str, claim: &str) {
+        let plural = "persistentvolumeclaims";
+        let live = self.object(plural, namespace, claim).expect("it is there");
+        let capacity = &live["spec"]["resources"]["requests"];
+        let status = json!({ "phase": "Bound", "capacity": capacity, "conditions": null });
+        self.edit_status(plural, namespace, claim, status);
     }
 
     fn pods_of(&self, set: &Value) -> Vec<Value> {
