@@ -1,10 +1,18 @@
 //! The operator against an API server in memory: what it makes, when it writes, and how it comes
 //! through everything that goes wrong.
 
+#[path = "operator/connection.rs"]
+mod connection;
 #[path = "operator/faults.rs"]
 mod faults;
 #[path = "operator/lease.rs"]
 mod lease;
+#[path = "operator/namespaces.rs"]
+mod namespaces;
+#[path = "operator/neighbours.rs"]
+mod neighbours;
+#[path = "operator/reasons.rs"]
+mod reasons;
 #[path = "operator/rest.rs"]
 mod rest;
 #[path = "operator/roll.rs"]
@@ -412,7 +420,7 @@ async fn an_object_of_somebody_else_is_never_taken_over() {
     assert!(
         error
             .to_string()
-            .starts_with("Service ledger exists and does not belong"),
+            .starts_with("Service ledger exists and belongs to somebody else"),
         "{error}"
     );
     assert_eq!(
@@ -598,11 +606,12 @@ async fn the_permissions_used_are_these_and_no_others() {
         ("", "configmaps", "list"),
         ("", "configmaps", "patch"),
         ("", "configmaps", "watch"),
+        ("", "events", "list"),
         ("", "persistentvolumeclaims", "list"),
         ("", "persistentvolumeclaims", "patch"),
         ("", "pods", "list"),
-        ("", "pods", "patch"),
         ("", "pods/eviction", "create"),
+        ("", "pods/status", "patch"),
         ("", "services", "create"),
         ("", "services", "delete"),
         ("", "services", "get"),

@@ -1,25 +1,33 @@
 //! Every write to a cluster's objects: server-side apply under one field manager, and only where
 //! something differs. `Objects<Desired>` → `Objects<Applied>`.
 
+mod compare;
 mod volumes;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Resource, ResourceExt};
 use proposer::config::Role;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
+use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::desired::{Applied, Desired, Objects};
+use crate::names;
 use crate::observe::{Observed, is_undefined};
 use crate::telemetry::Metrics;
-use crate::{names, quantity};
+
+pub(crate) use compare::{covers, digest, to_json};
 
 /// Why not everything could be written.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +73,7 @@ pub enum Error {
     },
     /// An object of that name belongs to someone else.
     #[error(
-        "{kind} {name} exists and does not belong to this PaxosCluster: delete it, or give the \
+        "{kind} {name} exists and belongs to {owner}, not to this PaxosCluster: delete it, or give the \
          PaxosCluster another name"
     )]
     NotOurs {
@@ -73,8 +81,38 @@ pub enum Error {
         kind: String,
         /// The object's name.
         name: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Another operator writes these objects, and others than this one.
+    #[error("operator {identity} writes other objects for this PaxosCluster")]
+    Rival {
+        /// The other operator.
+        identity: String,
     },
 }
+
+/// What was written last to a cluster's objects, so that what others make of it is told from what we
+/// still have to do.
+#[derive(Debug, Default)]
+pub struct Writes {
+    last: BTreeMap<String, Write>,
+    /// When another operator wrote over what this one had written, and which.
+    overwritten: Vec<(Instant, String)>,
+}
+
+#[derive(Debug)]
+struct Write {
+    digest: String,
+    /// What the API server had made of it.
+    became: String,
+    /// Whether that was not all that was written: admission may change what it gets.
+    changed: bool,
+}
+
+/// So many times within [`OVERWRITTEN_WITHIN`], and another operator is at work.
+const OVERWRITTEN: usize = 3;
+const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
 /// What the API server said, without the debug output that kube adds.
 pub fn in_short(error: &kube::Error) -> String {
@@ -91,6 +129,8 @@ pub async fn apply(
     client: &Client,
     metrics: &Metrics,
     cluster: &Cluster,
+    operator: &str,
+    writes: &Mutex<Writes>,
     desired: Objects<Desired>,
     observed: &Observed,
 ) -> Result<Objects<Applied>, Error> {
@@ -107,6 +147,8 @@ pub async fn apply(
         client,
         metrics,
         cluster,
+        operator,
+        writes,
     };
     let services = writer.apply_all(services, &observed.services).await;
     // Before the sets: see `crate::scale`.
@@ -149,6 +191,9 @@ struct Writer<'a> {
     client: &'a Client,
     metrics: &'a Metrics,
     cluster: &'a Cluster,
+    /// Who this operator is.
+    operator: &'a str,
+    writes: &'a Mutex<Writes>,
 }
 
 /// The kinds of which a cluster is made.
@@ -215,34 +260,38 @@ impl Writer<'_> {
             name: name.clone(),
             source,
         };
-        let ours = match live {
-            Some(live) => self.owns(live),
-            // Without our label, or not there at all. Applying would take over whatever it is.
-            None => match api
+        // Without our label, or not there at all. Applying would take over whatever it is.
+        let stranger = match live {
+            Some(live) => self.stranger(live, live.annotations()),
+            None => api
                 .get_metadata_opt(&name)
                 .await
                 .map_err(|e| failed("get", e))?
-            {
-                Some(stranger) => self.owns(&stranger),
-                None => true,
-            },
+                .and_then(|there| self.stranger(&there, there.annotations())),
         };
-        if !ours {
+        if let Some(owner) = stranger {
             return Err(Error::NotOurs {
                 kind: kind::<K>(),
                 name,
+                owner,
             });
         }
 
         let digest = digest(&to_json(&object));
+        let applied = names::APPLIED_ANNOTATION.to_owned();
+        object.annotations_mut().insert(applied, digest.clone());
+        if let Some(live) = live {
+            self.look_out(live, &digest)?;
+            if covers(&to_json(live), &to_json(&object), "") || self.was_changed(live, &digest) {
+                return Ok(live.clone());
+            }
+        }
+        let wanted = object.clone();
+        // Not part of what is compared: two operators that want the same do not write at all.
+        let operator = names::OPERATOR_ANNOTATION.to_owned();
         object
             .annotations_mut()
-            .insert(names::APPLIED_ANNOTATION.to_owned(), digest);
-        if let Some(live) = live
-            && covers(&to_json(live), &to_json(&object), "")
-        {
-            return Ok(live.clone());
-        }
+            .insert(operator, self.operator.to_owned());
         // Kubernetes defaulted it for RollingUpdate and refuses it beside OnDelete; applying leaves it.
         let strategy = "/spec/updateStrategy/rollingUpdate";
         if live.is_some_and(|live| to_json(live).pointer(strategy).is_some()) {
@@ -263,6 +312,12 @@ impl Writer<'_> {
             .await
             .map_err(|error| failed("apply", error))?;
         self.metrics.wrote(&K::plural(&()), "apply");
+        let write = Write {
+            became: version(&applied),
+            changed: !covers(&to_json(&applied), &to_json(&wanted), ""),
+            digest,
+        };
+        self.writes().last.insert(place(&applied), write);
         tracing::info!(
             namespace = self.cluster.namespace,
             cluster = self.cluster.name,
@@ -271,6 +326,47 @@ impl Writer<'_> {
             "applied"
         );
         Ok(applied)
+    }
+
+    /// Notices that another operator writes the same object: what this one wrote last, and what is wanted
+    /// still, was written over with something else. A person does not write our digest.
+    fn look_out<K: Child>(&self, live: &K, wanted: &str) -> Result<(), Error> {
+        let annotations = live.annotations();
+        let digest = annotations.get(names::APPLIED_ANNOTATION);
+        let writer = annotations.get(names::OPERATOR_ANNOTATION);
+        let mut writes = self.writes();
+        let Some(last) = writes.last.get(&place(live)) else {
+            return Ok(());
+        };
+        if last.digest != wanted || digest.is_none_or(|digest| *digest == last.digest) {
+            return Ok(());
+        }
+        let writer = writer
+            .cloned()
+            .unwrap_or_else(|| "of an earlier release".to_owned());
+        let now = Instant::now();
+        writes.overwritten.push((now, writer.clone()));
+        let recent = |(at, _): &(Instant, String)| now.duration_since(*at) < OVERWRITTEN_WITHIN;
+        writes.overwritten.retain(recent);
+        // One of the two goes on. Which one does not matter, as long as both agree.
+        let stays = writer.as_str() > self.operator && writer.contains('/');
+        match writes.overwritten.len() >= OVERWRITTEN && !stays && writer != self.operator {
+            true => Err(Error::Rival { identity: writer }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether this is what admission made of what we wrote: writing it again would change nothing.
+    fn was_changed<K: Child>(&self, live: &K, digest: &str) -> bool {
+        let writes = self.writes();
+        let last = writes.last.get(&place(live));
+        last.is_some_and(|last| {
+            last.changed && last.digest == digest && last.became == version(live)
+        })
+    }
+
+    fn writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the kubelets look at what they mount: by themselves they do so once a minute, and ten seconds
@@ -294,18 +390,31 @@ impl Writer<'_> {
                 field_manager: Some(names::MANAGER.to_owned()),
                 ..Default::default()
             };
-            match api
-                .patch_metadata(&name, &params, &Patch::Merge(&patch))
-                .await
-            {
-                Ok(_) => self.metrics.wrote("pods", "patch"),
-                Err(error) => tracing::warn!(
-                    namespace = self.cluster.namespace,
-                    cluster = self.cluster.name,
-                    pod = name,
-                    error = in_short(&error),
-                    "its lists are brought up to date a little later"
-                ),
+            // Through the status: that needs no permission to change what a pod runs.
+            let nudged = api
+                .patch_status(&name, &params, &Patch::Merge(&patch))
+                .await;
+            let key = format!("nudge/{}", pod.uid().unwrap_or_default());
+            match nudged {
+                Ok(_) => self.metrics.wrote("pods/status", "patch"),
+                Err(error) => {
+                    let told = Write {
+                        digest: digest.clone(),
+                        became: String::new(),
+                        changed: false,
+                    };
+                    let before = self.writes().last.insert(key, told);
+                    // Once for each pod and list: a policy may forbid it for good.
+                    if before.is_none_or(|before| before.digest != digest) {
+                        tracing::warn!(
+                            namespace = self.cluster.namespace,
+                            cluster = self.cluster.name,
+                            pod = name,
+                            error = in_short(&error),
+                            "its lists are brought up to date a little later"
+                        );
+                    }
+                }
             }
         }
     }
@@ -344,15 +453,58 @@ impl Writer<'_> {
     }
 
     fn owns<K: Resource>(&self, object: &K) -> bool {
-        let controller = object
-            .owner_references()
-            .iter()
-            .find(|owner| owner.controller == Some(true));
-        match (controller, &self.cluster.owner) {
+        match (controller(object), &self.cluster.owner) {
             (Some(controller), Some(owner)) => controller.uid == owner.uid,
             _ => false,
         }
     }
+
+    /// Whose an object is that must not be taken over; `None` when it is this cluster's, or was that of a
+    /// PaxosCluster of the same name which was deleted and left it behind.
+    fn stranger<K: Resource>(
+        &self,
+        object: &K,
+        annotations: &BTreeMap<String, String>,
+    ) -> Option<String> {
+        if self.owns(object) {
+            return None;
+        }
+        let labels = object.meta().labels.as_ref();
+        let label = |key| {
+            labels
+                .and_then(|labels| labels.get(key))
+                .map(String::as_str)
+        };
+        match controller(object) {
+            Some(owner) => Some(format!("{} {}", owner.kind, owner.name)),
+            None => {
+                let orphan = label(names::MANAGED_BY_LABEL) == Some(names::MANAGER)
+                    && label(names::CLUSTER_LABEL) == Some(self.cluster.name.as_str())
+                    && annotations.contains_key(names::APPLIED_ANNOTATION);
+                (!orphan).then(|| "somebody else".to_owned())
+            }
+        }
+    }
+}
+
+fn controller<K: Resource>(object: &K) -> Option<&OwnerReference> {
+    let owners = object.owner_references().iter();
+    { owners }.find(|owner| owner.controller == Some(true))
+}
+
+fn place<K: Resource<DynamicType = ()>>(object: &K) -> String {
+    format!("{}/{}", kind::<K>(), object.name_any())
+}
+
+/// Changes whenever somebody changes what is wanted of an object, and not with its status where the
+/// kind tells the two apart.
+fn version<K: Resource>(object: &K) -> String {
+    let meta = object.meta();
+    let version = match meta.generation {
+        Some(generation) => generation.to_string(),
+        None => meta.resource_version.clone().unwrap_or_default(),
+    };
+    format!("{}/{version}", meta.uid.as_deref().unwrap_or_default())
 }
 
 fn has_kubelet(pod: &Pod) -> bool {
@@ -362,133 +514,4 @@ fn has_kubelet(pod: &Pod) -> bool {
 
 fn kind<K: Resource<DynamicType = ()>>() -> String {
     K::kind(&()).into_owned()
-}
-
-pub(crate) fn to_json<K: Serialize>(object: &K) -> Value {
-    serde_json::to_value(object).expect("an object of the API server is JSON")
-}
-
-/// FNV-1a, so that it is the same in every release: another digest is another write.
-pub(crate) fn digest(object: &Value) -> String {
-    let hash = object
-        .to_string()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    format!("{hash:016x}")
-}
-
-/// Lists that the API server merges by key: others may add to them, and applying would not remove what
-/// they added.
-const MERGED: [&str; 8] = [
-    "containers",
-    "env",
-    "imagePullSecrets",
-    "ownerReferences",
-    "ports",
-    "topologySpreadConstraints",
-    "volumeMounts",
-    "volumes",
-];
-
-/// Whether `live` has everything that is `wanted`. What it has beyond that was defaulted by the API
-/// server or written by others. `key` is the field that holds the two.
-pub(crate) fn covers(live: &Value, wanted: &Value, key: &str) -> bool {
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => {
-            wanted.iter().all(|(field, wanted)| match live.get(field) {
-                Some(live) if ["requests", "limits"].contains(&key) => same_quantity(live, wanted),
-                Some(live) => covers(live, wanted, field),
-                None => is_empty(wanted),
-            })
-        }
-        (Value::Array(live), Value::Array(wanted)) if MERGED.contains(&key) => wanted
-            .iter()
-            .all(|wanted| live.iter().any(|live| covers(live, wanted, ""))),
-        (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len()
-                && live
-                    .iter()
-                    .zip(wanted)
-                    .all(|(live, wanted)| covers(live, wanted, ""))
-        }
-        _ => live == wanted,
-    }
-}
-
-fn same_quantity(live: &Value, wanted: &Value) -> bool {
-    let nanos = |amount: &Value| quantity::nanos(amount.as_str()?);
-    live == wanted || nanos(live).is_some() && nanos(live) == nanos(wanted)
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(fields) => fields.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::String(text) => text.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_and_rewritten_quantities_are_no_difference() {
-        let wanted = json!({"spec": {"replicas": 3, "affinity": {}, "template": {"containers": [
-            {"name": "node", "env": [{"name": "A", "value": "1"}],
-             "resources": {"requests": {"cpu": "1000m", "memory": "1.5Gi"}}},
-        ]}}});
-        let live = json!({"spec": {"replicas": 3, "podManagementPolicy": "Parallel",
-            "template": {"containers": [
-                {"name": "sidecar"},
-                {"name": "node", "imagePullPolicy": "Always",
-                 "env": [{"name": "B", "value": "2"}, {"name": "A", "value": "1"}],
-                 "resources": {"requests": {"cpu": "1", "memory": "1536Mi"}}},
-            ]}}, "status": {"replicas": 3}});
-        assert!(covers(&live, &wanted, ""));
-    }
-
-    #[test]
-    fn a_changed_missing_or_added_value_is_a_difference() {
-        let wanted =
-            json!({"a": false, "command": ["x"], "env": [{"name": "A", "value": "1000m"}]});
-        let without = |field: &str| {
-            let mut live = wanted.clone();
-            live.as_object_mut().unwrap().remove(field);
-            live
-        };
-        assert!(covers(&wanted, &wanted, ""));
-        assert!(!covers(&without("a"), &wanted, ""));
-        assert!(!covers(&without("command"), &wanted, ""));
-        let with = |field: &str, value: Value| {
-            let mut live = wanted.clone();
-            live[field] = value;
-            live
-        };
-        assert!(!covers(&with("command", json!(["x", "y"])), &wanted, ""));
-        assert!(!covers(&with("a", json!(true)), &wanted, ""));
-        // Equal as quantities, but a variable is not a quantity.
-        assert!(!covers(
-            &with("env", json!([{"name": "A", "value": "1"}])),
-            &wanted,
-            ""
-        ));
-    }
-
-    #[test]
-    fn digests_are_those_of_the_published_function() {
-        assert_eq!(
-            digest(&json!("")),
-            format!("{:016x}", {
-                // FNV-1a of two quotation marks.
-                let step = |hash: u64| (hash ^ 0x22).wrapping_mul(0x0100_0000_01b3);
-                step(step(0xcbf2_9ce4_8422_2325))
-            })
-        );
-        assert_ne!(digest(&json!({"a": 1})), digest(&json!({"a": 2})));
-    }
 }

@@ -5,29 +5,30 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
-    TopologySpreadConstraint,
+    Affinity, EnvVar, LocalObjectReference, PodSecurityContext, ResourceRequirements,
+    SecurityContext, Toleration, TopologySpreadConstraint,
 };
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use proposer::config::{
-    DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, DEFAULT_RETRY_WINDOW, MIN_STATE_QUOTA,
-    Role,
-};
+use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
 use proposer::notify::Target;
 use proposer::paxos::ids::{Members, NodeId};
-use proposer::paxos::stamp::RETRY_WINDOW_MS;
-use proposer::quota;
 use serde_json::Value;
 
 use crate::crd::{
     DEFAULT_ACCEPTORS, DEFAULT_LEARNERS, Keep, NetworkPolicySpec, PaxosCluster, PodMonitorSpec,
-    Resources, RoleSpec, Storage,
+    Resources, RoleSpec, ServicesSpec, Storage,
 };
-use crate::{desired, names, quantity, strict};
+use crate::fields::{
+    Budget, check_contexts, extra, millis, parse_budget, parse_clients, parse_domain, parse_hosts,
+    parse_name, parse_quota, parse_services, parse_window, positive, quantities,
+    reconcile_defaults,
+};
+use crate::invalid::Invalid;
+use crate::{desired, names, strict};
 
 /// The image of a spec that names none: the one released together with this operator.
 pub const DEFAULT_IMAGE: &str = concat!(
@@ -35,10 +36,6 @@ pub const DEFAULT_IMAGE: &str = concat!(
     env!("CARGO_PKG_VERSION")
 );
 
-/// As many as a learner takes.
-const CLIENTS_MAX: usize = 255;
-/// As many as a node takes.
-const HOSTS_MAX: usize = 255;
 const DEFAULT_STORAGE: &str = "5Gi";
 const DEFAULT_REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
 /// No CPU limit: a throttled leader misses its heartbeats and loses its office.
@@ -76,6 +73,22 @@ pub struct Cluster {
     pub quota: Option<u64>,
     /// Nothing is to be applied or restarted.
     pub paused: bool,
+    /// No pod is to be restarted for a change.
+    pub held: bool,
+    /// Labels of all that is made, beside the operator's.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of all that is made, beside the operator's.
+    pub annotations: BTreeMap<String, String>,
+    /// The pods'; `None`: the default.
+    pub pod_security_context: Option<PodSecurityContext>,
+    /// The nodes' containers'; `None`: the default.
+    pub security_context: Option<SecurityContext>,
+    /// The domain of absolute names, without dots around it; `None`: names are not absolute.
+    pub domain: Option<String>,
+    /// What the Services look like.
+    pub services: ServicesSpec,
+    /// The spec as JSON, to be kept with the cluster; `None`: it is not.
+    pub spec: Option<String>,
     /// There are to be no pods.
     pub stopped: bool,
     /// Who may reach the nodes; `None`: everybody.
@@ -97,6 +110,8 @@ pub struct Access {
     pub clients: Vec<NetworkPolicyPeer>,
     /// All of them.
     pub metrics: Vec<NetworkPolicyPeer>,
+    /// Whom nodes may reach beside each other, the DNS and the clients that are told; `None`: everybody.
+    pub egress: Option<Vec<NetworkPolicyPeer>>,
 }
 
 /// The nodes of one role.
@@ -136,57 +151,10 @@ pub struct Group {
     pub pod_annotations: BTreeMap<String, String>,
     /// Variables beside the operator's.
     pub extra_env: Vec<EnvVar>,
+    /// How many may be evicted at once; `None`: there is no budget.
+    pub budget: Option<Budget>,
     /// A patch over the pods' template.
     pub pod_template: Option<Value>,
-}
-
-/// A field that no retry can make right.
-///
-/// One that contradicts volumes is the exception: it may become right when they are deleted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct Invalid {
-    /// Its path, such as `spec.acceptor.replicas`.
-    pub field: String,
-    /// What it held and what it may hold.
-    pub problem: String,
-    /// It is about what volumes hold.
-    pub volumes: bool,
-}
-
-impl Invalid {
-    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Invalid {
-        Invalid {
-            field: field.into(),
-            problem: problem.into(),
-            volumes: false,
-        }
-    }
-
-    /// The refusal of an acceptor count other than the one that volumes were made for.
-    pub(crate) fn volumes(founded: u8, wanted: u8, claims: &str) -> Invalid {
-        let problem = format!(
-            "is {wanted}, but the cluster was founded with {founded} acceptors, whose volumes are \
-             there: their number cannot change, since the quorums of two sizes need not meet. Set it \
-             to {founded}; or, to begin anew without what was stored, delete the \
-             PersistentVolumeClaims of every role, those of the acceptors are {claims}"
-        );
-        Invalid {
-            volumes: true,
-            ..Invalid::new("spec.acceptor.replicas", problem)
-        }
-    }
-
-    /// The refusal of an acceptor count other than the one the cluster began with.
-    pub(crate) fn acceptors(pinned: impl std::fmt::Display, wanted: u8) -> Invalid {
-        Invalid::new(
-            "spec.acceptor.replicas",
-            format!(
-                "is {wanted}, but the cluster was created with {pinned} acceptors and their number \
-                 cannot change, since the quorums of two sizes need not meet: set it to {pinned}"
-            ),
-        )
-    }
 }
 
 impl Cluster {
@@ -252,6 +220,12 @@ impl Cluster {
             return Err(Invalid::acceptors(pinned, acceptors));
         }
 
+        let (pod_security_context, security_context) = check_contexts(
+            "spec",
+            spec.pod_security_context.as_ref(),
+            spec.security_context.as_ref(),
+        )?;
+        let reserved = names::labels(&name, Some(Role::Learner));
         let cluster = Cluster {
             name,
             namespace: object
@@ -277,12 +251,20 @@ impl Cluster {
             notify_clients: parse_clients(&spec.notify_clients)?,
             hosts: parse_hosts(&spec.hosts)?,
             retry_window: parse_window(spec.retry_window.as_deref())?,
-            quota: parse_quota(spec.quota.as_ref(), &groups)?,
-            paused: object
-                .annotations()
-                .get(names::PAUSED_ANNOTATION)
-                .map(String::as_str)
-                == Some("true"),
+            quota: parse_quota(
+                spec.quota.as_ref(),
+                memory(&groups, Role::Proposer),
+                memory(&groups, Role::Learner),
+            )?,
+            paused: is_set(object, names::PAUSED_ANNOTATION),
+            held: is_set(object, names::HOLD_ANNOTATION),
+            labels: extra("spec.labels", &spec.labels, &reserved)?,
+            annotations: extra("spec.annotations", &spec.annotations, &BTreeMap::new())?,
+            pod_security_context,
+            security_context,
+            domain: parse_domain(spec.cluster_domain.as_deref())?,
+            services: parse_services(&spec.services)?,
+            spec: None,
             stopped: spec.stopped,
             access: Access::parse(&spec.network_policy)?,
             pod_monitor: Some(spec.pod_monitor.clone()).filter(|monitor| monitor.enabled),
@@ -305,9 +287,29 @@ impl Cluster {
     pub fn addresses(&self, role: Role, port: u16) -> Vec<String> {
         let replicas = self.group(role).map_or(0, |group| group.replicas);
         NodeId::first(replicas)
-            .map(|node| names::address(&self.name, &self.namespace, role, node, port))
+            .map(|node| self.address(role, node, port))
             .collect()
     }
+
+    /// A node's `host:port` as its peers reach it.
+    pub fn address(&self, role: Role, node: NodeId, port: u16) -> String {
+        let host = names::host(&self.name, &self.namespace, role, node);
+        match &self.domain {
+            // The dot at the end: nothing is to be added to it.
+            Some(domain) => format!("{host}.{domain}.:{port}"),
+            None => format!("{host}:{port}"),
+        }
+    }
+}
+
+fn memory(groups: &[Group], role: Role) -> Option<&Quantity> {
+    let group = groups.iter().find(|group| group.role == role)?;
+    group.resources.limits.as_ref()?.get("memory")
+}
+
+fn is_set(object: &PaxosCluster, annotation: &str) -> bool {
+    let value = object.annotations().get(annotation);
+    value.map(String::as_str) == Some("true")
 }
 
 impl Access {
@@ -319,9 +321,11 @@ impl Access {
             });
             peers.collect::<Result<Vec<_>, _>>()
         };
+        let egress = peers("egress", &spec.egress)?;
         let access = Access {
             clients: peers("clients", &spec.clients)?,
             metrics: peers("metrics", &spec.metrics)?,
+            egress: Some(egress).filter(|_| spec.restrict_egress),
         };
         Ok(spec.enabled.then_some(access))
     }
@@ -345,7 +349,12 @@ impl Group {
         let Resources { requests, limits } = spec.resources.clone().unwrap_or_default();
         let requests = quantities(&field("resources.requests"), requests, &DEFAULT_REQUESTS)?;
         let limits = quantities(&field("resources.limits"), limits, &DEFAULT_LIMITS)?;
-        let (requests, limits) = reconcile_defaults(&field("resources"), spec, requests, limits)?;
+        let (requests, limits) = reconcile_defaults(
+            &field("resources"),
+            spec.resources.as_ref(),
+            requests,
+            limits,
+        )?;
         let Storage {
             size,
             storage_class_name,
@@ -381,204 +390,10 @@ impl Group {
             pod_labels: spec.pod_labels.clone(),
             pod_annotations: spec.pod_annotations.clone(),
             extra_env: spec.extra_env.clone(),
+            budget: parse_budget(&field("disruptionBudget"), spec.disruption_budget.as_ref())?,
             pod_template: spec.pod_template.clone(),
         })
     }
-}
-
-/// A Service's name is a DNS label that begins with a letter, so the cluster's must be one too.
-fn parse_name(name: &str) -> Result<String, Invalid> {
-    let good = name.len() <= names::CLUSTER_NAME_MAX
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && !name.ends_with('-')
-        && name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if good {
-        return Ok(name.to_owned());
-    }
-    Err(Invalid::new(
-        "metadata.name",
-        format!(
-            "is {name:?}, must be at most {} lower-case letters, digits and dashes, and begin with \
-             a letter, since pods and Services are named after it",
-            names::CLUSTER_NAME_MAX
-        ),
-    ))
-}
-
-fn parse_clients(clients: &[String]) -> Result<Vec<Target>, Invalid> {
-    if clients.len() > CLIENTS_MAX {
-        let problem = format!(
-            "has {} clients, must have at most {CLIENTS_MAX}",
-            clients.len()
-        );
-        return Err(Invalid::new("spec.notifyClients", problem));
-    }
-    let parse = |(i, client): (usize, &String)| {
-        Target::parse(client).ok_or_else(|| {
-            Invalid::new(
-                format!("spec.notifyClients[{i}]"),
-                format!(
-                    "is {client:?}, must be a plain host or host:port, such as orders.shop:8080"
-                ),
-            )
-        })
-    };
-    clients.iter().enumerate().map(parse).collect()
-}
-
-fn parse_hosts(hosts: &[String]) -> Result<Vec<String>, Invalid> {
-    if hosts.len() > HOSTS_MAX {
-        let problem = format!("has {} names, must have at most {HOSTS_MAX}", hosts.len());
-        return Err(Invalid::new("spec.hosts", problem));
-    }
-    let parse = |(i, name): (usize, &String)| {
-        proposer::config::host(name).ok_or_else(|| {
-            let problem =
-                format!("is {name:?}, must be a name without a port, such as paxos.example.com");
-            Invalid::new(format!("spec.hosts[{i}]"), problem)
-        })
-    };
-    hosts.iter().enumerate().map(parse).collect()
-}
-
-fn parse_window(given: Option<&str>) -> Result<Duration, Invalid> {
-    let Some(given) = given else {
-        return Ok(DEFAULT_RETRY_WINDOW);
-    };
-    let digits = given.find(|c: char| !c.is_ascii_digit());
-    let (number, unit) = given.split_at(digits.unwrap_or(given.len()));
-    let unit_ms = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
-    };
-    let number: Option<u64> = number.parse().ok();
-    match number.and_then(|number| number.checked_mul(unit_ms)) {
-        Some(ms) if RETRY_WINDOW_MS.contains(&ms) => Ok(Duration::from_millis(ms)),
-        _ => Err(Invalid::new(
-            "spec.retryWindow",
-            format!("is {given:?}, must be a time from 1s to 1h such as 60s"),
-        )),
-    }
-}
-
-/// As given, or what fits the learners' memory where a proposer cannot tell it from its own.
-fn parse_quota(given: Option<&IntOrString>, groups: &[Group]) -> Result<Option<u64>, Invalid> {
-    let bytes = |quantity: &Quantity| {
-        let nanos = quantity::nanos(&quantity.0)?;
-        u64::try_from(nanos / 1_000_000_000).ok()
-    };
-    let Some(given) = given else {
-        let limit = |role| {
-            let group = groups.iter().find(|group| group.role == role)?;
-            bytes(group.resources.limits.as_ref()?.get("memory")?)
-        };
-        let (own, learners) = (limit(Role::Proposer), limit(Role::Learner));
-        return Ok(learners.filter(|_| own != learners).map(quota::quota_for));
-    };
-    let quantity = positive("spec.quota", given)?;
-    match bytes(&quantity) {
-        Some(bytes) if bytes >= MIN_STATE_QUOTA => Ok(Some(bytes)),
-        _ => Err(Invalid::new(
-            "spec.quota",
-            format!("is {:?}, must be 64Ki or more, such as 256Mi", quantity.0),
-        )),
-    }
-}
-
-fn millis(
-    field: &str,
-    given: Option<i32>,
-    default: Duration,
-    range: std::ops::RangeInclusive<u64>,
-) -> Result<Duration, Invalid> {
-    let Some(given) = given else {
-        return Ok(default);
-    };
-    match u64::try_from(given) {
-        Ok(ms) if range.contains(&ms) => Ok(Duration::from_millis(ms)),
-        _ => Err(Invalid::new(
-            field,
-            format!(
-                "is {given}, must be from {} to {} milliseconds",
-                range.start(),
-                range.end()
-            ),
-        )),
-    }
-}
-
-type Quantities = BTreeMap<String, Quantity>;
-
-fn quantities(
-    field: &str,
-    given: BTreeMap<String, IntOrString>,
-    defaults: &[(&str, &str)],
-) -> Result<Quantities, Invalid> {
-    let mut quantities: Quantities = defaults
-        .iter()
-        .map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned())))
-        .collect();
-    for (name, amount) in given {
-        let amount = positive(&format!("{field}.{name}"), &amount)?;
-        quantities.insert(name, amount);
-    }
-    Ok(quantities)
-}
-
-fn positive(field: &str, amount: &IntOrString) -> Result<Quantity, Invalid> {
-    let text = match amount {
-        IntOrString::Int(number) => number.to_string(),
-        IntOrString::String(text) => text.clone(),
-    };
-    match quantity::nanos(&text) {
-        Some(nanos) if nanos > 0 => Ok(Quantity(text)),
-        _ => Err(Invalid::new(
-            field,
-            format!("is {text:?}, must be a quantity above 0 such as 100m or 2Gi"),
-        )),
-    }
-}
-
-/// A request above its limit is refused by Kubernetes. A default gives way to what was written; two
-/// written amounts that contradict each other are the user's to correct.
-fn reconcile_defaults(
-    field: &str,
-    spec: &RoleSpec,
-    mut requests: Quantities,
-    mut limits: Quantities,
-) -> Result<(Quantities, Quantities), Invalid> {
-    let Some(written) = &spec.resources else {
-        return Ok((requests, limits));
-    };
-    let names: Vec<String> = limits.keys().cloned().collect();
-    for name in names {
-        let Some(request) = requests.get(&name).cloned() else {
-            continue;
-        };
-        let limit = limits[&name].clone();
-        if quantity::nanos(&request.0) <= quantity::nanos(&limit.0) {
-            continue;
-        }
-        match (
-            written.requests.contains_key(&name),
-            written.limits.contains_key(&name),
-        ) {
-            (true, true) => {
-                return Err(Invalid::new(
-                    format!("{field}.requests.{name}"),
-                    format!("is {}, above the limit of {}", request.0, limit.0),
-                ));
-            }
-            (true, false) => drop(limits.insert(name, request)),
-            _ => drop(requests.insert(name, limit)),
-        }
-    }
-    Ok((requests, limits))
 }
 
 #[cfg(test)]

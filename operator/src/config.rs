@@ -94,6 +94,29 @@ pub struct Run {
     #[arg(long, env = "LEASE_NAMESPACE")]
     pub lease_namespace: Option<String>,
 
+    /// How long a Lease that is not renewed is still its holder's, in seconds.
+    #[arg(long, env = "LEASE_DURATION_S", default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..=3600))]
+    pub lease_duration_s: u32,
+
+    /// When a holder that cannot renew it stops, in seconds: well before others may take it.
+    #[arg(long, env = "LEASE_RENEW_DEADLINE_S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=3600))]
+    pub lease_renew_deadline_s: u32,
+
+    /// How often the others look whether it is free, and how soon a renewal that failed is tried again, in
+    /// seconds.
+    #[arg(long, env = "LEASE_RETRY_PERIOD_S", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub lease_retry_period_s: u32,
+
+    /// How many PaxosClusters may have their pods restarted at the same time; 0: all.
+    #[arg(long, env = "MAX_ROLLOUTS", default_value_t = 1)]
+    pub max_rollouts: usize,
+
+    /// What every PaxosCluster has whose spec says nothing about it, as JSON with fields of a spec:
+    /// imagePullSecrets, storageClassName, tolerations, nodeSelector, podSecurityContext, securityContext,
+    /// labels, annotations.
+    #[arg(long, env = "CLUSTER_DEFAULTS", value_name = "JSON")]
+    pub cluster_defaults: Option<String>,
+
     /// Look after the PaxosClusters of these namespaces only, separated by commas [default: all].
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,

@@ -3,17 +3,20 @@
 // `KubeSchema` repeats each struct inside a function.
 #![allow(unreachable_pub)]
 
+mod status;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, LocalObjectReference, Toleration, TopologySpreadConstraint,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+pub use status::{MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
 
 /// The acceptor count of a spec that says nothing, here for the CEL rule as for [`crate::cluster`].
 pub const DEFAULT_ACCEPTORS: u8 = 5;
@@ -80,6 +83,13 @@ pub const DEFAULT_LEARNERS: u8 = 2;
         type_ = "string",
         json_path = ".status.learner.summary",
         description = "Ready learners of all"
+    ),
+    printcolumn(
+        name = "Stores",
+        type_ = "string",
+        json_path = ".status.store.summary",
+        description = "Ready stores of all",
+        priority = 1
     ),
     printcolumn(
         name = "Tolerates",
@@ -160,6 +170,38 @@ pub struct PaxosClusterSpec {
     /// would make it more are refused, deletes are not. Default: a quarter of the learners' memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<IntOrString>,
+
+    /// Labels of everything that is made for the cluster, pods and volume claims included, beside the
+    /// operator's. Other labels restart the pods, one after the other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+
+    /// Annotations of everything that is made for the cluster, likewise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+
+    /// The pods' security context, as in a pod's spec, in place of the default (user, group and fsGroup
+    /// 65532). It is taken whole: {} leaves all to the platform, as OpenShift wants it. A null inside of it
+    /// gets lost with kubectl apply, and not with server-side apply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "object")]
+    pub pod_security_context: Option<serde_json::Value>,
+
+    /// The security context of the nodes' containers, as in a container's spec, in place of the default (no
+    /// privileges, a read-only root file system). It is taken whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "object")]
+    pub security_context: Option<serde_json::Value>,
+
+    /// The domain of the Kubernetes cluster, such as cluster.local. With it nodes find each other by
+    /// absolute names, which takes one question to the DNS each in place of several. Default: not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 200))]
+    pub cluster_domain: Option<String>,
+
+    /// What the Services look like.
+    #[serde(default, skip_serializing_if = "ServicesSpec::is_default")]
+    pub services: ServicesSpec,
 
     /// Whether the cluster rests: no pods, all volumes kept. Without it, it goes on as the same cluster.
     /// Default: false.
@@ -253,12 +295,51 @@ pub struct RoleSpec {
     #[schemars(schema_with = "objects")]
     pub extra_env: Vec<EnvVar>,
 
+    /// How many of these pods a drain of Kubernetes nodes may take away at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption_budget: Option<DisruptionBudget>,
+
     /// A JSON merge patch over the pods' template (metadata and spec), in which lists of named items,
     /// such as containers and volumes, merge by name. The node's container is called node. What the
-    /// operator relies on cannot change.
+    /// operator relies on cannot change. A null in it, which takes a field away, gets lost with kubectl
+    /// apply: use server-side apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "object")]
     pub pod_template: Option<serde_json::Value>,
+}
+
+/// The PodDisruptionBudget of a role.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DisruptionBudget {
+    /// Whether there is one. Switch it off where budgets are made by somebody else: a pod with two is never
+    /// evicted. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+
+    /// How many may be away at once, such as 1 or 25%. Default: acceptors keep their quorum, the other roles
+    /// one node; where that would forbid every eviction, one may go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<IntOrString>,
+}
+
+/// What the Services look like.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicesSpec {
+    /// SingleStack, PreferDualStack or RequireDualStack. Default: the Kubernetes cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "ip_family_policy")]
+    pub ip_family_policy: Option<String>,
+
+    /// IPv4, IPv6 or both, the first one first. Default: the Kubernetes cluster's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "ip_families")]
+    pub ip_families: Vec<String>,
+
+    /// Annotations of the clients' Services beside those of everything.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Who may reach the nodes over the network. All is answered on one port, so that whoever may reach a
@@ -281,6 +362,16 @@ pub struct NetworkPolicySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "objects")]
     pub metrics: Vec<serde_json::Value>,
+
+    /// Whether nodes may reach each other, the DNS, the ports of notifyClients and what egress names, and
+    /// nothing else. For namespaces that deny all egress by default. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restrict_egress: bool,
+
+    /// Whom nodes may reach besides, as to in a NetworkPolicy. Default: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "objects")]
+    pub egress: Vec<serde_json::Value>,
 }
 
 /// How the Prometheus operator finds the nodes.
@@ -359,7 +450,9 @@ pub struct Storage {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// When the PaxosCluster is deleted, or the stores switched off: Retain or Delete. Default: Retain.
+    /// When the PaxosCluster is deleted, or the stores switched off: Retain or Delete. With Delete, the
+    /// claims belong to the set of pods: a restore that brings them back before it loses them again.
+    /// Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "keep")]
     pub when_deleted: Option<Keep>,
@@ -380,117 +473,15 @@ pub enum Keep {
     Delete,
 }
 
-/// What the operator last saw. Written only when it changes.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PaxosClusterStatus {
-    /// The metadata.generation that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-
-    /// The acceptor count with which the cluster was created; it cannot change.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub acceptors: Option<i32>,
-
-    /// How many proposers are ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proposer: Option<RoleStatus>,
-
-    /// How many acceptors are ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub acceptor: Option<RoleStatus>,
-
-    /// How many learners are ready.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub learner: Option<RoleStatus>,
-
-    /// How many stores are ready; absent when the cluster has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub store: Option<RoleStatus>,
-
-    /// The label selector of the learners' pods, for kubectl scale and autoscalers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<String>,
-    /// How far the acceptors are from losing their quorum.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quorum: Option<QuorumStatus>,
-
-    /// Every node that there should be, by role and number.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub members: Vec<MemberStatus>,
-
-    /// The proposer that leads; absent when none is known to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leader_id: Option<i32>,
-
-    /// The term of the last leader seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub term: Option<i64>,
-
-    /// The last instance of the log that a proposer reported as chosen. It may lag some seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub committed_instance: Option<i64>,
-
-    /// Ready: every node is ready and the cluster commits. Available: it commits. Progressing: nodes
-    /// are being started, replaced or stopped. Degraded: fewer nodes are ready than there should be.
-    /// Stalled (only when true): nothing will happen until the spec is corrected. Paused (only when
-    /// true): nothing is applied or restarted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-}
-
-/// How many nodes of a role are ready.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RoleStatus {
-    /// How many there should be.
-    pub replicas: i32,
-    /// How many are ready.
-    pub ready: i32,
-    /// Both, as in 4/5.
-    pub summary: String,
-}
-
-/// How far the acceptors are from losing their quorum.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct QuorumStatus {
-    /// How many acceptors writes need.
-    pub size: i32,
-    /// How many are ready.
-    pub healthy: i32,
-    /// How many more may fail now.
-    pub tolerates: i32,
-    /// Whether any one pod of any role may be lost now without a stop of writes or reads, as by a drain.
-    pub safe_to_disrupt: bool,
-}
-
-/// A node that there should be.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MemberStatus {
-    /// proposer, acceptor, learner or store.
-    pub role: String,
-    /// Its number within the role.
-    pub id: i32,
-    /// Its pod.
-    pub pod: String,
-    /// Whether it is ready, and not about to end.
-    pub ready: bool,
-    /// Since when it has been that or has not.
-    pub since: Time,
-    /// The tag or digest of its image; absent without a pod.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// The start of its process on its volume, as it last told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub incarnation: Option<String>,
-}
-
 impl RoleSpec {
     fn is_default(&self) -> bool {
         *self == RoleSpec::default()
+    }
+}
+
+impl ServicesSpec {
+    fn is_default(&self) -> bool {
+        *self == ServicesSpec::default()
     }
 }
 
@@ -523,6 +514,19 @@ fn default_learners(schema: &mut Schema) {
 
 fn image_pull_policy(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "nullable": true, "enum": ["Always", "IfNotPresent", "Never"] })
+}
+
+fn ip_family_policy(_: &mut SchemaGenerator) -> Schema {
+    let policies = ["SingleStack", "PreferDualStack", "RequireDualStack"];
+    json_schema!({ "type": "string", "nullable": true, "enum": policies })
+}
+
+fn ip_families(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 2,
+        "items": { "type": "string", "enum": ["IPv4", "IPv6"] },
+    })
 }
 
 fn keep(_: &mut SchemaGenerator) -> Schema {

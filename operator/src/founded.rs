@@ -11,7 +11,8 @@ use proposer::config::Role;
 use proposer::identity::acceptors_of;
 use proposer::paxos::ids::NodeId;
 
-use crate::cluster::{Cluster, Invalid};
+use crate::cluster::Cluster;
+use crate::invalid::Invalid;
 use crate::local::Node;
 use crate::names;
 

@@ -12,15 +12,49 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::names;
 
-/// A lease that did not change for this long, as seen by whoever wants it, is free.
-const DURATION: Duration = Duration::from_secs(15);
-/// A holder that could not renew for this long stops, well before another takes over.
-const GIVE_UP: Duration = Duration::from_secs(10);
-/// How often a holder renews.
-const RENEWAL: Duration = Duration::from_secs(2);
-/// How often the others look, and how soon a holder tries again. A lease that was let go is taken
-/// within this.
-const RETRY: Duration = Duration::from_secs(1);
+/// What is agreed about a lease's time.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// A lease that did not change for this long, as seen by whoever wants it, is free.
+    pub duration: Duration,
+    /// A holder that could not renew for this long stops, well before another takes over.
+    pub give_up: Duration,
+    /// How often the others look, and how soon a holder tries again. A lease that was let go is taken
+    /// within this.
+    pub retry: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Times {
+        Times {
+            duration: Duration::from_secs(15),
+            give_up: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Times {
+    /// Why these cannot be; `None` when they can.
+    pub fn problem(&self) -> Option<&'static str> {
+        if self.give_up >= self.duration {
+            return Some(
+                "--lease-renew-deadline-s must be less than --lease-duration-s: a holder stops before \
+                 another may begin",
+            );
+        }
+        (self.retry * 2 > self.give_up).then_some(
+            "--lease-retry-period-s must be at most half of --lease-renew-deadline-s: a renewal that fails \
+             must be tried again in time",
+        )
+    }
+
+    /// How often a holder renews: twice before it gives up.
+    fn renewal(&self) -> Duration {
+        self.give_up / 2 - self.retry / 2
+    }
+}
+
 /// One call to the API server may take this long.
 const CALL: Duration = Duration::from_secs(3);
 
@@ -31,6 +65,7 @@ pub struct Election {
     name: String,
     namespace: String,
     identity: String,
+    times: Times,
 }
 
 /// The lease, held.
@@ -52,10 +87,12 @@ pub enum Lost {
         name: String,
     },
     /// It may run out any time now.
-    #[error("the lease {name} could not be renewed for {} s", GIVE_UP.as_secs())]
+    #[error("the lease {name} could not be renewed for {} s", .after.as_secs())]
     NotRenewed {
         /// Its name.
         name: String,
+        /// For how long.
+        after: Duration,
     },
 }
 
@@ -73,7 +110,14 @@ impl Election {
             name: name.to_owned(),
             namespace: namespace.to_owned(),
             identity: identity.to_owned(),
+            times: Times::default(),
         }
+    }
+
+    /// The same with other times. All that compete for the lease must have the same.
+    #[must_use]
+    pub fn with_times(self, times: Times) -> Election {
+        Election { times, ..self }
     }
 
     /// Waits until this process holds the lease, for as long as that takes.
@@ -94,7 +138,7 @@ impl Election {
                 Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "looking at the lease"),
                 Err(_) => tracing::warn!(lease = self.name, "no answer about the lease in time"),
             }
-            sleep(RETRY).await;
+            sleep(self.times.retry).await;
         }
     }
 
@@ -125,8 +169,12 @@ impl Election {
         let version = lease.metadata.resource_version.clone();
         match seen {
             Some(seen) if seen.version == version => {
-                let seconds = spec.lease_duration_seconds.unwrap_or_default();
-                let duration = u64::try_from(seconds).map_or(DURATION, Duration::from_secs);
+                // Whoever says nothing, or nonsense, has as long as we would.
+                let seconds = spec
+                    .lease_duration_seconds
+                    .and_then(|told| u64::try_from(told).ok());
+                let seconds = seconds.filter(|seconds| *seconds > 0);
+                let duration = seconds.map_or(self.times.duration, Duration::from_secs);
                 seen.since.elapsed() >= duration
             }
             _ => {
@@ -149,7 +197,7 @@ impl Election {
             },
             spec: Some(LeaseSpec {
                 holder_identity: Some(self.identity.clone()),
-                lease_duration_seconds: Some(DURATION.as_secs() as i32),
+                lease_duration_seconds: Some(self.times.duration.as_secs() as i32),
                 acquire_time: Some(now.clone()),
                 renew_time: Some(now),
                 lease_transitions: Some(transitions),
@@ -174,9 +222,10 @@ impl Held {
     /// Renews until it cannot.
     async fn keep(&mut self) -> Lost {
         let name = self.election.name.clone();
+        let times = self.election.times;
         loop {
-            let deadline = self.renewed + GIVE_UP;
-            sleep_until((self.renewed + RENEWAL).min(deadline)).await;
+            let deadline = self.renewed + times.give_up;
+            sleep_until((self.renewed + times.renewal()).min(deadline)).await;
             while Instant::now() < deadline {
                 let asked = Instant::now();
                 let limit = deadline.min(asked + CALL);
@@ -189,10 +238,11 @@ impl Held {
                     Ok(Err(error)) => tracing::warn!(lease = name, %error, "renewing the lease"),
                     Err(_) => tracing::warn!(lease = name, "the lease was not renewed in time"),
                 }
-                sleep_until(deadline.min(asked + RETRY)).await;
+                sleep_until(deadline.min(asked + times.retry)).await;
             }
-            if self.renewed + GIVE_UP <= Instant::now() {
-                return Lost::NotRenewed { name };
+            if self.renewed + times.give_up <= Instant::now() {
+                let after = times.give_up;
+                return Lost::NotRenewed { name, after };
             }
         }
     }

@@ -16,12 +16,22 @@
 //! machine instead of applying them, [`manifest`] reads their file, and [`check`](mod@check) is a client that writes and reads.
 
 pub mod apply;
+pub mod ask;
+pub mod causes;
 pub mod check;
+pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod context;
+pub mod controller;
+mod counters;
 pub mod crd;
+pub mod defaults;
 pub mod desired;
+mod fields;
 pub mod founded;
+mod growth;
+pub mod invalid;
 pub mod lease;
 pub mod local;
 pub mod manifest;
@@ -30,6 +40,7 @@ pub mod observe;
 pub mod quantity;
 pub mod reconcile;
 pub mod roll;
+mod rollouts;
 pub mod scale;
 pub mod status;
 mod strict;

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use futures::FutureExt;
-use kube::{Client, CustomResourceExt};
+use kube::CustomResourceExt;
+use operator::ask::OverHttp;
 use operator::config::{Check, Cli, Command, Local, Run};
+use operator::context::{Context, Options};
 use operator::crd::PaxosCluster;
+use operator::defaults::Defaults;
 use operator::desired::{Desired, Objects, to_document};
-use operator::lease::Election;
-use operator::local;
-use operator::manifest;
-use operator::observe::OverHttp;
-use operator::reconcile::{self, Context, Options};
+use operator::lease::{Election, Times};
 use operator::telemetry::{self, Metrics};
+use operator::{client, controller, local, manifest};
 use proposer::config::DEFAULT_PORT;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -97,17 +97,32 @@ async fn run(options: &Run) -> Result<(), Failure> {
     let config = kube::Config::infer().await?;
     let election = options.leader_elect.then(|| election(options, &config));
     let election = election.transpose()?;
-    let own_namespace = Some(config.default_namespace.clone());
-    let context = Arc::new(Context::new(
-        client(config, None)?,
-        Box::new(OverHttp),
+    let defaults = match &options.cluster_defaults {
+        Some(json) => Defaults::parse(json)?,
+        None => Defaults::default(),
+    };
+    let client = client::connect(&config, &metrics)?;
+    let namespaces = options.watch_namespaces.clone();
+    let watching = (0..namespaces.len().max(1)).map(|_| client::connect(&config, &metrics));
+    let watching = watching.collect::<kube::Result<_>>()?;
+    let lease_namespace = options.lease_namespace.as_ref();
+    let lease_namespace = lease_namespace.unwrap_or(&config.default_namespace);
+    let context = Context::new(
+        client.clone(),
+        Box::new(OverHttp::new(client)),
         metrics,
         Options {
-            own_namespace,
-            namespaces: options.watch_namespaces.clone(),
-            default_image: Some(options.default_image.clone()),
+            namespaces,
+            own_namespace: Some(config.default_namespace.clone()),
+            defaults: Defaults {
+                image: Some(options.default_image.clone()),
+                ..defaults
+            },
+            identity: format!("{lease_namespace}/{}", options.lease_name),
+            rollouts: options.max_rollouts,
         },
-    ));
+    );
+    let context = Arc::new(context.watching_through(watching));
 
     let ended = shutdown()?;
     let shutdown = async move {
@@ -116,31 +131,28 @@ async fn run(options: &Run) -> Result<(), Failure> {
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %listen, "started");
     tokio::select! {
-        ended = reconcile::operate(context, election, shutdown.boxed().shared()) => Ok(ended?),
+        ended = controller::operate(context, election, shutdown.boxed().shared()) => Ok(ended?),
         ended = probes => Ok(ended?),
     }
 }
 
 fn election(options: &Run, config: &kube::Config) -> Result<Election, Failure> {
+    let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+    let times = Times {
+        duration: seconds(options.lease_duration_s),
+        give_up: seconds(options.lease_renew_deadline_s),
+        retry: seconds(options.lease_retry_period_s),
+    };
+    if let Some(problem) = times.problem() {
+        return Err(problem.into());
+    }
     let namespace = options.lease_namespace.clone();
     let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
     // The host's name is the pod's. A process that was restarted there is another one.
     let host = std::env::var("HOSTNAME").unwrap_or_default();
     let began = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
     let identity = format!("{host}_{}_{began:x}", std::process::id());
-    let client = client(config.clone(), Some(Duration::from_secs(3)))?;
-    Ok(Election::new(
-        client,
-        &namespace,
-        &options.lease_name,
-        &identity,
-    ))
-}
-
-/// A client that fails soon: what failed is tried again as a whole, with a delay that grows.
-fn client(mut config: kube::Config, read_timeout: Option<Duration>) -> kube::Result<Client> {
-    config.default_retry = false;
-    config.connect_timeout = Some(read_timeout.unwrap_or(Duration::from_secs(5)));
-    config.read_timeout = read_timeout;
-    Client::try_from(config)
+    let client = client::connect_for_lease(config)?;
+    let election = Election::new(client, &namespace, &options.lease_name, &identity);
+    Ok(election.with_times(times))
 }

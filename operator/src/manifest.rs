@@ -30,7 +30,7 @@ pub enum Error {
     UnknownFields(Vec<String>),
     /// Metadata that are none.
     #[error(transparent)]
-    Metadata(#[from] crate::cluster::Invalid),
+    Metadata(#[from] crate::invalid::Invalid),
 }
 
 /// Reads the one PaxosCluster of a YAML or JSON text.

@@ -9,6 +9,8 @@ use proposer::paxos::ids::NodeId;
 pub const GROUP: &str = "clustersync.io";
 /// Owns every field that the operator writes (server-side apply), and the controller of events.
 pub const MANAGER: &str = "paxos-operator";
+/// Owns the counters of a status that are written between two looks.
+pub const COUNTERS_MANAGER: &str = "paxos-operator-counters";
 /// The label that names the cluster.
 pub const CLUSTER_LABEL: &str = "clustersync.io/cluster";
 /// The label that names the role.
@@ -36,6 +38,12 @@ pub const TEMPLATE_ANNOTATION: &str = "clustersync.io/template";
 pub const RESTARTED_ANNOTATION: &str = "kubectl.kubernetes.io/restartedAt";
 /// On a PaxosCluster: while it is `true`, nothing is applied or restarted.
 pub const PAUSED_ANNOTATION: &str = "clustersync.io/paused";
+/// On a PaxosCluster: while it is `true`, no pod is restarted for a change, and all else goes on.
+pub const HOLD_ANNOTATION: &str = "clustersync.io/hold-rollout";
+/// On what a cluster owns: which operator wrote it last, as `namespace/lease`.
+pub const OPERATOR_ANNOTATION: &str = "clustersync.io/operator";
+/// On the ConfigMap of the lists: the last spec that made sense, to repair by while there is another.
+pub const SPEC_ANNOTATION: &str = "clustersync.io/spec";
 /// The port's name in Services and pods.
 pub const HTTP_PORT: &str = "http";
 /// The container's name in every pod.
@@ -69,15 +77,25 @@ pub fn reader_service(cluster: &str) -> String {
     format!("{cluster}-reader")
 }
 
-/// A node's `host:port` as its peers reach it.
-pub fn address(cluster: &str, namespace: &str, of: Role, node: NodeId, port: u16) -> String {
+/// The clients' Service of the stores.
+pub fn store_service(cluster: &str) -> String {
+    format!("{cluster}-store-reader")
+}
+
+/// A node's name as its peers reach it, without the domain of the Kubernetes cluster.
+pub fn host(cluster: &str, namespace: &str, of: Role, node: NodeId) -> String {
     let service = role(cluster, of);
-    format!("{service}-{node}.{service}.{namespace}.svc:{port}")
+    format!("{service}-{node}.{service}.{namespace}.svc")
 }
 
 /// The PersistentVolumeClaim of a pod, as the StatefulSet's controller names it.
 pub fn claim(cluster: &str, of: Role, node: NodeId) -> String {
     format!("{DATA_VOLUME}-{}-{node}", role(cluster, of))
+}
+
+/// The same, by the pod's name.
+pub fn claim_of(pod: &str) -> String {
+    format!("{DATA_VOLUME}-{pod}")
 }
 
 /// What tells a role's pods from all others.

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
-use futures::{FutureExt, try_join};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use futures::future::join_all;
+use futures::try_join;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, PodCondition, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, PersistentVolumeClaim, Pod, PodCondition, Service,
+};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -18,17 +17,17 @@ use kube::api::{Api, ListParams};
 use kube::core::Status;
 use kube::{Client, Resource};
 use proposer::config::{DEFAULT_PORT, Role};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{Cluster, Group, Invalid};
+use crate::ask::{Answer, Node, NodeStatus};
+use crate::causes::{self, Hearsay};
+use crate::cluster::{Cluster, Group};
 use crate::desired::PodMonitor;
+use crate::invalid::Invalid;
 use crate::{founded, names, quantity};
 
-/// A node that takes longer than this is taken for one that does not answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// A `/status` is a few hundred bytes; more than this is not one.
-const ANSWER_MAX_BYTES: usize = 64 * 1024;
+/// As many events of one object are read. The same event again is counted, and makes no other.
+const EVENTS: u32 = 100;
 
 /// What exists of a cluster.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +64,8 @@ pub struct Observed {
     pub data_lost: BTreeMap<String, String>,
     /// What each node said that answered, by its pod.
     pub answers: BTreeMap<String, Answer>,
+    /// Why pods are not there or not ready, by those who know.
+    pub hearsay: Hearsay,
 }
 
 /// An acceptor that must not vote with the disk it has.
@@ -76,97 +77,6 @@ pub struct Refused {
     pub claim: String,
     /// Why, in the acceptor's words.
     pub why: String,
-}
-
-/// The part of a node's `GET /status` that the operator reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Answer {
-    /// Who answers.
-    pub node_id: i32,
-    /// Whether it leads.
-    pub is_leader: bool,
-    /// Who leads, as far as it knows.
-    pub leader_id: Option<i32>,
-    /// The highest term it has seen a leader in.
-    pub term: i64,
-    /// The last instance that it knows to be chosen.
-    pub committed_instance_id: i64,
-    /// An acceptor's: why it must not vote.
-    pub refusal: Option<String>,
-    /// A learner's or a store's: why it has stopped for good.
-    pub halted: Option<String>,
-    /// A proposer's: why none of them may lead.
-    pub behind: Option<String>,
-    /// A learner's: what it needs and no node has.
-    pub data_lost: Option<String>,
-    /// An acceptor's: up to here it has forgotten what was chosen.
-    pub trimmed_instance_id: Option<i64>,
-    /// A learner's: up to here it has on disk what was chosen.
-    pub durable_instance_id: Option<i64>,
-    /// Names its start on its volume.
-    pub incarnation: Option<String>,
-    /// What somebody should see to, such as an address at which another node answers.
-    pub warnings: Vec<String>,
-}
-
-/// How to ask a node how it is.
-pub trait NodeStatus: Send + Sync {
-    /// `None` when it does not answer, or not in time, or not with a status.
-    fn ask(&self, node: SocketAddr) -> BoxFuture<'static, Option<Answer>>;
-}
-
-/// Asks over HTTP, on a connection of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct OverHttp;
-
-impl NodeStatus for OverHttp {
-    fn ask(&self, node: SocketAddr) -> BoxFuture<'static, Option<Answer>> {
-        async move {
-            match tokio::time::timeout(ANSWER_TIMEOUT, get_status(node)).await {
-                Ok(Ok(answer)) => Some(answer),
-                Ok(Err(error)) => {
-                    tracing::debug!(%node, %error, "the node did not answer");
-                    None
-                }
-                Err(_) => {
-                    tracing::debug!(%node, "the node did not answer in time");
-                    None
-                }
-            }
-        }
-        .boxed()
-    }
-}
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-async fn get_status(node: SocketAddr) -> Result<Answer, Failure> {
-    let stream = tokio::net::TcpStream::connect(node).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = http::Request::get("/status")
-        .header(http::header::HOST, node.to_string())
-        .body(Empty::<hyper::body::Bytes>::new())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        if !response.status().is_success() {
-            return Err(Failure::from(response.status().to_string()));
-        }
-        let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES)
-            .collect()
-            .await?;
-        Ok(serde_json::from_slice(&body.to_bytes())?)
-    };
-    // The connection only moves while it is polled; it never ends before the exchange does, unless broken.
-    tokio::pin!(exchange);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        broken = connection => match broken {
-            Ok(()) => exchange.await,
-            Err(error) => Err(error.into()),
-        },
-    }
 }
 
 /// Reads everything that belongs to a cluster, then asks its nodes.
@@ -202,8 +112,9 @@ pub async fn observe(
     let mut answers = BTreeMap::new();
     for asked in [others, learners] {
         let asked = asked.into_iter().map(|pod| async move {
-            let answer = nodes.ask(address(pod)?).await?;
-            Some((pod.metadata.name.clone()?, answer))
+            let node = node(cluster, pod)?;
+            let answer = nodes.ask(&node).await?;
+            Some((node.pod, answer))
         });
         answers.extend(join_all(asked).await.into_iter().flatten());
     }
@@ -222,7 +133,20 @@ pub async fn observe(
     let halted = said(|answer| answer.halted.clone());
     let behind = said(|answer| answer.behind.clone());
     let data_lost = said(|answer| answer.data_lost.clone());
+    let asked = causes::to_ask(&stateful_sets, &pods, &claims);
+    let warnings = warnings(client, cluster, &asked);
+    let unready = pods.iter().filter_map(|pod| node(cluster, pod));
+    let unready = unready.filter(|node| !node.ready).map(|node| async move {
+        let why = nodes.why_unready(&node).await?;
+        Some((node.pod, why))
+    });
+    let (warnings, unready) = futures::join!(warnings, join_all(unready));
+    let hearsay = Hearsay {
+        warnings,
+        unready: unready.into_iter().flatten().collect(),
+    };
     Ok(Observed {
+        hearsay,
         stateful_sets,
         services,
         config_maps,
@@ -243,6 +167,27 @@ pub async fn observe(
 }
 
 impl Observed {
+    /// The cluster with the storage classes that it has. One that is named nowhere is that of the volumes
+    /// that there are, or else the operator's default.
+    pub(crate) fn with_classes(&self, mut cluster: Cluster, default: &Option<String>) -> Cluster {
+        for group in &mut cluster.groups {
+            if default.is_none() || group.storage_class_name.is_some() {
+                continue;
+            }
+            let name = names::role(&cluster.name, group.role);
+            let mut sets = self.stateful_sets.iter();
+            let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name));
+            group.storage_class_name = match set.and_then(claim_template) {
+                Some(claim) => claim
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.storage_class_name.clone()),
+                None => default.clone(),
+            };
+        }
+        cluster
+    }
+
     /// Checks what cannot change against what the cluster was made with: the PaxosCluster's status may
     /// have been lost, as after a restore from a backup, and its own rules see no defaults.
     pub fn check(&self, cluster: &Cluster) -> Result<(), Invalid> {
@@ -322,6 +267,38 @@ fn check_storage(group: &Group, made_with: &PersistentVolumeClaim) -> Result<(),
     }
 }
 
+/// The warnings that the events of these end with. What cannot be read is not known: it explains a state
+/// and decides nothing.
+async fn warnings(
+    client: &Client,
+    cluster: &Cluster,
+    asked: &[causes::Asked],
+) -> BTreeMap<String, String> {
+    let api: Api<Event> = Api::namespaced(client.clone(), &cluster.namespace);
+    let warning = |asked: &causes::Asked| {
+        let causes::Asked { kind, name, uid } = asked.clone();
+        let api = api.clone();
+        async move {
+            let about = format!(
+                "involvedObject.kind={kind},involvedObject.name={name},involvedObject.uid={uid}"
+            );
+            let params = ListParams::default().fields(&about).limit(EVENTS);
+            match api.list(&params).await {
+                Ok(events) => Some((name, causes::last_warning(&events.items)?)),
+                Err(error) => {
+                    tracing::debug!(kind, name, %error, "its events cannot be read");
+                    None
+                }
+            }
+        }
+    };
+    join_all(asked.iter().map(warning))
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
 /// Somebody else's kind: it need not be defined, nor readable by who does not ask for one.
 async fn pod_monitors(
     client: &Client,
@@ -384,50 +361,16 @@ fn refused(pod: &Pod, answer: Answer) -> Option<Refused> {
     })
 }
 
-fn address(pod: &Pod) -> Option<SocketAddr> {
+/// Where the node of a pod is, once it has an address.
+pub(crate) fn node(cluster: &Cluster, pod: &Pod) -> Option<Node> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-    Some(SocketAddr::new(ip, DEFAULT_PORT))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    async fn node_that_says(response: &'static str) -> SocketAddr {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 1024];
-            let _ = stream.read(&mut request).await.unwrap();
-            stream.write_all(response.as_bytes()).await.unwrap();
-        });
-        address
-    }
-
-    #[tokio::test]
-    async fn a_status_is_read_and_what_is_none_is_no_answer() {
-        let node = node_that_says(
-            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
-             {\"node_id\":2,\"role\":\"proposer\",\"is_leader\":true,\"leader_id\":2,\"term\":7,\
-             \"committed_instance_id\":41,\"uptime\":1.5}",
-        );
-        let answer = Answer {
-            node_id: 2,
-            is_leader: true,
-            leader_id: Some(2),
-            term: 7,
-            committed_instance_id: 41,
-            ..Answer::default()
-        };
-        assert_eq!(OverHttp.ask(node.await).await, Some(answer));
-        let node = node_that_says("HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\n{}").await;
-        assert_eq!(OverHttp.ask(node).await, None);
-        let node = node_that_says("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnope").await;
-        assert_eq!(OverHttp.ask(node).await, None);
-        let node = node_that_says("garbage\r\n\r\n").await;
-        assert_eq!(OverHttp.ask(node).await, None);
-    }
+    let name = pod.metadata.name.clone()?;
+    let (set, _) = name.rsplit_once('-')?;
+    Some(Node {
+        host: format!("{name}.{set}.{}.svc:{DEFAULT_PORT}", cluster.namespace),
+        namespace: cluster.namespace.clone(),
+        address: SocketAddr::new(ip, DEFAULT_PORT),
+        ready: is_ready(pod),
+        pod: name,
+    })
 }

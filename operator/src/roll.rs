@@ -2,7 +2,8 @@
 //! [`crate::reconcile`] evicts the pod, and the StatefulSet's controller makes it anew.
 //!
 //! One pod of the cluster is away at a time: learners, stores, acceptors, the proposers that follow,
-//! and at last the one that leads, which hands over when it is told to end.
+//! and at last the one that leads, which hands over when it is told to end. An acceptor whose disk is
+//! refused is away for good and holds up nobody.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodTemplateSpec};
@@ -10,9 +11,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::SignedDuration;
 use proposer::config::Role;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::apply::{covers, digest, to_json};
+use crate::causes;
 use crate::cluster::Cluster;
+use crate::growth;
 use crate::names;
 use crate::observe::{Observed, condition, is_ready};
 use crate::status::{self, Before};
@@ -22,8 +26,9 @@ const ORDER: [Role; 4] = [Role::Learner, Role::Store, Role::Acceptor, Role::Prop
 /// A pod that has not been ready for so long is down, and is replaced whatever else is away. Less may
 /// be an election.
 const DOWN_AFTER: SignedDuration = SignedDuration::from_secs(30);
-/// How long a pod may take to come back: the kubelet gives it five minutes to start.
-const BACK_WITHIN: SignedDuration = SignedDuration::from_mins(6);
+/// How long a pod may take to come back: the kubelet gives it five minutes to start. Whatever else a
+/// roll waits for may take as long.
+pub(crate) const BACK_WITHIN: SignedDuration = SignedDuration::from_mins(6);
 /// The variables that change with the scale. Running pods hear of that without a restart.
 const ADDRESSES: [&str; 5] = [
     "ACCEPTORS",
@@ -55,6 +60,31 @@ pub struct Restart {
     pub uid: String,
     /// What changes, such as `image a:1 -> a:2, resources`.
     pub why: String,
+    /// Whether it is down anyway, so that the restart can only help.
+    pub mends: bool,
+}
+
+/// What a roll waits for, and since when the operator has seen that.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting(Option<(String, Instant)>);
+
+impl Waiting {
+    /// The decision, or that the roll does not go on by itself: it has waited for the same for too long.
+    pub(crate) fn for_too_long(&mut self, decision: Decision, now: Instant) -> Decision {
+        let Decision::Wait(why) = decision else {
+            self.0 = None;
+            return decision;
+        };
+        let since = match &self.0 {
+            Some((was, since)) if *was == why => *since,
+            _ => now,
+        };
+        self.0 = Some((why.clone(), since));
+        if now.duration_since(since) < BACK_WITHIN.unsigned_abs() {
+            return Decision::Wait(why);
+        }
+        Decision::Stuck(why)
+    }
 }
 
 /// Writes into a StatefulSet's template the digest by which its pods are told from older ones.
@@ -78,7 +108,7 @@ pub fn decide(
     let now = before.now;
     let leader = status::leader(&observed.proposers);
     let pods = expected(before, cluster, observed, sets, leader);
-    let away: Vec<_> = pods.iter().filter(|pod| !pod.is_ready()).collect();
+    let away: Vec<_> = pods.iter().filter(|pod| pod.is_waited_for()).collect();
     let outdated: Vec<_> = pods.iter().filter(|pod| pod.outdated.is_some()).collect();
     let wait = || match away.iter().find(|pod| pod.is_lost(now)) {
         Some(lost) => Some(Decision::Stuck(lost.wanted_back())),
@@ -108,8 +138,13 @@ pub fn decide(
     if let Some(wait) = wait() {
         return wait;
     }
-    if next.role == Role::Proposer && leader.is_none() && !observed.proposers.is_empty() {
-        return Decision::Wait("no proposer leads".to_owned());
+    if next.role == Role::Proposer && leader.is_none() {
+        return Decision::Wait(match observed.proposers.is_empty() {
+            true => "no proposer answers the operator, which cannot tell who leads: does a \
+                     NetworkPolicy or a mesh forbid it?"
+                .to_owned(),
+            false => "no proposer leads".to_owned(),
+        });
     }
     next.restart()
 }
@@ -131,6 +166,10 @@ pub(crate) struct Expected<'a> {
     pub(crate) pod: Option<&'a Pod>,
     /// Why its node has stopped for good; Kubernetes hears of that some seconds later.
     halted: Option<&'a str>,
+    /// Whether it is an acceptor that must not vote with the disk it has.
+    refused: bool,
+    /// Why it is not there or not ready, as far as anybody knows.
+    pub(crate) why: Option<String>,
     /// Since when it is ready or is not.
     pub(crate) since: Time,
     /// What a restart would change; `None` when nothing.
@@ -156,12 +195,19 @@ pub(crate) fn expected<'a>(
             let name = format!("{set_name}-{id}");
             let mut of_cluster = observed.pods.iter();
             let pod = of_cluster.find(|pod| pod.metadata.name.as_ref() == Some(&name));
+            let halted = observed.halted.get(&name).map(String::as_str);
+            let outdated = pod.and_then(|pod| outdated(pod, template?));
+            let claim = names::claim_of(&name);
+            let grows =
+                pod.and_then(|_| growth::waits_for_restart(&observed.claims, &claim, before.now));
             Expected {
                 role,
                 id,
-                since: since(before, &name, pod),
-                outdated: pod.and_then(|pod| outdated(pod, template?)),
-                halted: observed.halted.get(&name).map(String::as_str),
+                since: since(before, &name, pod, halted.is_some()),
+                outdated: outdated.or(grows),
+                halted,
+                refused: observed.refused.iter().any(|refused| refused.pod == name),
+                why: causes::why(&name, &set_name, pod, &observed.hearsay, before.now),
                 name,
                 pod,
             }
@@ -178,6 +224,11 @@ pub(crate) fn expected<'a>(
 impl Expected<'_> {
     pub(crate) fn is_ready(&self) -> bool {
         self.halted.is_none() && self.pod.is_some_and(is_ready)
+    }
+
+    /// Whether others wait until it is back. One that must not vote holds no vote that could be missed.
+    fn is_waited_for(&self) -> bool {
+        !self.is_ready() && !(self.refused && self.is_there() && self.outdated.is_none())
     }
 
     /// Whether it exists, and is not on its way out.
@@ -204,51 +255,75 @@ impl Expected<'_> {
         now.0.duration_since(self.since.0) >= limit
     }
 
+    /// Whether it counts as missing although pods are being restarted: it has been away for longer than
+    /// a restart takes.
+    pub(crate) fn is_overdue(&self, now: &Time) -> bool {
+        !self.is_ready() && self.is_away_for(BACK_WITHIN, now)
+    }
+
+    /// Whether it may be away because it is just being restarted: it comes back as it should be. One
+    /// that is not made for a known reason does not.
+    pub(crate) fn is_being_restarted(&self) -> bool {
+        let comes_back = match self.pod {
+            None => self.why.is_none(),
+            Some(_) => !self.is_there() || self.outdated.is_none(),
+        };
+        !self.is_ready() && !self.refused && comes_back
+    }
+
     fn restart(&self) -> Decision {
         let uid = self.pod.and_then(|pod| pod.metadata.uid.clone());
         Decision::Restart(Restart {
             pod: self.name.clone(),
             uid: uid.unwrap_or_default(),
             why: self.outdated.clone().unwrap_or_default(),
+            mends: !self.is_ready(),
         })
     }
 
     /// Why it is waited for.
-    fn wanted_back(&self) -> String {
+    pub(crate) fn wanted_back(&self) -> String {
         let name = &self.name;
-        let Some(pod) = self.pod else {
-            return format!("pod {name} is not there");
-        };
+        if self.pod.is_none() {
+            return match &self.why {
+                Some(why) => format!("pod {name} is not there: {why}"),
+                None => format!("pod {name} is not there"),
+            };
+        }
         if !self.is_there() {
-            return format!("pod {name} is about to end");
+            return match &self.why {
+                Some(why) => format!("pod {name} is about to end: {why}"),
+                None => format!("pod {name} is about to end"),
+            };
         }
         if let Some(why) = self.halted {
             return format!("pod {name} has stopped: {why}");
         }
-        let waiting = state(pod).and_then(|state| state.waiting.as_ref());
-        let unscheduled = condition(pod, "PodScheduled").filter(|it| it.status == "False");
-        let why = waiting
-            .and_then(|waiting| waiting.reason.clone())
-            .or_else(|| unscheduled?.message.clone());
-        match why {
+        match &self.why {
             Some(why) => format!("pod {name} is not ready: {why}"),
             None => format!("pod {name} is not ready"),
         }
     }
 }
 
-/// Since when a pod is ready or is not. Where Kubernetes does not tell, because it is on its way out or
-/// not there, it is since the operator saw that first.
-fn since(before: Before<'_>, name: &str, pod: Option<&Pod>) -> Time {
-    let there = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let told = there.and_then(|pod| {
-        let ready = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
-        ready.or(pod.metadata.creation_timestamp.as_ref())
-    });
+/// Since when a pod is ready or is not, by the operator's own clock: a kubelet's may be another. Where
+/// nothing is known of it yet, Kubernetes is believed, but for times to come.
+fn since(before: Before<'_>, name: &str, pod: Option<&Pod>, halted: bool) -> Time {
+    let ready = !halted && pod.is_some_and(is_ready);
     let mut members = before.status.members.iter();
-    let seen = members.find(|member| member.pod == name && !member.ready);
-    let seen = seen.map(|member| &member.since);
-    told.or(seen).unwrap_or(before.now).clone()
+    match members.find(|member| member.pod == name) {
+        Some(member) if member.ready == ready => member.since.clone(),
+        Some(_) => before.now.clone(),
+        None => {
+            let there = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none());
+            let told = there.and_then(|pod| {
+                let ready = condition(pod, "Ready");
+                let ready = ready.and_then(|ready| ready.last_transition_time.as_ref());
+                ready.or(pod.metadata.creation_timestamp.as_ref())
+            });
+            told.map_or(before.now, |told| told.min(before.now)).clone()
+        }
+    }
 }
 
 /// The state of the node's container.

@@ -17,7 +17,7 @@ use proposer::paxos::ids::NodeId;
 use crate::cluster::Cluster;
 use crate::desired::config_map;
 use crate::names;
-use crate::observe::Observed;
+use crate::observe::{Observed, is_ready, plays};
 
 /// The numbers for now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct Plan {
     listed: BTreeMap<Role, u8>,
     /// Why there are more learners than there should be; `None` when there are not.
     pub held: Option<String>,
+    /// How many acceptors must not vote with the disks they have.
+    pub voteless: u8,
+    /// Whether clients are to reach proposers that are not ready, since none is and some answer.
+    pub answers_unready: bool,
 }
 
 impl Plan {
@@ -36,7 +40,7 @@ impl Plan {
         Plan {
             replicas: counts.into(),
             listed: counts.into(),
-            held: None,
+            ..Plan::default()
         }
     }
 
@@ -55,6 +59,10 @@ impl Plan {
                 plan.listed.insert(role, listed);
             }
         }
+        plan.voteless = u8::try_from(observed.refused.len()).unwrap_or(u8::MAX);
+        let mut pods = observed.pods.iter();
+        let serves = pods.any(|pod| plays(pod, Role::Proposer) && is_ready(pod));
+        plan.answers_unready = !serves && !observed.proposers.is_empty();
         plan
     }
 
@@ -149,8 +157,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::ask::Answer;
     use crate::desired;
-    use crate::observe::Answer;
 
     fn cluster(learners: u8) -> Cluster {
         let spec = json!({

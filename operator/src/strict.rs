@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::cluster::Invalid;
+use crate::invalid::Invalid;
 
 /// Reads a value, all of it; `what` is what it should be, such as `a pod template`.
 pub(crate) fn parse<T: DeserializeOwned + Serialize>(

@@ -3,6 +3,7 @@
 mod metrics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -14,6 +15,10 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 pub use metrics::Metrics;
+
+/// An operator whose calls came to nothing for so long is not ready. A connection that is dead is noticed
+/// within 25 s.
+const DEAF: Duration = Duration::from_secs(15);
 
 /// How far an operator got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,12 @@ pub fn router(metrics: Arc<Metrics>) -> Router {
 }
 
 async fn readyz(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
+    if metrics.unheard_for() >= DEAF {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the API server does not answer\n",
+        );
+    }
     match metrics.phase() {
         Phase::Waiting => (
             StatusCode::SERVICE_UNAVAILABLE,

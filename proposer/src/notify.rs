@@ -61,6 +61,13 @@ impl Target {
         let host = host.to_ascii_lowercase();
         Some(Target(format!("{host}:{port}")))
     }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        let port = self.0.rsplit(':').next();
+        port.and_then(|port| port.parse().ok())
+            .expect("parsed with a port")
+    }
 }
 
 impl fmt::Display for Target {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use operator::context::Options;
+use operator::defaults::Defaults;
 use operator::lease::{Election, Held, Lost};
-use operator::reconcile::Options;
 use operator::telemetry::Phase;
 use serde_json::{Value, json};
 use tests::kube::scenarios::{NAMESPACE, SYSTEM, World};
@@ -190,8 +191,11 @@ async fn an_operator_of_some_namespaces_looks_nowhere_else() {
     let namespaces = vec![NAMESPACE.to_owned(), "bank".to_owned()];
     let options = Options {
         namespaces: namespaces.clone(),
-        own_namespace: None,
-        default_image: Some("mirror.example.com/sync:1".to_owned()),
+        defaults: Defaults {
+            image: Some("mirror.example.com/sync:1".to_owned()),
+            ..Defaults::default()
+        },
+        ..Options::default()
     };
     let mut world = World::told(ApiServer::new(), Nodes::default(), options);
     let cluster = |namespace: &str| {

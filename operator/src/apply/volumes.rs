@@ -1,6 +1,8 @@
-//! Volumes grow while their pods run. A StatefulSet's claim template cannot change, so each claim is
-//! grown, and then the set is made anew around its running pods. Each step is decided by what there
+//! Volumes grow, and their claims get other labels, while their pods run. A StatefulSet's claim template
+//! cannot change, so each claim is changed, and then the set is made anew around its running pods. Each step is decided by what there
 //! is, so that whoever comes after a crash goes on where it happened.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -10,8 +12,9 @@ use proposer::config::Role;
 use proposer::paxos::ids::NodeId;
 use serde_json::json;
 
+use super::compare::digest;
 use super::{Error, Writer};
-use crate::cluster::Group;
+use crate::cluster::{Cluster, Group};
 use crate::observe::{Observed, claim_template, requested};
 use crate::{founded, names, quantity};
 
@@ -57,11 +60,12 @@ impl Writer<'_> {
         live: Option<&StatefulSet>,
         observed: &Observed,
     ) -> Result<Place, Error> {
-        let theirs = live.is_some_and(|live| !self.owns(live));
+        let theirs = live.is_some_and(|live| self.stranger(live, live.annotations()).is_some());
         if theirs {
             return Ok(Place::Ready);
         }
         self.grow(group, &observed.claims).await?;
+        self.label(group, &observed.claims).await?;
         if group.role == Role::Acceptor {
             self.mark(&observed.claims).await?;
         }
@@ -71,14 +75,15 @@ impl Writer<'_> {
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(Place::Leaving(Box::new(live.clone())));
         }
-        if !claim_template(live).is_some_and(|claim| is_smaller(claim, group)) {
+        let as_wanted = |claim| !is_smaller(claim, group) && has_metadata(claim, self.cluster);
+        if claim_template(live).is_none_or(as_wanted) {
             return Ok(Place::Ready);
         }
         tracing::info!(
             namespace = self.cluster.namespace,
             cluster = self.cluster.name,
             name = live.name_any(),
-            "the volumes have grown: the set is made anew, its pods stay"
+            "the template of the volumes' claims has changed: the set is made anew, its pods stay"
         );
         let leaving = self.delete(api, live, &DeleteParams::orphan()).await?;
         Ok(leaving.map_or(Place::Cleared, |set| Place::Leaving(Box::new(set))))
@@ -107,32 +112,92 @@ impl Writer<'_> {
                 "uid": claim.uid(),
                 "annotations": { names::ACCEPTORS_ANNOTATION: count.to_string() },
             } });
-            match api
+            let marked = api
                 .patch_metadata(&name, &params, &Patch::Merge(&mark))
-                .await
-            {
-                Ok(_) => self.metrics.wrote("persistentvolumeclaims", "patch"),
-                // Gone, or another one: it will be seen the next time.
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-                Err(source) => {
-                    return Err(Error::Api {
-                        verb: "patch",
-                        kind: super::kind::<PersistentVolumeClaim>(),
-                        name,
-                        source,
-                    });
-                }
-            }
+                .await;
+            self.wrote(name, marked)?;
         }
         Ok(())
+    }
+
+    /// Gives the claims of the role's nodes the labels and annotations that the spec names, and takes away
+    /// those that it named before.
+    async fn label(&self, group: &Group, claims: &[PersistentVolumeClaim]) -> Result<(), Error> {
+        let api: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let Cluster {
+            labels,
+            annotations,
+            ..
+        } = self.cluster;
+        let digest = digest(&json!([labels, annotations]));
+        let none = labels.is_empty() && annotations.is_empty();
+        let names = self.claims(group);
+        let other = |claim: &&PersistentVolumeClaim| {
+            let applied = claim.annotations().get(names::APPLIED_ANNOTATION);
+            let covered = |wanted: &Strings, live: &Strings| {
+                wanted
+                    .iter()
+                    .all(|(key, value)| live.get(key) == Some(value))
+            };
+            let has = covered(labels, claim.labels()) && covered(annotations, claim.annotations());
+            let as_applied = match applied {
+                Some(applied) => *applied == digest,
+                None => none,
+            };
+            names.contains(&claim.name_any())
+                && claim.metadata.deletion_timestamp.is_none()
+                && !(has && as_applied)
+        };
+        for claim in claims.iter().filter(other) {
+            let name = claim.name_any();
+            let mut annotations = annotations.clone();
+            annotations.insert(names::APPLIED_ANNOTATION.to_owned(), digest.clone());
+            let patch = json!({
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                // Only this very claim, not one made since under the same name.
+                "metadata": { "uid": claim.uid(), "labels": labels, "annotations": annotations },
+            });
+            let params = PatchParams::apply(names::MANAGER).force();
+            self.wrote(
+                name.clone(),
+                api.patch(&name, &params, &Patch::Apply(&patch)).await,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Counts a change of a claim. One that is gone, or is another one now, is seen the next time.
+    fn wrote<T>(&self, name: String, outcome: kube::Result<T>) -> Result<(), Error> {
+        match outcome {
+            Ok(_) => {
+                self.metrics.wrote("persistentvolumeclaims", "patch");
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                Ok(())
+            }
+            Err(source) => Err(Error::Api {
+                verb: "patch",
+                kind: super::kind::<PersistentVolumeClaim>(),
+                name,
+                source,
+            }),
+        }
+    }
+
+    /// The names of the claims of a role's nodes.
+    fn claims(&self, group: &Group) -> Vec<String> {
+        NodeId::first(group.replicas)
+            .map(|node| names::claim(&self.cluster.name, group.role, node))
+            .collect()
     }
 
     /// Asks for the wanted size in every claim of the role's nodes that asks for less: first only on
     /// trial, so that a class that cannot grow leaves all as they were.
     async fn grow(&self, group: &Group, claims: &[PersistentVolumeClaim]) -> Result<(), Error> {
-        let names = NodeId::first(group.replicas)
-            .map(|node| names::claim(&self.cluster.name, group.role, node));
-        let names: Vec<String> = names.collect();
+        let names = self.claims(group);
         let small = |claim: &&PersistentVolumeClaim| {
             is_smaller(claim, group)
                 && claim.metadata.deletion_timestamp.is_none()
@@ -196,6 +261,13 @@ impl Writer<'_> {
             }
         }
     }
+}
+
+type Strings = BTreeMap<String, String>;
+
+/// Whether a template of claims has the labels and annotations that the spec names, and no others.
+fn has_metadata(claim: &PersistentVolumeClaim, cluster: &Cluster) -> bool {
+    *claim.labels() == cluster.labels && *claim.annotations() == cluster.annotations
 }
 
 fn is_smaller(claim: &PersistentVolumeClaim, group: &Group) -> bool {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::fields::Quantities;
 
 fn parse(yaml: &str) -> Result<Cluster, Invalid> {
     Cluster::parse(&serde_saphyr::from_str(yaml).expect("the fixture is a PaxosCluster"))

@@ -12,13 +12,17 @@ use crate::scale::Plan;
 /// A file for each list, called as the variable in whose place it is.
 pub(super) fn members(cluster: &Cluster, plan: &Plan) -> ConfigMap {
     let list = |role: Role| {
-        let address =
-            |node| names::address(&cluster.name, &cluster.namespace, role, node, DEFAULT_PORT);
+        let address = |node| cluster.address(role, node, DEFAULT_PORT);
         let addresses: Vec<String> = NodeId::first(plan.listed(role)).map(address).collect();
         (role.list_variable().to_owned(), addresses.join(","))
     };
+    let mut metadata = metadata(cluster, names::members(&cluster.name), None);
+    if let Some(spec) = &cluster.spec {
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(names::SPEC_ANNOTATION.to_owned(), spec.clone());
+    }
     ConfigMap {
-        metadata: metadata(cluster, names::members(&cluster.name), None),
+        metadata,
         data: Some(Role::ALL.map(list).into()),
         ..Default::default()
     }

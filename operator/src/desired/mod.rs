@@ -18,8 +18,9 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proposer::config::Role;
 
-use crate::cluster::{Cluster, Group, Invalid};
+use crate::cluster::{Cluster, Group};
 use crate::crd::PaxosCluster;
+use crate::invalid::Invalid;
 use crate::scale::Plan;
 use crate::{names, roll};
 
@@ -65,12 +66,12 @@ pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
         services: groups
             .iter()
             .map(|group| services::headless(cluster, group.role))
-            .chain([services::proposers(cluster), services::readers(cluster)])
+            .chain(services::for_clients(cluster, plan))
             .collect(),
         config_maps: vec![config_map::members(cluster, plan)],
         disruption_budgets: groups
             .iter()
-            .map(|group| disruption_budget::disruption_budget(cluster, group))
+            .filter_map(|group| disruption_budget::disruption_budget(cluster, group, plan))
             .collect(),
         network_policies: (cluster.access.iter())
             .flat_map(|access| {
@@ -140,10 +141,13 @@ pub fn to_document<T: serde::Serialize>(object: &T) -> String {
 }
 
 fn metadata(cluster: &Cluster, name: String, role: Option<Role>) -> ObjectMeta {
+    let mut labels = cluster.labels.clone();
+    labels.extend(names::labels(&cluster.name, role));
     ObjectMeta {
         name: Some(name),
         namespace: Some(cluster.namespace.clone()),
-        labels: Some(names::labels(&cluster.name, role)),
+        labels: Some(labels),
+        annotations: Some(cluster.annotations.clone()).filter(|own| !own.is_empty()),
         owner_references: cluster.owner.clone().map(|owner| vec![owner]),
         ..Default::default()
     }

@@ -1,17 +1,22 @@
-//! Who may reach the nodes: each other, the operator, and whom the spec names. Nothing is said of where
-//! nodes may go: they need names resolved, and clients that asked to be notified.
+//! Who may reach the nodes: each other, the operator, and whom the spec names. Where nodes may go is
+//! only said if the spec asks for it: they need names resolved, and clients that asked to be notified.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
-    NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
+    NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use proposer::config::{DEFAULT_PORT, Role};
+use proposer::notify::Target;
 
 use super::{label_selector, metadata};
 use crate::cluster::{Access, Cluster};
 use crate::names;
+
+const DNS_PORT: u16 = 53;
 
 /// One port serves all, so whoever may read metrics may do everything that a node's role answers.
 pub(super) fn network_policy(cluster: &Cluster, access: &Access, role: Role) -> NetworkPolicy {
@@ -25,17 +30,66 @@ pub(super) fn network_policy(cluster: &Cluster, access: &Access, role: Role) -> 
         metadata: metadata(cluster, names::role(&cluster.name, role), Some(role)),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(label_selector(cluster, role)),
-            policy_types: Some(vec!["Ingress".to_owned()]),
+            policy_types: Some(match access.egress {
+                Some(_) => vec!["Ingress".to_owned(), "Egress".to_owned()],
+                None => vec!["Ingress".to_owned()],
+            }),
+            egress: access
+                .egress
+                .as_ref()
+                .map(|also| egress(cluster, role, also)),
             ingress: Some(vec![NetworkPolicyIngressRule {
                 from: Some(from),
-                ports: Some(vec![NetworkPolicyPort {
-                    port: Some(IntOrString::Int(i32::from(DEFAULT_PORT))),
-                    protocol: Some("TCP".to_owned()),
-                    ..Default::default()
-                }]),
+                ports: Some(vec![port("TCP", DEFAULT_PORT)]),
             }]),
             ..Default::default()
         }),
+    }
+}
+
+/// To each other, to the DNS wherever it is, to the ports of clients that are told (a policy knows no
+/// names), and to whom the spec names.
+fn egress(
+    cluster: &Cluster,
+    role: Role,
+    also: &[NetworkPolicyPeer],
+) -> Vec<NetworkPolicyEgressRule> {
+    let mut rules = vec![
+        NetworkPolicyEgressRule {
+            to: Some(vec![own_nodes(cluster)]),
+            ports: Some(vec![port("TCP", DEFAULT_PORT)]),
+        },
+        NetworkPolicyEgressRule {
+            to: None,
+            ports: Some(vec![port("UDP", DNS_PORT), port("TCP", DNS_PORT)]),
+        },
+    ];
+    let clients: BTreeSet<u16> = cluster.notify_clients.iter().map(Target::port).collect();
+    if role == Role::Learner && !clients.is_empty() {
+        rules.push(NetworkPolicyEgressRule {
+            to: None,
+            ports: Some(
+                clients
+                    .into_iter()
+                    .map(|number| port("TCP", number))
+                    .collect(),
+            ),
+        });
+    }
+    if !also.is_empty() {
+        rules.push(NetworkPolicyEgressRule {
+            to: Some(also.to_vec()),
+            ports: None,
+        });
+    }
+    rules
+}
+
+fn port(protocol: &str, number: u16) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        port: Some(IntOrString::Int(i32::from(number))),
+        protocol: Some(protocol.to_owned()),
+        ..Default::default()
     }
 }
 

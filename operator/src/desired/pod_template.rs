@@ -8,7 +8,8 @@ use proposer::config::Role;
 use serde_json::{Map, Value};
 
 use super::stateful_set;
-use crate::cluster::{Cluster, Group, Invalid};
+use crate::cluster::{Cluster, Group};
+use crate::invalid::Invalid;
 use crate::{names, strict};
 
 /// The template of a role's pods. Fails with the field that cannot be.

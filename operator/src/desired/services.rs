@@ -1,4 +1,5 @@
-//! How pods are found: by peers through a headless Service of each role, by clients through two more.
+//! How pods are found: by peers through a headless Service of each role, by clients through
+//! one for those that take their requests, and one for each role that serves reads.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -7,6 +8,7 @@ use proposer::config::{DEFAULT_PORT, Role};
 use super::{metadata, selector};
 use crate::cluster::Cluster;
 use crate::names;
+use crate::scale::Plan;
 
 /// Peers must find each other before they are ready, or none ever would be.
 pub(super) fn headless(cluster: &Cluster, role: Role) -> Service {
@@ -18,14 +20,27 @@ pub(super) fn headless(cluster: &Cluster, role: Role) -> Service {
     service
 }
 
-/// Where clients propose.
-pub(super) fn proposers(cluster: &Cluster) -> Service {
-    service(cluster, cluster.name.clone(), Role::Proposer)
-}
-
-/// Where clients read.
-pub(super) fn readers(cluster: &Cluster) -> Service {
-    service(cluster, names::reader_service(&cluster.name), Role::Learner)
+/// Where clients propose, and where they read.
+pub(super) fn for_clients(cluster: &Cluster, plan: &Plan) -> Vec<Service> {
+    let mut proposers = service(cluster, cluster.name.clone(), Role::Proposer);
+    if let Some(spec) = &mut proposers.spec {
+        // Without a leader no proposer is ready: clients get its answer, which says so, and not none.
+        spec.publish_not_ready_addresses = Some(true).filter(|_| plan.answers_unready);
+    }
+    let readers = service(cluster, names::reader_service(&cluster.name), Role::Learner);
+    let mut services = vec![proposers, readers];
+    if cluster.group(Role::Store).is_some() {
+        let name = names::store_service(&cluster.name);
+        services.push(service(cluster, name, Role::Store));
+    }
+    for service in services
+        .iter_mut()
+        .filter(|_| !cluster.services.annotations.is_empty())
+    {
+        let annotations = service.metadata.annotations.get_or_insert_default();
+        annotations.extend(cluster.services.annotations.clone());
+    }
+    services
 }
 
 fn service(cluster: &Cluster, name: String, role: Role) -> Service {
@@ -33,6 +48,8 @@ fn service(cluster: &Cluster, name: String, role: Role) -> Service {
         metadata: metadata(cluster, name, Some(role)),
         spec: Some(ServiceSpec {
             selector: Some(selector(cluster, role)),
+            ip_family_policy: cluster.services.ip_family_policy.clone(),
+            ip_families: Some(cluster.services.ip_families.clone()).filter(|of| !of.is_empty()),
             ports: Some(vec![ServicePort {
                 name: Some(names::HTTP_PORT.to_owned()),
                 port: i32::from(DEFAULT_PORT),

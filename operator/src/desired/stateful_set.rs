@@ -1,5 +1,7 @@
 //! The pods of a role. Their environment is [`Config::to_env`], so it is what the node reads.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetOrdinals, StatefulSetPersistentVolumeClaimRetentionPolicy,
     StatefulSetSpec, StatefulSetUpdateStrategy,
@@ -39,7 +41,10 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
         Role::Learner => Some((names::LEARNERS_ANNOTATION, plan.replicas(role))),
         Role::Proposer | Role::Store => None,
     };
-    metadata.annotations = count.map(|(key, count)| [(key.to_owned(), count.to_string())].into());
+    if let Some((key, count)) = count {
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(key.to_owned(), count.to_string());
+    }
     StatefulSet {
         metadata,
         spec: Some(StatefulSetSpec {
@@ -63,7 +68,7 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
             ),
             revision_history_limit: Some(3),
             template: pod_template(cluster, group).expect("checked when the spec was parsed"),
-            volume_claim_templates: Some(vec![claim(group)]),
+            volume_claim_templates: Some(vec![claim(cluster, group)]),
             ..Default::default()
         }),
         ..Default::default()
@@ -74,7 +79,11 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
 pub(super) fn own_template(cluster: &Cluster, group: &Group) -> PodTemplateSpec {
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(names::labels(&cluster.name, Some(group.role))),
+            labels: Some(with(
+                &cluster.labels,
+                names::labels(&cluster.name, Some(group.role)),
+            )),
+            annotations: Some(cluster.annotations.clone()),
             ..Default::default()
         }),
         spec: Some(pod(cluster, group)),
@@ -101,18 +110,20 @@ fn pod(cluster: &Cluster, group: &Group) -> PodSpec {
         // The variables of unrelated Services must not reach a node's environment.
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(TERMINATION_GRACE_S),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
+        security_context: Some(cluster.pod_security_context.clone().unwrap_or_else(|| {
+            PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    ..Default::default()
+                }),
                 ..Default::default()
-            }),
-            ..Default::default()
-        }),
+            }
+        })),
         node_selector: Some(group.node_selector.clone()).filter(|labels| !labels.is_empty()),
         tolerations: some_unless_empty(group.tolerations.clone()),
         affinity: Some(
@@ -174,15 +185,19 @@ fn container(cluster: &Cluster, group: &Group) -> Container {
                 ..Default::default()
             },
         ]),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
+        security_context: Some(cluster.security_context.clone().unwrap_or_else(|| {
+            SecurityContext {
+                allow_privilege_escalation: Some(false),
+                read_only_root_filesystem: Some(true),
+                capabilities: Some(Capabilities {
+                    drop: Some(vec!["ALL".to_owned()]),
+                    ..Default::default()
+                }),
                 ..Default::default()
-            }),
-            ..Default::default()
-        }),
+            }
+        })),
+        // What a node says at its end shows in the pod's status, and from there in the cluster's.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Default::default()
     }
 }
@@ -273,10 +288,13 @@ fn probe(path: &str, period_s: i32) -> Probe {
     }
 }
 
-fn claim(group: &Group) -> PersistentVolumeClaim {
+fn claim(cluster: &Cluster, group: &Group) -> PersistentVolumeClaim {
+    let unless_empty = |own: &Strings| Some(own.clone()).filter(|own| !own.is_empty());
     PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(names::DATA_VOLUME.to_owned()),
+            labels: unless_empty(&cluster.labels),
+            annotations: unless_empty(&cluster.annotations),
             ..Default::default()
         },
         spec: Some(PersistentVolumeClaimSpec {
@@ -321,6 +339,14 @@ fn even_over_zones(cluster: &Cluster, role: Role) -> TopologySpreadConstraint {
         label_selector: Some(label_selector(cluster, role)),
         ..Default::default()
     }
+}
+
+type Strings = BTreeMap<String, String>;
+
+fn with(theirs: &Strings, ours: Strings) -> Strings {
+    let mut all = theirs.clone();
+    all.extend(ours);
+    all
 }
 
 fn some_unless_empty<T>(list: Vec<T>) -> Option<Vec<T>> {

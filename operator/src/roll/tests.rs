@@ -4,9 +4,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
+use crate::ask::Answer;
 use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::desired::desired;
-use crate::observe::Answer;
+use crate::observe::Refused;
 use crate::scale::Plan;
 
 /// A cluster at minute 100, all of whose pods have been ready since minute 0.
@@ -17,6 +18,7 @@ struct World {
     leader: Option<i32>,
     answers: bool,
     halted: BTreeMap<String, String>,
+    refused: Vec<&'static str>,
     status: PaxosClusterStatus,
 }
 
@@ -24,6 +26,14 @@ fn cluster(spec: &str) -> Cluster {
     let object: PaxosCluster =
         serde_saphyr::from_str(&format!("{{metadata: {{name: ledger}}, spec: {spec}}}")).unwrap();
     Cluster::parse(&object).unwrap()
+}
+
+fn refused(pod: &str) -> Refused {
+    Refused {
+        pod: pod.to_owned(),
+        claim: names::claim_of(pod),
+        why: "its disk was changed".to_owned(),
+    }
 }
 
 fn minute(minute: i64) -> Value {
@@ -43,6 +53,7 @@ impl World {
             leader: Some(1),
             answers: true,
             halted: BTreeMap::new(),
+            refused: Vec::new(),
             status: PaxosClusterStatus::default(),
         };
         world.want(&format!("{{{SPEC}}}"));
@@ -81,12 +92,14 @@ impl World {
     /// The pod is made anew from the template that there is.
     fn make(&mut self, name: &str, ready: bool, minute_of: i64) {
         let template = self.set(name).spec.clone().unwrap().template;
+        let metadata = template.metadata.unwrap();
         let state = if ready { "running" } else { "waiting" };
         let pod = json!({
             "metadata": {
                 "name": name,
                 "uid": format!("{name}@{minute_of}"),
-                "annotations": template.metadata.unwrap().annotations,
+                "labels": metadata.labels,
+                "annotations": metadata.annotations,
             },
             "spec": template.spec,
             "status": {
@@ -155,6 +168,7 @@ impl World {
         let observed = Observed {
             pods: self.pods.clone(),
             halted: self.halted.clone(),
+            refused: self.refused.iter().map(|pod| refused(pod)).collect(),
             proposers: if self.answers {
                 vec![answer(1), answer(2)]
             } else {
@@ -393,7 +407,7 @@ fn the_roll_is_not_over_before_the_last_pod_is_back() {
 }
 
 #[test]
-fn proposers_wait_for_a_leader_unless_nobody_can_be_asked() {
+fn proposers_wait_for_a_leader_and_for_somebody_who_says_who_it_is() {
     let mut world = World::new().image("b");
     world.leader = None;
     for _ in 0..6 {
@@ -402,7 +416,83 @@ fn proposers_wait_for_a_leader_unless_nobody_can_be_asked() {
     }
     assert_eq!(world.waits(), "no proposer leads");
     world.answers = false;
-    assert_eq!(world.next(), "ledger-proposer-1");
+    assert!(
+        world
+            .waits()
+            .starts_with("no proposer answers the operator")
+    );
+    world.answers = true;
+    world.leader = Some(1);
+    assert_eq!(world.next(), "ledger-proposer-2");
+}
+
+#[test]
+fn an_acceptor_whose_disk_is_refused_holds_up_nobody() {
+    let mut world = World::new().image("b").unready("ledger-acceptor-2", 900);
+    world.refused.push("ledger-acceptor-2");
+    let mut order = Vec::new();
+    while let Decision::Restart(next) = world.decide() {
+        let back = next.pod != "ledger-acceptor-2";
+        assert_eq!(next.mends, !back, "{next:?}");
+        world.make(&next.pod, back, 100);
+        order.push(next.pod);
+    }
+    assert_eq!(world.decide(), Decision::Done);
+    assert_eq!(order.len(), 8, "{order:?}");
+    // Nor does the drain of a Kubernetes node: of three acceptors one may go although one is away.
+    let allowed = |voteless| {
+        let mut plan = Plan::new(&world.cluster);
+        plan.voteless = voteless;
+        let budgets = desired(&world.cluster, &plan).disruption_budgets;
+        let mut budgets = budgets.into_iter();
+        let acceptors = budgets.find(|it| it.metadata.name.as_deref() == Some("ledger-acceptor"));
+        to_json(&acceptors.unwrap())["spec"]["maxUnavailable"].take()
+    };
+    assert_eq!((allowed(0), allowed(1)), (json!(1), json!(2)));
+}
+
+#[test]
+fn what_is_waited_for_too_long_is_stuck_and_another_reason_has_its_own_time() {
+    let start = Instant::now();
+    let later = |seconds| start + std::time::Duration::from_secs(seconds);
+    let mut waiting = Waiting::default();
+    let mut at =
+        |seconds, why: &str| waiting.for_too_long(Decision::Wait(why.into()), later(seconds));
+    assert_eq!(at(0, "a"), Decision::Wait("a".into()));
+    assert_eq!(at(359, "a"), Decision::Wait("a".into()));
+    assert_eq!(at(360, "b"), Decision::Wait("b".into()));
+    assert_eq!(at(700, "b"), Decision::Wait("b".into()));
+    assert_eq!(at(720, "b"), Decision::Stuck("b".into()));
+    assert_eq!(
+        waiting.for_too_long(Decision::Done, later(730)),
+        Decision::Done
+    );
+    let again = waiting.for_too_long(Decision::Wait("b".into()), later(740));
+    assert_eq!(again, Decision::Wait("b".into()));
+}
+
+#[test]
+fn a_kubelet_with_another_clock_makes_no_pod_down_and_none_up() {
+    let known = |pod: &str, ready: bool, minute_of: i64| -> PaxosClusterStatus {
+        serde_json::from_value(json!({ "members": [{
+            "role": "acceptor", "id": 2, "pod": pod, "ready": ready, "since": minute(minute_of),
+        }]}))
+        .unwrap()
+    };
+    let world = |status: PaxosClusterStatus, seconds_ago| {
+        let mut world = World::new()
+            .image("b")
+            .unready("ledger-acceptor-2", seconds_ago)
+            .unready("ledger-acceptor-3", 5);
+        world.status = status;
+        world
+    };
+    // A clock that is 40 s behind: the operator has seen it ready until now.
+    let behind = world(known("ledger-acceptor-2", true, 0), 40);
+    assert_eq!(behind.waits(), "pod ledger-acceptor-2 is not ready");
+    // One that is ahead: the operator has seen it down for a minute.
+    let ahead = world(known("ledger-acceptor-2", false, 99), -600);
+    assert_eq!(ahead.next(), "ledger-acceptor-2");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 
 use super::{
-    AGREEMENT_VIOLATED, APPLY_FAILED, CONTRADICTION, DATA_LOST, DISK_REFUSED, NODE_HALTED, PAUSED,
-    ROLL_STUCK, STARTING, STOPPED, WRONG_ADDRESS,
+    AGREEMENT_VIOLATED, APPLY_FAILED, CONTRADICTION, DATA_LOST, DISK_REFUSED, NODE_HALTED,
+    NOT_STARTED, PAUSED, ROLL_STUCK, STARTING, STOPPED, WRONG_ADDRESS,
 };
 use crate::crd::PaxosClusterStatus;
 use crate::roll::Restart;
@@ -39,6 +39,7 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
             DATA_LOST,
             DISK_REFUSED,
             NODE_HALTED,
+            NOT_STARTED,
             WRONG_ADDRESS,
             ROLL_STUCK,
         ]
@@ -95,6 +96,11 @@ pub fn restarted(restart: &Restart, pod: ObjectReference) -> Event {
         secondary: Some(pod),
         ..event(EventType::Normal, "Restarted", &note)
     }
+}
+
+/// That another operator looks after the same PaxosCluster.
+pub fn other_operator(note: &str) -> Event {
+    event(EventType::Warning, "OtherOperator", note)
 }
 
 fn event(type_: EventType, reason: &str, note: &str) -> Event {

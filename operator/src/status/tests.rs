@@ -1,14 +1,22 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use k8s_openapi::api::apps::v1::StatefulSetStatus;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
+use proposer::config::Role;
+use proposer::driver::halt::CONTRADICTED;
+use proposer::driver::learner::AGREEMENT_IS_VIOLATED;
 use serde_json::json;
 
+use super::situation::set_of;
 use super::*;
+use crate::ask::Answer;
 use crate::crd::PaxosCluster;
 use crate::desired::desired;
+use crate::observe::Refused;
+use crate::roll;
+use crate::scale::Plan;
 
 struct World {
     cluster: Cluster,
@@ -20,6 +28,8 @@ struct World {
     behind: BTreeMap<String, String>,
     data_lost: BTreeMap<String, String>,
     said: BTreeMap<String, Answer>,
+    /// Whether the sets' controllers have fewer pods than there should be, as while some are replaced.
+    lacks_pods: bool,
     status: PaxosClusterStatus,
     now: i64,
 }
@@ -78,6 +88,7 @@ impl World {
             behind: BTreeMap::new(),
             data_lost: BTreeMap::new(),
             said: BTreeMap::new(),
+            lacks_pods: false,
             status: PaxosClusterStatus::default(),
             now: 0,
         }
@@ -109,7 +120,7 @@ impl World {
             let replicas = i32::from(group.replicas);
             set.metadata.generation = Some(1);
             set.status = Some(StatefulSetStatus {
-                replicas,
+                replicas: replicas - i32::from(self.lacks_pods),
                 observed_generation: Some(1),
                 ..Default::default()
             });
@@ -175,7 +186,7 @@ fn a_new_cluster_starts_and_is_neither_ready_nor_degraded() {
     assert_eq!(world.look(), ["Starting"]);
     assert_eq!(
         world.says(),
-        ["-Starting", "-QuorumLost", "+Starting", "-Starting"]
+        ["-Starting", "-Starting", "+Starting", "-Starting"]
     );
     assert_eq!(world.status.observed_generation, Some(3));
     assert_eq!(world.status.acceptors, Some(5));
@@ -430,7 +441,7 @@ fn a_cluster_that_never_was_is_unknown_when_its_spec_is_invalid() {
     world.look();
     assert_eq!(
         world.says(),
-        ["-Starting", "-QuorumLost", "+Starting", "-Starting"]
+        ["-Starting", "-Starting", "+Starting", "-Starting"]
     );
 }
 
@@ -536,10 +547,64 @@ fn no_pod_is_free_to_go_while_one_is_restarted() {
     let safe = |world: &World| world.status.quorum.as_ref().unwrap().safe_to_disrupt;
     assert!(safe(&world));
     world.roll = Decision::Restart(roll::Restart {
+        mends: false,
         pod: "ledger-acceptor-1".to_owned(),
         uid: String::new(),
         why: "resources".to_owned(),
     });
     world.look();
     assert!(!safe(&world));
+}
+
+#[test]
+fn a_start_that_takes_too_long_is_told_and_another_spec_begins_anew() {
+    let mut world = World::new().with(Role::Proposer, 5);
+    world.look();
+    world.now += 298;
+    world.look();
+    assert_eq!(world.says()[3], "-Starting");
+    world.now += 1;
+    assert_eq!(world.look(), ["NotStarted"]);
+    assert_eq!(
+        world.says(),
+        ["-NotStarted", "-Starting", "-NotStarted", "+NotStarted"]
+    );
+    world.now += 1000;
+    assert_eq!(world.look(), [""; 0]);
+    // Somebody corrects it.
+    world.status.observed_generation = Some(2);
+    world.look();
+    assert_eq!(world.says()[3], "-Starting");
+    let mut world = world.with(Role::Acceptor, 5).with(Role::Learner, 2);
+    world.answers = vec![leads(2, 7, 41)];
+    world.look();
+    assert_eq!(world.says()[0], "+AllNodesReady");
+}
+
+/// A roll in which these pods are away; what `Degraded` says.
+fn degraded_in_a_roll(away: &[(Role, i32)]) -> String {
+    let mut world = World::whole();
+    for pod in ["acceptor-4", "acceptor-5", "learner-2"] {
+        let name = format!("ledger-{pod}");
+        let answer = Answer {
+            incarnation: Some("start".to_owned()),
+            ..Answer::default()
+        };
+        world.said.insert(name, answer);
+    }
+    world.look();
+    world.roll = Decision::Wait("pod ledger-learner-2 is not ready".to_owned());
+    world.lacks_pods = true;
+    for (role, ready) in away {
+        world = world.with(*role, *ready);
+    }
+    world.look();
+    world.says()[3].clone()
+}
+
+#[test]
+fn a_roll_explains_one_missing_node_and_no_second_one() {
+    assert_eq!(degraded_in_a_roll(&[(Role::Learner, 1)]), "-AsDesired");
+    let two = [(Role::Learner, 1), (Role::Acceptor, 4)];
+    assert_eq!(degraded_in_a_roll(&two), "+NodesNotReady");
 }

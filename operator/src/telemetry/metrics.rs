@@ -1,7 +1,8 @@
 //! What the operator counts. Labels have few values: no names of objects, no error texts.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::Store;
 use prometheus::core::Collector;
@@ -12,15 +13,15 @@ use prometheus::{
 };
 
 use super::Phase;
-use crate::reconcile::Guarded;
+use crate::context::Guarded;
 
 /// How long a reconciliation may take, in seconds.
 const BUCKETS: [f64; 11] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 30.0,
 ];
 const RESULTS: [&str; 3] = ["ok", "invalid", "error"];
-const REASONS: [&str; 6] = [
-    "observe", "not_ours", "apply", "evict", "status", "too_slow",
+const REASONS: [&str; 7] = [
+    "observe", "not_ours", "apply", "evict", "status", "too_slow", "rival",
 ];
 const CONDITIONS: [&str; 5] = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
@@ -38,8 +39,12 @@ pub struct Metrics {
     watch_errors: IntCounter,
     leader: IntGauge,
     clusters: IntGaugeVec,
-    stores: Mutex<Vec<Store<Guarded>>>,
+    namespaces: IntGaugeVec,
+    reachable: IntGauge,
+    stores: Mutex<BTreeMap<String, Store<Guarded>>>,
     phase: Mutex<Phase>,
+    /// Since when no call was answered; `None`: the last one was.
+    unanswered: Mutex<Option<Instant>>,
 }
 
 /// Registers metrics and remembers them for the documentation.
@@ -99,6 +104,10 @@ impl Default for Metrics {
             "paxos_operator_watch_errors_total",
             "Watches that failed and were started again.",
         );
+        let reachable = IntGauge::new(
+            "paxos_operator_api_reachable",
+            "1 while the API server answers, whatever it says, 0 since a call has failed without an answer.",
+        );
         let leader = IntGauge::new(
             "paxos_operator_leader",
             "1 while this operator works, 0 while it waits for another to end.",
@@ -129,6 +138,12 @@ impl Default for Metrics {
                 "PaxosClusters by condition and its status; 0 for all while another operator works.",
                 &["condition", "status"],
             ),
+            namespaces: m.gauges(
+                "paxos_operator_namespace_up",
+                "1 while the PaxosClusters of a namespace that is looked after can be read, else 0; all: of every namespace.",
+                &["namespace"],
+            ),
+            reachable: m.add("gauge", reachable),
             duration: m.add("histogram", duration),
             watch_errors: m.add("counter", watch_errors),
             leader: m.add("gauge", leader),
@@ -136,7 +151,9 @@ impl Default for Metrics {
             described: m.made,
             stores: Mutex::default(),
             phase: Mutex::new(Phase::Waiting),
+            unanswered: Mutex::default(),
         };
+        metrics.reachable.set(1);
         let process = ProcessCollector::for_self();
         let registered = metrics.registry.register(Box::new(process));
         registered.expect("registered once");
@@ -194,9 +211,39 @@ impl Metrics {
         self.watch_errors.inc();
     }
 
-    /// Shows the clusters of these from now on.
-    pub fn show_clusters(&self, stores: Vec<Store<Guarded>>) {
-        *self.stores.lock().unwrap_or_else(PoisonError::into_inner) = stores;
+    /// Shows the clusters of this namespace from now on.
+    pub fn show_clusters(&self, namespace: &str, store: Store<Guarded>) {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.insert(namespace.to_owned(), store);
+    }
+
+    /// The PaxosClusters of a namespace can be read, or cannot.
+    pub fn readable(&self, namespace: &str, is: bool) {
+        self.namespaces
+            .with_label_values(&[namespace])
+            .set(i64::from(is));
+    }
+
+    /// A call to the API server was answered, or came to nothing.
+    pub fn heard(&self, answered: bool) {
+        self.reachable.set(i64::from(answered));
+        let mut unanswered = self
+            .unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *unanswered = match answered {
+            true => None,
+            false => Some(unanswered.unwrap_or_else(Instant::now)),
+        };
+    }
+
+    /// For how long the API server has answered nothing.
+    pub fn unheard_for(&self) -> Duration {
+        let unanswered = self
+            .unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        unanswered.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The operator got so far.
@@ -223,7 +270,7 @@ impl Metrics {
 
     fn count_clusters(&self) {
         let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let clusters: Vec<_> = stores.iter().flat_map(Store::state).collect();
+        let clusters: Vec<_> = stores.values().flat_map(Store::state).collect();
         let conditions = || {
             let clusters = clusters.iter().filter_map(|object| object.0.as_ref().ok());
             let statuses = clusters.filter_map(|cluster| cluster.status.as_ref());

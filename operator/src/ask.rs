@@ -1,0 +1,304 @@
+//! Asking nodes how they are, over HTTP: by their address, or where that is refused, as a mesh or a
+//! NetworkPolicy does, by their name, or through the API server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use kube::Client;
+use proposer::config::DEFAULT_PORT;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A node that takes longer than this is taken for one that does not answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// The API server connects on our behalf.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(2);
+/// A `/status` is a few hundred bytes; more than this is not one.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
+
+/// The part of a node's `GET /status` that the operator reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Answer {
+    /// Who answers.
+    pub node_id: i32,
+    /// Whether it leads.
+    pub is_leader: bool,
+    /// Who leads, as far as it knows.
+    pub leader_id: Option<i32>,
+    /// The highest term it has seen a leader in.
+    pub term: i64,
+    /// The last instance that it knows to be chosen.
+    pub committed_instance_id: i64,
+    /// An acceptor's: why it must not vote.
+    pub refusal: Option<String>,
+    /// A learner's or a store's: why it has stopped for good.
+    pub halted: Option<String>,
+    /// A proposer's: why none of them may lead.
+    pub behind: Option<String>,
+    /// A learner's: what it needs and no node has.
+    pub data_lost: Option<String>,
+    /// An acceptor's: up to here it has forgotten what was chosen.
+    pub trimmed_instance_id: Option<i64>,
+    /// A learner's: up to here it has on disk what was chosen.
+    pub durable_instance_id: Option<i64>,
+    /// Names its start on its volume.
+    pub incarnation: Option<String>,
+    /// What somebody should see to, such as an address at which another node answers.
+    pub warnings: Vec<String>,
+}
+
+/// A node, and how it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Where its pod is.
+    pub namespace: String,
+    /// Its pod.
+    pub pod: String,
+    /// Its pod's address.
+    pub address: SocketAddr,
+    /// Its name in the cluster's DNS, with the port.
+    pub host: String,
+    /// Whether the kubelet finds it ready: then it can be reached, from somewhere.
+    pub ready: bool,
+}
+
+/// How to ask a node how it is.
+pub trait NodeStatus: Send + Sync {
+    /// `None` when it does not answer, or not in time, or not with a status.
+    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Answer>>;
+
+    /// Why it is not ready, in its own words; `None` when it is, or does not answer.
+    fn why_unready(&self, node: &Node) -> BoxFuture<'static, Option<String>>;
+}
+
+/// A way to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Straight to the pod's address.
+    Address,
+    /// By its name: the sidecar of a mesh knows it, and speaks TLS to it.
+    Name,
+    /// Through the API server.
+    ApiServer,
+}
+
+/// In the order in which they are tried.
+const WAYS: [Way; 3] = [Way::Address, Way::Name, Way::ApiServer];
+
+/// Asks over HTTP, on a connection of its own.
+#[derive(Clone)]
+pub struct OverHttp {
+    api: Client,
+    /// The way that worked last, as its place in [`WAYS`].
+    works: Arc<AtomicU8>,
+}
+
+impl OverHttp {
+    /// Asks through the API server of `api` whom it reaches in no other way.
+    pub fn new(api: Client) -> OverHttp {
+        OverHttp {
+            api,
+            works: Arc::default(),
+        }
+    }
+
+    async fn get(&self, way: Way, node: &Node, path: &str) -> Result<(u16, Vec<u8>), Failure> {
+        let limit = match way {
+            Way::ApiServer => PROXY_TIMEOUT,
+            Way::Address | Way::Name => ANSWER_TIMEOUT,
+        };
+        let answer = async {
+            match way {
+                Way::Address => {
+                    get(
+                        TcpStream::connect(node.address).await?,
+                        &node.address.to_string(),
+                        path,
+                    )
+                    .await
+                }
+                Way::Name => get(TcpStream::connect(&node.host).await?, &node.host, path).await,
+                Way::ApiServer => {
+                    let Node { namespace, pod, .. } = node;
+                    let url = format!(
+                        "/api/v1/namespaces/{namespace}/pods/{pod}:{DEFAULT_PORT}/proxy{path}"
+                    );
+                    let request = http::Request::get(url).body(Vec::new())?;
+                    Ok((200, self.api.request_text(request).await?.into_bytes()))
+                }
+            }
+        };
+        timeout(limit, answer).await?
+    }
+
+    async fn status(&self, way: Way, node: &Node) -> Option<Answer> {
+        let answer = match self.get(way, node, "/status").await {
+            Ok((200, body)) => serde_json::from_slice(&body).map_err(Failure::from),
+            Ok((code, _)) => Err(format!("it answers with code {code}").into()),
+            Err(error) => Err(error),
+        };
+        let pod = &node.pod;
+        answer
+            .inspect_err(|error| tracing::debug!(pod, %error, ?way, "the node did not answer"))
+            .ok()
+    }
+}
+
+impl NodeStatus for OverHttp {
+    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Answer>> {
+        let (this, node) = (self.clone(), node.clone());
+        async move {
+            let first = usize::from(this.works.load(Ordering::Relaxed));
+            // A node that is not ready may well not answer at all.
+            let tried = if node.ready { WAYS.len() } else { 1 };
+            for at in (0..tried).map(|next| (first + next) % WAYS.len()) {
+                if let Some(answer) = this.status(WAYS[at], &node).await {
+                    this.works.store(at as u8, Ordering::Relaxed);
+                    return Some(answer);
+                }
+            }
+            None
+        }
+        .boxed()
+    }
+
+    fn why_unready(&self, node: &Node) -> BoxFuture<'static, Option<String>> {
+        let (this, node) = (self.clone(), node.clone());
+        async move {
+            let way = WAYS[usize::from(this.works.load(Ordering::Relaxed))];
+            let (code, body) = this.get(way, &node, "/ready").await.ok()?;
+            let problem: Problem = serde_json::from_slice(&body).ok()?;
+            (code != 200).then_some(problem.detail)
+        }
+        .boxed()
+    }
+}
+
+/// What a node answers where it cannot do what it was asked.
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn get(stream: TcpStream, host: &str, path: &str) -> Result<(u16, Vec<u8>), Failure> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = http::Request::get(path)
+        .header(http::header::HOST, host)
+        .body(Empty::<hyper::body::Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let code = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES);
+        Ok((code, body.collect().await?.to_bytes().to_vec()))
+    };
+    // The connection only moves while it is polled; it never ends before the exchange does, unless broken.
+    tokio::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        broken = connection => match broken {
+            Ok(()) => exchange.await,
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn node_that_says(response: &'static str) -> Node {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
+        });
+        Node {
+            namespace: "shop".to_owned(),
+            pod: "ledger-proposer-2".to_owned(),
+            address,
+            host: address.to_string(),
+            ready: false,
+        }
+    }
+
+    /// An API server that reaches every pod, and says so.
+    fn api_server() -> Client {
+        let service = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
+            let path = "/api/v1/namespaces/shop/pods/ledger-proposer-2:8080/proxy/status";
+            assert_eq!(request.uri().path(), path);
+            let body = http_body_util::Full::new(bytes::Bytes::from("{\"node_id\":9}"));
+            Ok::<_, std::convert::Infallible>(http::Response::new(body))
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn a_status_is_read_and_what_is_none_is_no_answer() {
+        let nodes = OverHttp::new(api_server());
+        let node = node_that_says(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
+             {\"node_id\":2,\"role\":\"proposer\",\"is_leader\":true,\"leader_id\":2,\"term\":7,\
+             \"committed_instance_id\":41,\"uptime\":1.5}",
+        );
+        let answer = Answer {
+            node_id: 2,
+            is_leader: true,
+            leader_id: Some(2),
+            term: 7,
+            committed_instance_id: 41,
+            ..Answer::default()
+        };
+        assert_eq!(nodes.ask(&node.await).await, Some(answer));
+        for nonsense in [
+            "HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnope",
+            "garbage\r\n\r\n",
+        ] {
+            let node = node_that_says(nonsense).await;
+            assert_eq!(nodes.ask(&node).await, None, "{nonsense}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_ready_and_refuses_the_operator_is_asked_through_the_api_server() {
+        let nodes = OverHttp::new(api_server());
+        let mut node = node_that_says("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
+        node.ready = true;
+        let answer = nodes.ask(&node).await.unwrap();
+        assert_eq!(answer.node_id, 9);
+        // From then on at once: this one would answer by its address.
+        let node = Node {
+            ready: false,
+            ..node_that_says("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await
+        };
+        assert_eq!(nodes.ask(&node).await.unwrap().node_id, 9);
+    }
+
+    #[tokio::test]
+    async fn a_node_says_itself_why_it_is_not_ready() {
+        let nodes = OverHttp::new(api_server());
+        let node = node_that_says(
+            "HTTP/1.1 503 Unavailable\r\nconnection: close\r\n\r\n{\"detail\":\"acceptor 3 is missing\"}",
+        );
+        let why = nodes.why_unready(&node.await).await;
+        assert_eq!(why.as_deref(), Some("acceptor 3 is missing"));
+        let node = node_that_says("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+        assert_eq!(nodes.why_unready(&node).await, None);
+    }
+}
