@@ -8,13 +8,15 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::core::Status;
 use proposer::config::Role;
 use proposer::paxos::ids::NodeId;
 use serde_json::json;
 
-use super::compare::digest;
 use super::{Error, Writer};
 use crate::cluster::{Cluster, Group};
+use crate::compare::digest;
+use crate::desired::stateful_set::claim_digest;
 use crate::observe::{Observed, claim_template, requested};
 use crate::{founded, names, quantity};
 
@@ -75,8 +77,9 @@ impl Writer<'_> {
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(Place::Leaving(Box::new(live.clone())));
         }
-        let as_wanted = |claim| !is_smaller(claim, group) && has_metadata(claim, self.cluster);
-        if claim_template(live).is_none_or(as_wanted) {
+        let written = live.annotations().get(names::CLAIMS_ANNOTATION);
+        let same_labels = written.cloned() == claim_digest(self.cluster);
+        if same_labels && !claim_template(live).is_some_and(|claim| is_smaller(claim, group)) {
             return Ok(Place::Ready);
         }
         tracing::info!(
@@ -240,7 +243,7 @@ impl Writer<'_> {
                 Ok(())
             }
             // Whoever deleted it wants none, and a pod that wants one gets one of the right size.
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(kube::Error::Api(status)) if is_gone(&status) => Ok(()),
             Err(source) => {
                 let refused = matches!(&source, kube::Error::Api(status)
                     if status.is_forbidden() || status.is_invalid());
@@ -263,12 +266,15 @@ impl Writer<'_> {
     }
 }
 
-type Strings = BTreeMap<String, String>;
-
-/// Whether a template of claims has the labels and annotations that the spec names, and no others.
-fn has_metadata(claim: &PersistentVolumeClaim, cluster: &Cluster) -> bool {
-    *claim.labels() == cluster.labels && *claim.annotations() == cluster.annotations
+/// Whether the object that was meant is not there any more, or another one is under its name: that is a
+/// conflict for server-side apply, and a field that cannot change for any other patch.
+fn is_gone(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let mut fields = causes.map(|cause| cause.field.as_str());
+    status.is_not_found() || status.is_conflict() || fields.any(|field| field == "metadata.uid")
 }
+
+type Strings = BTreeMap<String, String>;
 
 fn is_smaller(claim: &PersistentVolumeClaim, group: &Group) -> bool {
     requested(claim)

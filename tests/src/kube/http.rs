@@ -14,7 +14,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::route::Route;
-use super::store::{Answer, Apply, Refusal, Store, key, refuse};
+use super::store::{Answer, Apply, Refusal, Store, UID_IS_IMMUTABLE, key, refuse};
 use super::{ApiServer, Call, Fault, Line, State};
 
 /// Answers requests of the Kubernetes API.
@@ -280,6 +280,10 @@ fn reply(outcome: Answer<Content>, metadata_only: bool) -> Reply {
             reason,
             message,
         }) => {
+            let causes = match message.as_str() {
+                UID_IS_IMMUTABLE => json!([{ "field": "metadata.uid" }]),
+                _ => json!([]),
+            };
             let status = json!({
                 "kind": "Status",
                 "apiVersion": "v1",
@@ -287,6 +291,7 @@ fn reply(outcome: Answer<Content>, metadata_only: bool) -> Reply {
                 "code": code,
                 "reason": reason,
                 "message": message,
+                "details": { "causes": causes },
             });
             (code, stream::iter([status]).boxed())
         }

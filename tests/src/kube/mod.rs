@@ -267,6 +267,17 @@ impl ApiServer {
         self.state().store.get(kind, namespace, name).cloned()
     }
 
+    /// The names of all objects of a kind.
+    pub fn names(&self, kind: &str) -> Vec<String> {
+        let name = |object: &Value| {
+            object["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        self.state().store.all(kind).map(name).collect()
+    }
+
     /// Every object of a kind, by namespace and name.
     pub fn objects(&self, kind: &str) -> Vec<Value> {
         self.state().store.all(kind).cloned().collect()

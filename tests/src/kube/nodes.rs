@@ -83,7 +83,6 @@ impl NodeStatus for Nodes {
                 leader_id: Some(says.leader),
                 term: says.term,
                 committed_instance_id: says.committed,
-                refusal: None,
                 trimmed_instance_id: Some(says.forgotten),
                 durable_instance_id: Some(if node_id == says.behind {
                     0
@@ -91,10 +90,7 @@ impl NodeStatus for Nodes {
                     says.committed
                 }),
                 incarnation: Some(format!("start-of-{node_id}")),
-                halted: None,
-                behind: None,
-                data_lost: None,
-                warnings: Vec::new(),
+                ..Answer::default()
             })
         }
         .boxed()

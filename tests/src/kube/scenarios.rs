@@ -188,10 +188,15 @@ impl World {
             // What has led to nothing leads to nothing until something changes.
             let mut idle = None;
             loop {
-                let before = server.version();
-                if idle != Some(before) {
+                let failing = || -> Vec<String> {
+                    let mut names = server.names("pods");
+                    names.retain(|pod| fails(pod));
+                    names
+                };
+                let before = (server.version(), failing());
+                if idle.as_ref() != Some(&before) {
                     server.step_pods(&fails);
-                    idle = Some(before).filter(|before| *before == server.version());
+                    idle = Some(before).filter(|(version, _)| *version == server.version());
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

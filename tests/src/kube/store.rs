@@ -68,6 +68,9 @@ pub(super) fn refuse<T>(code: u16, reason: &'static str, message: impl Into<Stri
     })
 }
 
+/// What a merge patch of another object than the one that is there is answered.
+pub(super) const UID_IS_IMMUTABLE: &str = "metadata.uid: Invalid value: field is immutable";
+
 /// How server-side apply is called.
 pub(super) struct Apply<'a> {
     pub(super) manager: &'a str,
@@ -210,7 +213,8 @@ impl Store {
         };
         let uid = &patch["metadata"]["uid"];
         if !uid.is_null() && *uid != live["metadata"]["uid"] {
-            return refuse(409, "Conflict", "precondition failed: uid");
+            // No conflict, as by server-side apply: a field that cannot change.
+            return refuse(422, "Invalid", UID_IS_IMMUTABLE);
         }
         let mut object = live.clone();
         fields::merge(&mut object, patch);
