@@ -3,14 +3,18 @@
 //! Needs KUBECONFIG and IMAGE (an image with both programs that the Kubernetes cluster has or can
 //! pull); CLIENT_IMAGE is any image with bash, for a client inside a pod. Without the first two it says
 //! so and ends. With NODE_DIR, a folder of the one node, run there as root, volumes are filled as well.
-//! E2E_ONLY=losses runs the losses alone. What it leaves after a failure is for inspection; the next run clears it.
+//! E2E_ONLY=losses runs the losses alone, E2E_ONLY=neighbours the causes and other people's tools. What it leaves after a failure is for inspection; the next run clears it.
 
+#[path = "e2e/causes.rs"]
+mod causes;
 #[path = "e2e/day_two.rs"]
 mod day_two;
 #[path = "e2e/kubernetes.rs"]
 mod kubernetes;
 #[path = "e2e/losses.rs"]
 mod losses;
+#[path = "e2e/neighbours.rs"]
+mod neighbours;
 #[path = "e2e/table.rs"]
 mod table;
 #[path = "e2e/writers.rs"]
@@ -58,8 +62,13 @@ async fn everything(image: &str, client_image: &str) {
 
     clear();
     install(image, &mut table);
-    if std::env::var("E2E_ONLY").is_ok_and(|only| only == "losses") {
-        losses(&client, image, &mut table).await;
+    let only = std::env::var("E2E_ONLY").unwrap_or_default();
+    if !only.is_empty() {
+        match only.as_str() {
+            "losses" => losses(&client, image, &mut table).await,
+            "neighbours" => neighbours(image, &mut table).await,
+            other => panic!("E2E_ONLY is {other:?}, must be losses or neighbours"),
+        }
         helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]);
         clear();
         table.print();
@@ -98,6 +107,7 @@ async fn everything(image: &str, client_image: &str) {
     read_all(&client, step, "full", &rolled, &mut table).await;
     remove("full");
     losses(&client, image, &mut table).await;
+    neighbours(image, &mut table).await;
     lose_a_volume(&client, &mut table).await;
     uninstall(&client, &mut table).await;
     clear();
@@ -108,6 +118,13 @@ async fn losses(client: &kube::Client, image: &str, table: &mut Table) {
     losses::another_acceptor_count(client, image, table).await;
     losses::lose_all_learners(client, image, table).await;
     losses::fill_volumes(client, image, table).await;
+}
+
+async fn neighbours(image: &str, table: &mut Table) {
+    causes::ten(image, table).await;
+    neighbours::autoscale(image, table).await;
+    neighbours::without_fixed_ids(image, table).await;
+    neighbours::orphans(image, table).await;
 }
 
 /// Removes what an earlier run left.

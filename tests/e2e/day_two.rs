@@ -341,6 +341,9 @@ pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Commit
                 .then_some(())
         })
         .await;
+        if !is_whole_soon("small", before.len()).await {
+            play_the_resizer(&before).await;
+        }
         "the class allows it"
     } else {
         eventually("the status says why not", CHANGED_WITHIN, || {
@@ -360,6 +363,42 @@ pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Commit
     let found = format!("{found}; {}", tale(&written));
     table.add("grow the learners' volumes", took, found);
     written.committed
+}
+
+/// Whether the volumes grow by themselves.
+async fn is_whole_soon(cluster: &str, pods: usize) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(20) {
+        let ready = super::condition(cluster, "Ready");
+        if ready.is_some_and(|ready| ready["status"] == "True") && uids(cluster).len() == pods {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    false
+}
+
+/// The class says that volumes may grow, and nothing here makes them: the status says so with each claim's
+/// sizes, until they are larger, as a driver would tell.
+async fn play_the_resizer(pods: &BTreeMap<String, String>) {
+    let ready = super::condition("small", "Ready").expect("it has one");
+    let told = ready["message"].as_str().unwrap_or_default();
+    assert!(told.contains("of 6Gi"), "{ready}");
+    let claims = pods.keys().filter(|pod| pod.contains("-learner-"));
+    for claim in claims.map(|pod| format!("data-{pod}")) {
+        let larger = r#"{"status":{"capacity":{"storage":"6Gi"}}}"#;
+        kubectl(&[
+            "patch",
+            "pvc",
+            &claim,
+            "-n",
+            NAMESPACE,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            larger,
+        ]);
+    }
 }
 
 /// The operator's pods, without a chance to tidy up; the Deployment brings others.

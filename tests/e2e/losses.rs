@@ -23,7 +23,7 @@ const BATCH: usize = 1000;
 const SAMPLE: usize = 500;
 
 /// A cluster of so many nodes, with these other fields.
-fn cluster(name: &str, image: &str, counts: [u8; 3], more: Value) -> Value {
+pub(super) fn cluster(name: &str, image: &str, counts: [u8; 3], more: Value) -> Value {
     let [proposers, acceptors, learners] = counts;
     let mut spec = json!({
         "image": image,
@@ -359,6 +359,12 @@ pub(super) async fn fill_volumes(client: &kube::Client, image: &str, table: &mut
         &why,
     );
 
+    let full = eventually("the status tells of it", WITHIN, || {
+        condition("filling", "Degraded").filter(|degraded| degraded["reason"] == "VolumeFull")
+    })
+    .await;
+    let message = full["message"].as_str().unwrap_or_default();
+    assert!(message.contains("data-filling-acceptor-"), "{full}");
     // It stays so, and nobody falls over.
     for n in 2000..2020 {
         if let Ok(write) = write_one(client, n, &text).await {

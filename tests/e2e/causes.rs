@@ -1,0 +1,220 @@
+//! Why a cluster is not there, read out of `kubectl describe paxos` alone.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::kubernetes::{apply, eventually, kubectl};
+use super::losses::cluster;
+use super::table::Table;
+use super::{NAMESPACE, remove, wait_until_whole};
+
+/// How long it may take until the cause stands in the status.
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// Applies a cluster that cannot be, and waits until its description names every one of these.
+async fn told(table: &mut Table, cause: &str, object: &Value, words: &[&str]) {
+    let name = object["metadata"]["name"].as_str().expect("a name");
+    let started = Instant::now();
+    apply(object);
+    let told = eventually(cause, WITHIN, || description(name, words)).await;
+    table.row(&format!("cause: {cause}"), started, told);
+}
+
+/// The line of `kubectl describe` that has all the words, if there is one.
+fn description(name: &str, words: &[&str]) -> Option<String> {
+    let text = kubectl(&["describe", "paxos", name, "-n", NAMESPACE]);
+    // What Kubernetes itself tells of other objects does not count.
+    let own = text.split("\nEvents:").next().unwrap_or_default();
+    let mut lines = own.lines().map(str::trim);
+    let found = lines.find(|line| words.iter().all(|word| line.contains(word)));
+    found.map(|line| line.trim_start_matches("Message:").trim().to_owned())
+}
+
+fn small(name: &str, image: &str, more: Value) -> Value {
+    cluster(name, image, [1, 1, 1], more)
+}
+
+/// A quota or a limit range of the namespace, for as long as it is needed.
+async fn under(object: Value, table: &mut Table, cause: &str, of: &Value, words: &[&str]) {
+    apply(&object);
+    told(table, cause, of, words).await;
+    let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
+    let (kind, name) = (kind.as_str().unwrap(), name.as_str().unwrap());
+    kubectl(&["delete", kind, name, "-n", NAMESPACE]);
+    // It goes on by itself; the sets' own back-off is Kubernetes'.
+    remove(of["metadata"]["name"].as_str().unwrap());
+}
+
+/// Ten of them, one after the other.
+pub(super) async fn ten(image: &str, table: &mut Table) {
+    let storage = |class: &str| json!({ "storage": { "storageClassName": class, "size": "1Gi" } });
+    let plain = |kind: &str, version: &str, spec: Value| {
+        json!({
+            "apiVersion": version, "kind": kind,
+            "metadata": { "name": "in-the-way", "namespace": NAMESPACE },
+            "spec": spec,
+        })
+    };
+
+    let of = small("cause-image", "example.invalid/nope:1", json!({}));
+    told(
+        table,
+        "no such image",
+        &of,
+        &["Pull", "example.invalid/nope:1"],
+    )
+    .await;
+    remove("cause-image");
+
+    let quota = plain("ResourceQuota", "v1", json!({ "hard": { "pods": "0" } }));
+    let of = small("cause-quota", image, json!({}));
+    under(
+        quota,
+        table,
+        "a quota",
+        &of,
+        &["FailedCreate", "exceeded quota"],
+    )
+    .await;
+
+    let limits = json!({ "limits": [{ "type": "Container", "max": { "memory": "128Mi" } }] });
+    let range = plain("LimitRange", "v1", limits);
+    let of = small("cause-limits", image, json!({}));
+    under(
+        range,
+        table,
+        "a limit range",
+        &of,
+        &["maximum memory usage per Container"],
+    )
+    .await;
+
+    let of = small(
+        "cause-class",
+        image,
+        json!({ "acceptor": storage("no-such-class") }),
+    );
+    told(
+        table,
+        "no such class",
+        &of,
+        &["cause-class-acceptor-1", "no-such-class"],
+    )
+    .await;
+    remove("cause-class");
+
+    let nowhere = json!({ "learner": { "nodeSelector": { "disk": "none" } } });
+    let of = small("cause-selector", image, nowhere);
+    told(
+        table,
+        "no node fits",
+        &of,
+        &["cause-selector-learner-1", "nodes are available"],
+    )
+    .await;
+    remove("cause-selector");
+
+    let command = json!({ "learner": { "podTemplate": { "spec": { "containers": [{
+        "name": "node", "command": ["sleep"],
+    }]}}}});
+    let of = small("cause-command", image, command);
+    told(
+        table,
+        "a wrong command",
+        &of,
+        &["cause-command-learner-1", "exit code"],
+    )
+    .await;
+    remove("cause-command");
+
+    folder_of_root(image, table).await;
+
+    let little = json!({ "learner": { "resources": {
+        "requests": { "memory": "2Mi" }, "limits": { "memory": "2Mi" },
+    }}});
+    let of = small("cause-memory", image, little);
+    told(
+        table,
+        "too little memory",
+        &of,
+        &["cause-memory-learner-1", "memory"],
+    )
+    .await;
+    remove("cause-memory");
+
+    let missing = json!({ "proposer": { "extraEnv": [{
+        "name": "MORE", "valueFrom": { "secretKeyRef": { "name": "no-such-secret", "key": "k" } },
+    }]}});
+    let of = small("cause-secret", image, missing);
+    told(
+        table,
+        "no such secret",
+        &of,
+        &["cause-secret-proposer-1", "no-such-secret"],
+    )
+    .await;
+    remove("cause-secret");
+
+    others_disks(image, table).await;
+}
+
+/// The acceptors' volumes are another cluster's than the others': these say so at their end.
+async fn others_disks(image: &str, table: &mut Table) {
+    let of = small("cause-disks", image, json!({}));
+    apply(&of);
+    wait_until_whole("cause-disks", 3).await;
+    let (claim, pod) = ("data-cause-disks-acceptor-1", "cause-disks-acceptor-1");
+    kubectl(&["delete", "pvc", claim, "-n", NAMESPACE, "--wait=false"]);
+    kubectl(&["delete", "pod", pod, "-n", NAMESPACE, "--wait=false"]);
+    let started = Instant::now();
+    let words = ["another cluster"];
+    let told = eventually("it is told", WITHIN, || description("cause-disks", &words)).await;
+    table.row(
+        "cause: the acceptors' disks are new, the others' are not",
+        started,
+        told,
+    );
+    remove("cause-disks");
+}
+
+/// A volume that only root may write to, as a folder of the node is. Needs NODE_DIR.
+async fn folder_of_root(image: &str, table: &mut Table) {
+    let Some(folder) = std::env::var_os("NODE_DIR").filter(|it| !it.is_empty()) else {
+        println!(
+            "e2e: a folder of root's: SKIPPED, set NODE_DIR to a folder of the node to run it"
+        );
+        return;
+    };
+    const NAME: &str = "cluster-sync-e2e-root";
+    let path = Path::new(&folder).join(NAME);
+    std::fs::create_dir_all(&path).expect("a folder in NODE_DIR");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
+    apply(&json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": { "name": NAME },
+        "spec": {
+            "storageClassName": NAME,
+            "capacity": { "storage": "1Gi" },
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": { "path": path },
+            "claimRef": { "namespace": NAMESPACE, "name": "data-cause-folder-acceptor-1" },
+        },
+    }));
+    let storage = json!({ "storage": { "storageClassName": NAME, "size": "1Gi" } });
+    let of = small("cause-folder", image, json!({ "acceptor": storage }));
+    told(
+        table,
+        "a folder of root's",
+        &of,
+        &["cause-folder-acceptor-1", "Permission denied"],
+    )
+    .await;
+    remove("cause-folder");
+    kubectl(&["delete", "pv", NAME, "--wait=false"]);
+    let _ = std::fs::remove_dir(path);
+}
