@@ -81,7 +81,7 @@ pub enum Error {
     /// The file says that there must be more.
     #[error(
         "{file} says that this acceptor votes in cluster {cluster}, but its log is {log}. Nothing \
-         was changed. Restore the log, or leave the acceptor down: the others go on without it"
+         was changed. Restore the log, or leave the acceptor down: a quorum of the others goes on without it"
     )]
     LogLost {
         /// The file's path.

@@ -156,13 +156,15 @@ impl Door {
 }
 
 /// Whether a name is one of a Service or a pod of the PaxosCluster that the listed node is of:
-/// `c-acceptor-1.c-acceptor.NAMESPACE.svc` makes `c`, `c-reader`, `c-ROLE` and `c-ROLE-k.c-ROLE` own
-/// names, each in any of the forms that Kubernetes resolves.
+/// `c-acceptor-1.c-acceptor.NAMESPACE.svc` makes `c`, `c-reader`, `c-store-reader`, `c-ROLE` and
+/// `c-ROLE-k.c-ROLE` own names, each in any of the forms that Kubernetes resolves.
 fn is_sibling(name: &str, listed: &str) -> bool {
-    let Some((cluster, namespace)) = cluster_of(listed) else {
+    let Some((cluster, namespace, own_domain)) = cluster_of(listed) else {
         return false;
     };
-    let domain = name.strip_suffix(CLUSTER_DOMAIN);
+    let domain = name
+        .strip_suffix(own_domain)
+        .or_else(|| name.strip_suffix(CLUSTER_DOMAIN));
     let name = domain
         .and_then(|name| name.strip_suffix('.'))
         .unwrap_or(name);
@@ -187,7 +189,7 @@ fn is_sibling(name: &str, listed: &str) -> bool {
             .any(|role| rest.strip_prefix('-') == Some(role.name()))
     };
     match rest.split_once('.') {
-        None => rest.is_empty() || rest == "-reader" || is_role(rest),
+        None => ["", "-reader", "-store-reader"].contains(&rest) || is_role(rest),
         Some((pod, service)) => {
             let role = service.strip_prefix(cluster).unwrap_or_default();
             let number = pod.strip_prefix(role).and_then(|pod| pod.strip_prefix('-'));
@@ -197,15 +199,20 @@ fn is_sibling(name: &str, listed: &str) -> bool {
     }
 }
 
-/// The cluster's name and its namespace, of a node's name as the operator writes it.
-fn cluster_of(listed: &str) -> Option<(&str, &str)> {
-    let mut labels = listed.strip_suffix(".svc")?.splitn(3, '.');
+/// The cluster's name, its namespace, and the domain of the Kubernetes cluster, of a node's name as the
+/// operator writes it: with the domain, or without where it is not told.
+fn cluster_of(listed: &str) -> Option<(&str, &str, &str)> {
+    let (name, domain) = match listed.split_once(".svc.") {
+        Some(absolute) => absolute,
+        None => (listed.strip_suffix(".svc")?, CLUSTER_DOMAIN),
+    };
+    let mut labels = name.splitn(3, '.');
     let (pod, service, namespace) = (labels.next()?, labels.next()?, labels.next()?);
     let (cluster, role) = service.rsplit_once('-')?;
     let number = pod.strip_prefix(service)?.strip_prefix('-')?;
     number.parse::<u8>().ok()?;
     Role::parse(role)?;
-    Some((cluster, namespace))
+    Some((cluster, namespace, domain))
 }
 
 /// Whom the request names: the one `Host` that it has. With a whole URL in its first line, as for a
@@ -410,6 +417,7 @@ mod tests {
         for name in [
             "my-db",
             "my-db-reader",
+            "my-db-store-reader",
             "my-db-learner",
             "my-db-store-3.my-db-store",
             "my-db-proposer-255.my-db-proposer",
@@ -446,6 +454,31 @@ mod tests {
                 421,
                 "{other}"
             );
+        }
+    }
+
+    #[test]
+    fn absolute_names_make_the_short_ones_own_names_as_well() {
+        let door = door(
+            "",
+            &["db-acceptor-1.db-acceptor.prod.svc.corp.example.:8080"],
+        );
+        for ours in [
+            "db.prod.svc",
+            "db.prod",
+            "db-store-reader.prod.svc.corp.example",
+            "db-acceptor-2.db-acceptor.prod.svc.corp.example.",
+        ] {
+            let asked = [("host", ours)];
+            assert_eq!(status(&door, "GET", "/status", &asked), 200, "{ours}");
+        }
+        for other in [
+            "db.prod.svc.example",
+            "x.prod.svc.corp.example",
+            "db.prod.corp.example",
+        ] {
+            let asked = [("host", other)];
+            assert_eq!(status(&door, "GET", "/status", &asked), 421, "{other}");
         }
     }
 
