@@ -1,7 +1,6 @@
 //! Every write to a cluster's objects: server-side apply under one field manager, and only where
 //! something differs. `Objects<Desired>` → `Objects<Applied>`.
 
-mod compare;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -22,12 +21,11 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
+use crate::compare::{covers, digest, to_json};
 use crate::desired::{Applied, Desired, Objects};
 use crate::names;
 use crate::observe::{Observed, is_undefined};
 use crate::telemetry::Metrics;
-
-pub(crate) use compare::{covers, digest, to_json};
 
 /// Why not everything could be written.
 #[derive(Debug, thiserror::Error)]
@@ -239,7 +237,9 @@ impl Writer<'_> {
     ) -> Result<(), Error> {
         for object in live {
             let unwanted = !wanted.contains(&object.name_any());
-            if unwanted && self.owns(object) && object.meta().deletion_timestamp.is_none() {
+            // What another of that name left behind as well.
+            let ours = self.stranger(object, object.annotations()).is_none();
+            if unwanted && ours && object.meta().deletion_timestamp.is_none() {
                 self.delete(api, object, &DeleteParams::background())
                     .await?;
             }
@@ -345,7 +345,11 @@ impl Writer<'_> {
             .cloned()
             .unwrap_or_else(|| "of an earlier release".to_owned());
         let now = Instant::now();
-        writes.overwritten.push((now, writer.clone()));
+        // One look at all objects is one time.
+        let before = writes.overwritten.last().map(|(at, _)| *at);
+        if before.is_none_or(|before| now.duration_since(before) >= Duration::from_millis(100)) {
+            writes.overwritten.push((now, writer.clone()));
+        }
         let recent = |(at, _): &(Instant, String)| now.duration_since(*at) < OVERWRITTEN_WITHIN;
         writes.overwritten.retain(recent);
         // One of the two goes on. Which one does not matter, as long as both agree.
@@ -504,7 +508,16 @@ fn version<K: Resource>(object: &K) -> String {
         Some(generation) => generation.to_string(),
         None => meta.resource_version.clone().unwrap_or_default(),
     };
-    format!("{}/{version}", meta.uid.as_deref().unwrap_or_default())
+    // What no generation counts.
+    let rest = digest(&json!([
+        meta.labels,
+        meta.annotations,
+        meta.owner_references
+    ]));
+    format!(
+        "{}/{version}/{rest}",
+        meta.uid.as_deref().unwrap_or_default()
+    )
 }
 
 fn has_kubelet(pod: &Pod) -> bool {

@@ -2,9 +2,8 @@
 //! NetworkPolicy does, by their name, or through the API server.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,6 +17,8 @@ use tokio::time::timeout;
 
 /// A node that takes longer than this is taken for one that does not answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// For how long the way that worked is the first to be tried.
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// The API server connects on our behalf.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(2);
 /// A `/status` is a few hundred bytes; more than this is not one.
@@ -47,6 +48,8 @@ pub struct Answer {
     pub data_lost: Option<String>,
     /// An acceptor's: up to here it has forgotten what was chosen.
     pub trimmed_instance_id: Option<i64>,
+    /// An acceptor's: why it takes no new values, such as a volume that is almost full.
+    pub no_room: Option<String>,
     /// A learner's: up to here it has on disk what was chosen.
     pub durable_instance_id: Option<i64>,
     /// Names its start on its volume.
@@ -97,8 +100,8 @@ const WAYS: [Way; 3] = [Way::Address, Way::Name, Way::ApiServer];
 #[derive(Clone)]
 pub struct OverHttp {
     api: Client,
-    /// The way that worked last, as its place in [`WAYS`].
-    works: Arc<AtomicU8>,
+    /// The way that worked last, as its place in [`WAYS`], and since when it is not the first.
+    works: Arc<Mutex<(usize, Instant)>>,
 }
 
 impl OverHttp {
@@ -106,7 +109,24 @@ impl OverHttp {
     pub fn new(api: Client) -> OverHttp {
         OverHttp {
             api,
-            works: Arc::default(),
+            works: Arc::new(Mutex::new((0, Instant::now()))),
+        }
+    }
+
+    /// The way to try first: what worked last, but for a minute only. A node that was slow once is no
+    /// network that is closed.
+    fn first(&self) -> usize {
+        let (works, since) = *self.works.lock().unwrap_or_else(PoisonError::into_inner);
+        match since.elapsed() < REMEMBERED {
+            true => works,
+            false => 0,
+        }
+    }
+
+    fn works(&self, at: usize) {
+        let mut works = self.works.lock().unwrap_or_else(PoisonError::into_inner);
+        if works.0 != at || works.1.elapsed() >= REMEMBERED {
+            *works = (at, Instant::now());
         }
     }
 
@@ -131,8 +151,11 @@ impl OverHttp {
                     let url = format!(
                         "/api/v1/namespaces/{namespace}/pods/{pod}:{DEFAULT_PORT}/proxy{path}"
                     );
-                    let request = http::Request::get(url).body(Vec::new())?;
-                    Ok((200, self.api.request_text(request).await?.into_bytes()))
+                    let request = http::Request::get(url).body(Vec::new().into())?;
+                    let response = self.api.send(request).await?;
+                    let code = response.status().as_u16();
+                    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES);
+                    Ok((code, body.collect().await?.to_bytes().to_vec()))
                 }
             }
         };
@@ -156,12 +179,12 @@ impl NodeStatus for OverHttp {
     fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Answer>> {
         let (this, node) = (self.clone(), node.clone());
         async move {
-            let first = usize::from(this.works.load(Ordering::Relaxed));
+            let first = this.first();
             // A node that is not ready may well not answer at all.
             let tried = if node.ready { WAYS.len() } else { 1 };
             for at in (0..tried).map(|next| (first + next) % WAYS.len()) {
                 if let Some(answer) = this.status(WAYS[at], &node).await {
-                    this.works.store(at as u8, Ordering::Relaxed);
+                    this.works(at);
                     return Some(answer);
                 }
             }
@@ -173,7 +196,7 @@ impl NodeStatus for OverHttp {
     fn why_unready(&self, node: &Node) -> BoxFuture<'static, Option<String>> {
         let (this, node) = (self.clone(), node.clone());
         async move {
-            let way = WAYS[usize::from(this.works.load(Ordering::Relaxed))];
+            let way = WAYS[this.first()];
             let (code, body) = this.get(way, &node, "/ready").await.ok()?;
             let problem: Problem = serde_json::from_slice(&body).ok()?;
             (code != 200).then_some(problem.detail)

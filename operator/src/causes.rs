@@ -19,6 +19,8 @@ use crate::observe::condition;
 
 /// A pod that should have ended so long ago is on a Kubernetes node that does not answer.
 const OVERDUE: SignedDuration = SignedDuration::from_secs(60);
+/// A crash that is longer ago explains nothing any more.
+const LATELY: SignedDuration = SignedDuration::from_mins(10);
 /// The longest text that is taken over from a crash or an event, in characters.
 const QUOTE_MAX: usize = 400;
 /// How many different causes are told at once.
@@ -147,8 +149,8 @@ pub fn why(name: &str, set: &str, pod: Option<&Pod>, told: &Hearsay, now: &Time)
         .or_else(|| containers(pod).find_map(stopped))
         .or_else(|| told.warnings.get(name).cloned())
         .or_else(|| unreachable(pod))
+        .or_else(|| containers(pod).find_map(|container| ended_before(container, now)))
         .or_else(|| told.unready.get(name).cloned())
-        .or_else(|| containers(pod).find_map(ended_before))
         .or_else(|| {
             let waiting = containers(pod).find_map(|it| waiting(it.state.as_ref()))?;
             waiting.reason.clone()
@@ -238,6 +240,21 @@ fn stopped(container: &ContainerStatus) -> Option<String> {
     if ON_ITS_WAY.contains(&reason) {
         return None;
     }
+    if ["ErrImagePull", "ImagePullBackOff"].contains(&reason) {
+        // The kubelet says the one and the other in turn, about the same.
+        let message = waiting.message.as_deref().unwrap_or_default();
+        let cause = message
+            .split_once("ErrImagePull: ")
+            .map_or(message, |(_, cause)| cause);
+        let image = &container.image;
+        if cause.is_empty() {
+            return Some("ImagePullBackOff".to_owned());
+        }
+        return Some(format!(
+            "ImagePullBackOff: image {image:?}: {}",
+            quoted(cause)
+        ));
+    }
     match (reason, last) {
         // Its own message is how long the kubelet waits, which changes all the time.
         ("CrashLoopBackOff", Some(last)) => Some(end(container, last)),
@@ -250,10 +267,13 @@ fn stopped(container: &ContainerStatus) -> Option<String> {
     }
 }
 
-/// Why a container that runs, and whose pod is not ready, ended the last time.
-fn ended_before(container: &ContainerStatus) -> Option<String> {
+/// Why a container that runs, and whose pod is not ready, ended the last time, if that was lately: it
+/// may be about to do so again.
+fn ended_before(container: &ContainerStatus, now: &Time) -> Option<String> {
     let last = container.last_state.as_ref()?.terminated.as_ref()?;
-    (last.exit_code != 0).then(|| end(container, last))
+    let lately = |at: &Time| now.0.duration_since(at.0) < LATELY;
+    let lately = last.finished_at.as_ref().is_none_or(lately);
+    (last.exit_code != 0 && lately).then(|| end(container, last))
 }
 
 fn end(container: &ContainerStatus, ended: &ContainerStateTerminated) -> String {

@@ -23,8 +23,8 @@ use crate::crd::{
     Resources, RoleSpec, ServicesSpec, Storage,
 };
 use crate::fields::{
-    Budget, check_contexts, extra, millis, parse_budget, parse_clients, parse_domain, parse_hosts,
-    parse_name, parse_quota, parse_services, parse_window, positive, quantities,
+    Budget, check_contexts, extra, extra_labels, millis, parse_budget, parse_clients, parse_domain,
+    parse_hosts, parse_name, parse_quota, parse_services, parse_window, positive, quantities,
     reconcile_defaults,
 };
 use crate::invalid::Invalid;
@@ -127,6 +127,8 @@ pub struct Group {
     pub storage_size: Quantity,
     /// The volume's class; `None`: the Kubernetes cluster's default.
     pub storage_class_name: Option<String>,
+    /// The same, if it is an operator's default.
+    pub default_class: Option<String>,
     /// The volume's access modes, not empty.
     pub access_modes: Vec<String>,
     /// What becomes of volumes when the set of pods is deleted.
@@ -258,7 +260,7 @@ impl Cluster {
             )?,
             paused: is_set(object, names::PAUSED_ANNOTATION),
             held: is_set(object, names::HOLD_ANNOTATION),
-            labels: extra("spec.labels", &spec.labels, &reserved)?,
+            labels: extra_labels("spec.labels", &spec.labels, &reserved)?,
             annotations: extra("spec.annotations", &spec.annotations, &BTreeMap::new())?,
             pod_security_context,
             security_context,
@@ -378,6 +380,7 @@ impl Group {
             },
             storage_size: positive(&field("storage.size"), &size)?,
             storage_class_name,
+            default_class: None,
             access_modes,
             when_deleted: retention.when_deleted.unwrap_or_default(),
             when_scaled: retention.when_scaled.unwrap_or_default(),

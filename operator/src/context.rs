@@ -157,4 +157,4 @@ impl Context {
 }
 
 /// How long a cluster is left alone once another operator was seen to write to it.
-pub(crate) const LEFT_ALONE: Duration = Duration::from_secs(3600);
+pub(crate) const LEFT_ALONE: Duration = Duration::from_secs(600);

@@ -135,18 +135,8 @@ impl Place {
     /// Waits until the API server lists PaxosClusters here: without the CustomResourceDefinition it does
     /// not, nor without permission.
     async fn readable(&self) {
-        let clusters = self.api::<PaxosCluster>();
-        let one = ListParams::default().limit(1);
         let mut told = None;
-        loop {
-            let problem = match timeout(TIME_LIMIT, clusters.list_metadata(&one)).await {
-                Ok(Ok(_)) => break,
-                Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                    format!("no CustomResourceDefinition {}", PaxosCluster::crd_name())
-                }
-                Ok(Err(error)) => apply::in_short(&error),
-                Err(_) => "no answer in time".to_owned(),
-            };
+        while let Err(problem) = self.list().await {
             if told.as_ref() != Some(&problem) {
                 let namespace = self.name();
                 tracing::warn!(
@@ -162,6 +152,21 @@ impl Place {
                 _ => AGAIN.0,
             };
             sleep(again).await;
+        }
+    }
+
+    /// Why the API server does not list PaxosClusters here, if it does not.
+    async fn list(&self) -> Result<(), String> {
+        let clusters = self.api::<PaxosCluster>();
+        let one = ListParams::default().limit(1);
+        match timeout(TIME_LIMIT, clusters.list_metadata(&one)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                let name = PaxosCluster::crd_name();
+                Err(format!("no CustomResourceDefinition {name}"))
+            }
+            Ok(Err(error)) => Err(apply::in_short(&error)),
+            Err(_) => Err("no answer in time".to_owned()),
         }
     }
 
@@ -193,7 +198,8 @@ impl Place {
                 let mut outcomes = controller.run(reconcile, on_error, context.clone()).boxed();
                 let mut told = String::new();
                 while let Some(outcome) = outcomes.next().await {
-                    if !self.note(outcome, &mut told) {
+                    // Of another kind that cannot be watched, each reconciliation tells.
+                    if !self.note(outcome, &mut told) && self.list().await.is_err() {
                         return true;
                     }
                 }
@@ -209,6 +215,8 @@ impl Place {
                 return;
             }
             self.metrics.readable(self.name(), false);
+            self.metrics.hide_clusters(self.name());
+            context.keep_only(self.namespace.as_deref(), &[]);
             again = match since.elapsed() < 2 * AGAIN.1 {
                 true => (again * 2).min(AGAIN.1),
                 false => AGAIN.0,

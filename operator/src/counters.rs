@@ -21,11 +21,14 @@ pub(crate) const COUNTERS_INTERVAL: Duration = Duration::from_secs(10);
 /// Asks a cluster's proposers how far they are, and writes it if it is news. Only the two counters are
 /// written, under a manager of their own: whatever else the status says stays as it is.
 pub(crate) async fn refresh(context: &Context, object: &Guarded) {
-    let (proposers, written) = context.remember(object, |memory| {
-        (memory.proposers.clone(), memory.written.clone())
+    let (proposers, written, left) = context.remember(object, |memory| {
+        let left = memory
+            .left_until
+            .is_some_and(|until| Instant::now() < until);
+        (memory.proposers.clone(), memory.written.clone(), left)
     });
     let fresh = |at: Instant| at.elapsed() < COUNTERS_INTERVAL / 2;
-    if proposers.is_empty() || written.as_ref().is_some_and(|written| fresh(written.at)) {
+    if left || proposers.is_empty() || written.as_ref().is_some_and(|written| fresh(written.at)) {
         return;
     }
     let answers = join_all(proposers.iter().map(|node| context.nodes.ask(node))).await;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::crd::{PaxosCluster, RoleSpec};
-use crate::fields::{check_contexts, extra};
+use crate::fields::{check_contexts, extra, extra_labels};
 use crate::invalid::Invalid;
 use crate::{names, strict};
 
@@ -49,7 +49,7 @@ impl Defaults {
             defaults.security_context.as_ref(),
         )?;
         let reserved = names::labels("", Some(Role::Learner));
-        extra("CLUSTER_DEFAULTS.labels", &defaults.labels, &reserved)?;
+        extra_labels("CLUSTER_DEFAULTS.labels", &defaults.labels, &reserved)?;
         let none = BTreeMap::new();
         extra("CLUSTER_DEFAULTS.annotations", &defaults.annotations, &none)?;
         Ok(defaults)

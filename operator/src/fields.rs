@@ -43,8 +43,56 @@ pub(crate) fn extra(
             field,
             format!("sets {key}, which is the operator's: leave it out"),
         )),
-        None => Ok(given.clone()),
+        None => {
+            let bad = given.keys().find(|key| !is_qualified(key));
+            match bad {
+                Some(key) => Err(Invalid::new(
+                    field,
+                    format!("has {key:?}, must have names such as team or example.com/team"),
+                )),
+                None => Ok(given.clone()),
+            }
+        }
     }
+}
+
+/// The same of labels, whose values are names as well.
+pub(crate) fn extra_labels(
+    field: &str,
+    given: &BTreeMap<String, String>,
+    ours: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Invalid> {
+    let bad = given
+        .iter()
+        .find(|(_, value)| !value.is_empty() && !is_name(value));
+    match bad {
+        Some((key, value)) => Err(Invalid::new(
+            format!("{field}.{key}"),
+            format!(
+                "is {value:?}, must be at most 63 letters, digits, dashes, dots and underscores, and begin \
+                 and end with a letter or digit"
+            ),
+        )),
+        None => extra(field, given, ours),
+    }
+}
+
+/// A name as Kubernetes has it in keys, with or without a domain before it.
+fn is_qualified(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((domain, name)) => {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+            !domain.is_empty() && domain.len() <= 253 && domain.chars().all(plain) && is_name(name)
+        }
+        None => is_name(key),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let (first, last) = (text.chars().next(), text.chars().last());
+    text.len() <= 63 && ends(first) && ends(last) && text.chars().all(plain)
 }
 
 /// The security contexts of pods and of their nodes' containers.
@@ -76,7 +124,7 @@ pub(crate) fn parse_domain(given: Option<&str>) -> Result<Option<String>, Invali
     };
     let domain = given.strip_suffix('.').unwrap_or(given);
     match proposer::config::host(domain) {
-        Some(domain) if !domain.starts_with('.') => Ok(Some(domain)),
+        Some(domain) if domain.split('.').all(|label| !label.is_empty()) => Ok(Some(domain)),
         _ => Err(Invalid::new(
             "spec.clusterDomain",
             format!("is {given:?}, must be a domain such as cluster.local"),
@@ -87,6 +135,12 @@ pub(crate) fn parse_domain(given: Option<&str>) -> Result<Option<String>, Invali
 pub(crate) fn parse_services(given: &ServicesSpec) -> Result<ServicesSpec, Invalid> {
     let annotations = &given.annotations;
     extra("spec.services.annotations", annotations, &BTreeMap::new())?;
+    if given.ip_families.len() == 2 && given.ip_families[0] == given.ip_families[1] {
+        return Err(Invalid::new(
+            "spec.services.ipFamilies",
+            "names one family twice",
+        ));
+    }
     if given.ip_families.len() == 2 && given.ip_family_policy.as_deref() == Some("SingleStack") {
         return Err(Invalid::new(
             "spec.services.ipFamilies",

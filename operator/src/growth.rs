@@ -14,17 +14,20 @@ const ONLINE: SignedDuration = SignedDuration::from_mins(2);
 /// The volume is larger, its file system is not yet.
 const PENDING: &str = "FileSystemResizePending";
 
-/// Why the pod of this claim is to be restarted; `None` when it need not be.
+/// Why the pod of this claim, made at that time, is to be restarted; `None` when it need not be.
 pub(crate) fn waits_for_restart(
     claims: &[PersistentVolumeClaim],
     claim: &str,
+    pod: Option<&Time>,
     now: &Time,
 ) -> Option<String> {
     let mut claims = claims.iter();
     let claim = claims.find(|it| it.metadata.name.as_deref() == Some(claim))?;
     let pending = conditions(claim).find(|it| it.type_ == PENDING && it.status == "True")?;
     let since = pending.last_transition_time.as_ref()?;
-    let waits = now.0.duration_since(since.0) >= ONLINE;
+    // A pod that was made since has not helped, and the next would not.
+    let older = pod.is_some_and(|made| made.0 <= since.0);
+    let waits = now.0.duration_since(since.0) >= ONLINE && older;
     waits.then(|| "its volume grows only while no pod uses it".to_owned())
 }
 
@@ -124,12 +127,14 @@ mod tests {
             "type": "FileSystemResizePending", "status": "True",
             "lastTransitionTime": "1970-01-01T01:00:00Z",
         }]}));
-        let waits = |minute| waits_for_restart(&pending, "data-ledger-acceptor-1", &at(minute));
-        assert_eq!(waits(61), None, "the kubelet may be at it");
-        assert!(waits(62).is_some());
+        let name = "data-ledger-acceptor-1";
+        let waits = |made, minute| waits_for_restart(&pending, name, Some(&at(made)), &at(minute));
+        assert_eq!(waits(0, 61), None, "the kubelet may be at it");
+        assert!(waits(0, 62).is_some());
         assert_eq!(
-            waits_for_restart(&pending, "data-ledger-acceptor-2", &at(70)),
-            None
+            waits(61, 70),
+            None,
+            "it was restarted, and that did not help"
         );
     }
 }

@@ -21,6 +21,7 @@ pub mod causes;
 pub mod check;
 pub mod client;
 pub mod cluster;
+mod compare;
 pub mod config;
 pub mod context;
 pub mod controller;

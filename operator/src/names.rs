@@ -32,6 +32,11 @@ pub const APPLIED_ANNOTATION: &str = "clustersync.io/applied";
 pub const ACCEPTORS_ANNOTATION: &str = "clustersync.io/acceptors";
 /// How many learners there are when the cluster is not stopped, on their StatefulSet.
 pub const LEARNERS_ANNOTATION: &str = "clustersync.io/learners";
+/// The storage class that a set's volumes have by an operator's default, on the set: the default of another
+/// day is not theirs.
+pub const CLASS_ANNOTATION: &str = "clustersync.io/default-class";
+/// A digest of the labels and annotations of a set's claims, on the set.
+pub const CLAIMS_ANNOTATION: &str = "clustersync.io/claims";
 /// A digest of the template that a pod was made from, on the pod: what differs is restarted.
 pub const TEMPLATE_ANNOTATION: &str = "clustersync.io/template";
 /// What `kubectl rollout restart` writes into a StatefulSet's template.

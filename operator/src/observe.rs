@@ -167,23 +167,26 @@ pub async fn observe(
 }
 
 impl Observed {
-    /// The cluster with the storage classes that it has. One that is named nowhere is that of the volumes
-    /// that there are, or else the operator's default.
+    /// The cluster with the storage classes that it has. Where the spec names none, it is that of the set
+    /// that there is, if it came from an operator's default; or else the operator's default of now.
     pub(crate) fn with_classes(&self, mut cluster: Cluster, default: &Option<String>) -> Cluster {
         for group in &mut cluster.groups {
-            if default.is_none() || group.storage_class_name.is_some() {
+            if group.storage_class_name.is_some() {
                 continue;
             }
             let name = names::role(&cluster.name, group.role);
             let mut sets = self.stateful_sets.iter();
             let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name));
-            group.storage_class_name = match set.and_then(claim_template) {
-                Some(claim) => claim
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.storage_class_name.clone()),
+            let made_with = |set: &StatefulSet| {
+                let annotations = set.metadata.annotations.as_ref();
+                let class = annotations.and_then(|all| all.get(names::CLASS_ANNOTATION));
+                class.cloned()
+            };
+            group.default_class = match set {
+                Some(set) => made_with(set),
                 None => default.clone(),
             };
+            group.storage_class_name = group.default_class.clone();
         }
         cluster
     }

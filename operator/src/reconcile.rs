@@ -140,9 +140,12 @@ async fn pipeline(
     let (cluster, observed, invalid) = match valid(object, context, &current).await? {
         Valid::Yes(cluster, observed) => (*cluster, *observed, None),
         Valid::LastTime(cluster, observed, invalid) => (*cluster, *observed, Some(invalid)),
-        Valid::Never(invalid) => {
-            // Volumes may be deleted, and they are not watched.
-            let look = match invalid.volumes {
+        Valid::Never {
+            invalid,
+            contradicts,
+        } => {
+            // What it contradicts may go, and is not watched.
+            let look = match contradicts {
                 true => Look::AtRest,
                 false => Look::Never,
             };
@@ -209,8 +212,8 @@ enum Valid {
     Yes(Box<Cluster>, Box<Observed>),
     /// What it said before, since now it makes no sense: what runs is kept up.
     LastTime(Box<Cluster>, Box<Observed>, Invalid),
-    /// Nothing: it never made sense, or contradicts the volumes that there are.
-    Never(Invalid),
+    /// Nothing: it never made sense, or contradicts what there is.
+    Never { invalid: Invalid, contradicts: bool },
 }
 
 async fn valid(
@@ -237,15 +240,20 @@ async fn valid(
                 }
                 return Ok(Valid::Yes(cluster, observed));
             }
-            Err(invalid) => invalid,
+            Err(invalid) => (invalid, true),
         },
-        Err(invalid) => invalid,
+        Err(invalid) => (invalid, false),
+    };
+    let (invalid, contradicts) = invalid;
+    let never = |invalid| Valid::Never {
+        invalid,
+        contradicts,
     };
     if invalid.volumes {
-        return Ok(Valid::Never(invalid));
+        return Ok(never(invalid));
     }
     let Some(spec) = last_valid(object, context).await? else {
-        return Ok(Valid::Never(invalid));
+        return Ok(never(invalid));
     };
     let shell = PaxosCluster {
         metadata: object.meta().clone(),
@@ -255,9 +263,9 @@ async fn valid(
     match parse(&shell, &spec, current, context) {
         Ok(cluster) => Ok(match look(cluster).await? {
             Ok((cluster, observed)) => Valid::LastTime(cluster, observed, invalid),
-            Err(_) => Valid::Never(invalid),
+            Err(_) => never(invalid),
         }),
-        Err(_) => Ok(Valid::Never(invalid)),
+        Err(_) => Ok(never(invalid)),
     }
 }
 
@@ -313,7 +321,7 @@ async fn leave(object: &Guarded, context: &Context, other: &str) {
     let ours = &context.options.identity;
     let note = format!(
         "operator {other} writes other objects for this PaxosCluster: operator {ours} leaves it alone for \
-         an hour. Uninstall one of them, or give each namespaces of its own (watchNamespaces)"
+         ten minutes. Uninstall one of them, or give each namespaces of its own (watchNamespaces)"
     );
     tracing::warn!(
         namespace,
@@ -373,6 +381,9 @@ async fn roll(
     if cluster.held || matches!(decision, Decision::Done | Decision::Stuck(_)) {
         context.rollouts().give_back(&key);
     }
+    if decision == Decision::Done {
+        context.remember(object, |memory| memory.waiting.is_over());
+    }
     let Decision::Restart(restart) = &decision else {
         return Ok(decision);
     };
@@ -402,7 +413,12 @@ async fn roll(
             // Its budget forbids it, it has gone by itself, or whatever it is: the status tells.
             let message = format!("pod {pod} may not be evicted now: {}", refusal.message);
             let refused = Decision::Wait(message);
-            return Ok(context.remember(object, |memory| memory.waiting.for_too_long(refused, now)));
+            let refused =
+                context.remember(object, |memory| memory.waiting.for_too_long(refused, now));
+            if matches!(refused, Decision::Stuck(_)) {
+                context.rollouts().give_back(&key);
+            }
+            return Ok(refused);
         }
         Err(source) => {
             let pod = pod.clone();
@@ -410,6 +426,8 @@ async fn roll(
         }
     }
     context.metrics.wrote("pods/eviction", "create");
+    context.rollouts().went_on(&key, now);
+    context.remember(object, |memory| memory.waiting.is_over());
     let name = &cluster.name;
     tracing::info!(
         namespace = cluster.namespace,

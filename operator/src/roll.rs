@@ -13,9 +13,9 @@ use proposer::config::Role;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::apply::{covers, digest, to_json};
 use crate::causes;
 use crate::cluster::Cluster;
+use crate::compare::{covers, digest, to_json};
 use crate::growth;
 use crate::names;
 use crate::observe::{Observed, condition, is_ready};
@@ -69,10 +69,14 @@ pub struct Restart {
 pub struct Waiting(Option<(String, Instant)>);
 
 impl Waiting {
+    /// The roll went on: what is waited for next has all its time.
+    pub(crate) fn is_over(&mut self) {
+        self.0 = None;
+    }
+
     /// The decision, or that the roll does not go on by itself: it has waited for the same for too long.
     pub(crate) fn for_too_long(&mut self, decision: Decision, now: Instant) -> Decision {
         let Decision::Wait(why) = decision else {
-            self.0 = None;
             return decision;
         };
         let since = match &self.0 {
@@ -198,8 +202,7 @@ pub(crate) fn expected<'a>(
             let halted = observed.halted.get(&name).map(String::as_str);
             let outdated = pod.and_then(|pod| outdated(pod, template?));
             let claim = names::claim_of(&name);
-            let grows =
-                pod.and_then(|_| growth::waits_for_restart(&observed.claims, &claim, before.now));
+            let grows = growth::waits_for_restart(&observed.claims, &claim, made(pod), before.now);
             Expected {
                 role,
                 id,
@@ -306,13 +309,23 @@ impl Expected<'_> {
     }
 }
 
+fn made(pod: Option<&Pod>) -> Option<&Time> {
+    pod?.metadata.creation_timestamp.as_ref()
+}
+
 /// Since when a pod is ready or is not, by the operator's own clock: a kubelet's may be another. Where
 /// nothing is known of it yet, Kubernetes is believed, but for times to come.
 fn since(before: Before<'_>, name: &str, pod: Option<&Pod>, halted: bool) -> Time {
     let ready = !halted && pod.is_some_and(is_ready);
     let mut members = before.status.members.iter();
     match members.find(|member| member.pod == name) {
-        Some(member) if member.ready == ready => member.since.clone(),
+        Some(member) if member.ready == ready => {
+            // One that was made anew meanwhile has its own time to come back.
+            let there = pod.filter(|pod| !ready && pod.metadata.deletion_timestamp.is_none());
+            let made = made(there).map(|made| made.min(before.now));
+            made.map_or(&member.since, |made| made.max(&member.since))
+                .clone()
+        }
         Some(_) => before.now.clone(),
         None => {
             let there = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none());

@@ -30,9 +30,8 @@ impl<K: Clone + PartialEq> Rollouts<K> {
             return Ok(());
         }
         self.turns
-            .retain(|(of, since)| of == key || now.duration_since(*since) < TURN);
-        if let Some((_, since)) = self.turns.iter_mut().find(|(of, _)| of == key) {
-            *since = now;
+            .retain(|(_, since)| now.duration_since(*since) < TURN);
+        if self.turns.iter().any(|(of, _)| of == key) {
             return Ok(());
         }
         if let Some((first, _)) = self.turns.get(self.at_once - 1) {
@@ -40,6 +39,13 @@ impl<K: Clone + PartialEq> Rollouts<K> {
         }
         self.turns.push((key.clone(), now));
         Ok(())
+    }
+
+    /// A pod was restarted: the turn has all its time again.
+    pub(crate) fn went_on(&mut self, key: &K, now: Instant) {
+        if let Some((_, since)) = self.turns.iter_mut().find(|(of, _)| of == key) {
+            *since = now;
+        }
     }
 
     /// Ends a turn: the cluster is done, or cannot go on by itself.
@@ -67,12 +73,14 @@ mod tests {
         rollouts.give_back(&"a");
         assert_eq!(rollouts.take(&"b", start), Ok(()));
         assert_eq!(rollouts.take(&"a", start), Err("b"));
-        // It was told to wait for the last time a moment before it took its turn again.
+        // Asking for it is not going on.
         let later = start + TURN - Duration::from_secs(1);
-        assert_eq!(rollouts.take(&"a", later), Err("b"));
+        assert_eq!(rollouts.take(&"b", later), Ok(()));
         assert_eq!(rollouts.take(&"a", start + TURN), Ok(()));
+        rollouts.went_on(&"a", start + TURN);
+        assert_eq!(rollouts.take(&"b", later + TURN), Err("a"));
         rollouts.retain(|key| *key != "a");
-        assert_eq!(rollouts.take(&"c", start + TURN), Ok(()));
+        assert_eq!(rollouts.take(&"c", later + TURN), Ok(()));
     }
 
     #[test]

@@ -139,7 +139,7 @@ async fn a_fault_at_any_call_changes_nothing_about_the_end() {
         let (calls, faults) = match verb.as_str() {
             "get" | "list" | "watch" => (3, &FAULTS[3..]),
             // What the kubelets are told is the same for each pod; `scaling` goes through it.
-            _ if resource == "pods" => (2, &FAULTS[..]),
+            _ if resource == "pods/status" => (2, &FAULTS[..]),
             _ => (usize::MAX, &FAULTS[..]),
         };
         for nth in 1..=count(verb, resource).min(calls) {

@@ -65,16 +65,18 @@ async fn security_contexts_are_taken_whole_however_they_are_applied() {
 
 #[tokio::test]
 async fn an_operators_defaults_are_those_of_every_cluster_that_says_nothing() {
-    let json = json!({
-        "storageClassName": "fast",
-        "podSecurityContext": {},
-        "labels": { "team": "data" },
-    });
-    let told = |json: &str| Options {
-        defaults: Defaults::parse(json).unwrap(),
-        ..Options::default()
+    let told = |class: &str| {
+        let json = json!({
+            "storageClassName": class,
+            "podSecurityContext": {},
+            "labels": { "team": "data" },
+        });
+        Options {
+            defaults: Defaults::parse(&json.to_string()).unwrap(),
+            ..Options::default()
+        }
     };
-    let world = World::told(ApiServer::new(), Nodes::default(), told(&json.to_string()));
+    let world = World::told(ApiServer::new(), Nodes::default(), told("fast"));
     world.create("ledger", json!({}));
     world.reconcile("ledger").await.unwrap();
     assert_eq!(
@@ -89,14 +91,68 @@ async fn an_operators_defaults_are_those_of_every_cluster_that_says_nothing() {
     assert_eq!(class(&world), "fast");
     assert_eq!(set(&world, "learner")["metadata"]["labels"]["team"], "data");
     // Another default is for other clusters: volumes keep the class that they have.
-    let other = World::told(
-        world.server.clone(),
-        Nodes::default(),
-        told(r#"{"storageClassName":"slow"}"#),
-    );
+    let other = World::told(world.server.clone(), Nodes::default(), told("slow"));
     other.reconcile("ledger").await.unwrap();
     assert_eq!(other.condition("ledger", "Stalled").0, "");
     assert_eq!(class(&other), "fast");
+    // Nor does it matter when there is none any more.
+    let none = Options {
+        defaults: Defaults::parse(r#"{"podSecurityContext":{},"labels":{"team":"data"}}"#).unwrap(),
+        ..Options::default()
+    };
+    let none = World::told(world.server.clone(), Nodes::default(), none);
+    none.reconcile("ledger").await.unwrap();
+    assert_eq!(none.condition("ledger", "Stalled").0, "");
+    assert_eq!(class(&none), "fast");
+}
+
+#[tokio::test]
+async fn what_is_said_of_pods_decides_over_what_is_said_of_everything() {
+    let spec = json!({
+        "annotations": { "example.com/inject": "false" }, "labels": { "team": "data" },
+        "acceptor": {
+            "podAnnotations": { "example.com/inject": "true" },
+            "podTemplate": { "metadata": { "labels": { "team": "disks" } } },
+        },
+    });
+    let world = World::whole("ledger", spec).await;
+    assert_eq!(world.condition("ledger", "Ready").0, "True");
+    let pods = |role: &str| set(&world, role)["spec"]["template"]["metadata"].take();
+    let acceptors = pods("acceptor");
+    assert_eq!(acceptors["annotations"]["example.com/inject"], "true");
+    assert_eq!(acceptors["labels"]["team"], "disks");
+    assert_eq!(
+        pods("learner")["annotations"]["example.com/inject"],
+        "false"
+    );
+}
+
+#[tokio::test]
+async fn a_set_whose_claims_admission_labels_is_not_made_anew() {
+    let world = World::new();
+    world.server.rewrite_sets(|set| {
+        let claim = &mut set["spec"]["volumeClaimTemplates"][0]["metadata"];
+        claim["labels"]["policy"] = json!("added");
+    });
+    world.create("ledger", json!({}));
+    world.reconcile("ledger").await.unwrap();
+    world.server.run_pods(|_| false);
+    let before = set(&world, "acceptor")["metadata"]["uid"].take();
+    for _ in 0..3 {
+        world.reconcile("ledger").await.unwrap();
+    }
+    assert_eq!(set(&world, "acceptor")["metadata"]["uid"], before);
+}
+
+#[tokio::test]
+async fn what_a_deleted_cluster_left_behind_and_the_next_does_not_want_goes() {
+    let world = World::whole("ledger", json!({ "store": { "enabled": true } })).await;
+    world.server.orphan("paxosclusters", NAMESPACE, "ledger");
+    world.create("ledger", json!({}));
+    world.reconcile("ledger").await.unwrap();
+    let sets = world.server.names("statefulsets");
+    assert!(!sets.contains(&"ledger-store".to_owned()), "{sets:?}");
+    assert_eq!(sets.len(), 3);
 }
 
 #[tokio::test]

@@ -166,16 +166,16 @@ async fn a_bad_image_stops_at_the_first_pod_and_a_good_one_mends_it() {
         "{message_then}"
     );
 
-    // Much later.
-    let mut status = world
-        .server
-        .object("pods", NAMESPACE, "ledger-learner-1")
-        .unwrap()["status"]
-        .take();
-    status["conditions"][0]["lastTransitionTime"] = json!("2020-01-01T00:00:00Z");
+    // Much later, by the operator's own clock.
+    let mut status = world.status("ledger");
+    for member in status["members"].as_array_mut().unwrap() {
+        if member["pod"] == "ledger-learner-1" {
+            member["since"] = json!("2020-01-01T00:00:00Z");
+        }
+    }
     world
         .server
-        .edit_status("pods", NAMESPACE, "ledger-learner-1", status);
+        .edit_status("paxosclusters", NAMESPACE, "ledger", status);
     world.pass(10).await;
     assert_eq!(
         world.condition("ledger", "Progressing"),
@@ -278,10 +278,15 @@ async fn a_budget_that_forbids_an_eviction_is_waited_for_and_told() {
         "{told}"
     );
     assert_eq!(image_of(&world.server, "ledger-learner-1"), "nodes:1");
+    // For ever, it is no roll that goes on.
+    world.pass(400).await;
+    let stuck = ("False".into(), "RollStuck".into());
+    assert_eq!(world.condition("ledger", "Progressing"), stuck);
+    assert_eq!(world.condition("ledger", "Degraded").0, "True");
     world
         .server
         .delete("poddisruptionbudgets", NAMESPACE, "mine");
-    world.pass(60).await;
+    world.pass(120).await;
     assert_eq!(image_of(&world.server, "ledger-proposer-2"), "nodes:2");
     assert_eq!(world.condition("ledger", "Ready").0, "True");
 }

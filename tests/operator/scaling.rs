@@ -44,7 +44,10 @@ async fn lists_grow_before_there_are_pods_and_shrink_when_they_are_gone() {
     let first = |resource: &str| writes.iter().position(|call| call.resource == resource);
     assert!(first("configmaps") < first("statefulsets"), "{writes:?}");
     // The pods that run hear of it, and no pod template did but for the environment of new ones.
-    let nudged = writes.iter().filter(|call| call.resource == "pods").count();
+    let nudged = writes
+        .iter()
+        .filter(|call| call.resource == "pods/status")
+        .count();
     assert_eq!(nudged, 5 + 5 + 2);
     settle(&world).await;
     assert_eq!(world.condition("ledger", "Ready").0, "True");
@@ -175,12 +178,12 @@ async fn a_fault_at_any_call_of_scaling_changes_nothing_about_the_end() {
     assert_down(&undisturbed, "undisturbed");
     let calls = undisturbed.take_writes();
     let mut lives = 0;
-    for resource in ["configmaps", "statefulsets", "pods"] {
+    for resource in ["configmaps", "statefulsets", "pods/status"] {
         let count = calls
             .iter()
             .filter(|call| call.verb == "patch" && call.resource == resource);
         // One pod is told like the other.
-        let step = if resource == "pods" { 5 } else { 1 };
+        let step = if resource == "pods/status" { 5 } else { 1 };
         for nth in (1..=count.count()).step_by(step) {
             for fault in [Fault::LoseAnswer(500), Fault::Refuse(409), Fault::Reset] {
                 let mut world = small().await;

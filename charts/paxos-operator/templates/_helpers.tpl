@@ -64,8 +64,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $lease := int .Values.leaderElection.leaseDurationSeconds }}
 {{- $deadline := int .Values.leaderElection.renewDeadlineSeconds }}
 {{- $retry := int .Values.leaderElection.retryPeriodSeconds }}
-{{- if not (and (lt $deadline $lease) (lt $retry $deadline)) }}
-{{- fail "leaderElection: retryPeriodSeconds must be less than renewDeadlineSeconds, and that less than leaseDurationSeconds, or two operators would work at once" }}
+{{- if not (and (lt $deadline $lease) (le (mul 2 $retry) $deadline)) }}
+{{- fail "leaderElection: renewDeadlineSeconds must be less than leaseDurationSeconds, or two operators would work at once; and retryPeriodSeconds at most half of renewDeadlineSeconds" }}
 {{- end }}
 {{- if ne $lease 15 }}
 - --lease-duration-s={{ $lease }}

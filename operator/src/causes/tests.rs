@@ -39,8 +39,21 @@ fn an_image_that_cannot_be_had_is_named() {
     let waiting = json!({ "waiting": {
         "reason": "ImagePullBackOff", "message": "Back-off pulling image \"x:nope\"",
     }});
-    let told = told(container(waiting, json!({})));
-    assert_eq!(told, "ImagePullBackOff: Back-off pulling image \"x:nope\"");
+    let mut status = container(waiting, json!({}));
+    status["containerStatuses"][0]["image"] = json!("x:nope");
+    let backs_off = "ImagePullBackOff: image \"x:nope\": Back-off pulling image \"x:nope\"";
+    assert_eq!(told(status.clone()), backs_off);
+    // What the kubelet says in turn is the same text.
+    let mut says = |reason: &str, message: &str| {
+        let waiting = json!({ "waiting": { "reason": reason, "message": message } });
+        status["containerStatuses"][0]["state"] = waiting;
+        told(status.clone())
+    };
+    let pulls = says("ErrImagePull", "no such host");
+    assert_eq!(
+        says("ImagePullBackOff", "Back-off: ErrImagePull: no such host"),
+        pulls
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod network_policy;
 mod pod_monitor;
 mod pod_template;
 mod services;
-mod stateful_set;
+pub(crate) mod stateful_set;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;

@@ -25,6 +25,15 @@ pub(crate) fn pod_template(cluster: &Cluster, group: &Group) -> Result<PodTempla
         annotations,
         &group.pod_annotations,
     )?;
+    // What is said of the pods decides over what is said of everything.
+    for (key, value) in &cluster.labels {
+        labels.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    for (key, value) in &cluster.annotations {
+        annotations
+            .entry(key.clone())
+            .or_insert_with(|| value.clone());
+    }
     if annotations.is_empty() {
         metadata.annotations = None;
     }

@@ -20,8 +20,11 @@ use proposer::config::{
 };
 use proposer::paxos::ids::NodeId;
 
+use serde_json::json;
+
 use super::{label_selector, metadata, pod_template};
 use crate::cluster::{Cluster, Group};
+use crate::compare::digest;
 use crate::names;
 use crate::scale::Plan;
 
@@ -41,9 +44,13 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
         Role::Learner => Some((names::LEARNERS_ANNOTATION, plan.replicas(role))),
         Role::Proposer | Role::Store => None,
     };
-    if let Some((key, count)) = count {
+    let count = count.map(|(key, count)| (key, count.to_string()));
+    let class = group.default_class.clone();
+    let class = class.map(|class| (names::CLASS_ANNOTATION, class));
+    let claims = claim_digest(cluster).map(|digest| (names::CLAIMS_ANNOTATION, digest));
+    for (key, value) in count.into_iter().chain(class).chain(claims) {
         let annotations = metadata.annotations.get_or_insert_default();
-        annotations.insert(key.to_owned(), count.to_string());
+        annotations.insert(key.to_owned(), value);
     }
     StatefulSet {
         metadata,
@@ -79,11 +86,7 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
 pub(super) fn own_template(cluster: &Cluster, group: &Group) -> PodTemplateSpec {
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(with(
-                &cluster.labels,
-                names::labels(&cluster.name, Some(group.role)),
-            )),
-            annotations: Some(cluster.annotations.clone()),
+            labels: Some(names::labels(&cluster.name, Some(group.role))),
             ..Default::default()
         }),
         spec: Some(pod(cluster, group)),
@@ -288,6 +291,17 @@ fn probe(path: &str, period_s: i32) -> Probe {
     }
 }
 
+/// Tells the labels and annotations of claims from others; `None` where there are none.
+pub(crate) fn claim_digest(cluster: &Cluster) -> Option<String> {
+    let Cluster {
+        labels,
+        annotations,
+        ..
+    } = cluster;
+    let none = labels.is_empty() && annotations.is_empty();
+    (!none).then(|| digest(&json!([labels, annotations])))
+}
+
 fn claim(cluster: &Cluster, group: &Group) -> PersistentVolumeClaim {
     let unless_empty = |own: &Strings| Some(own.clone()).filter(|own| !own.is_empty());
     PersistentVolumeClaim {
@@ -342,12 +356,6 @@ fn even_over_zones(cluster: &Cluster, role: Role) -> TopologySpreadConstraint {
 }
 
 type Strings = BTreeMap<String, String>;
-
-fn with(theirs: &Strings, ours: Strings) -> Strings {
-    let mut all = theirs.clone();
-    all.extend(ours);
-    all
-}
 
 fn some_unless_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     Some(list).filter(|list| !list.is_empty())

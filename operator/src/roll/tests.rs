@@ -463,10 +463,7 @@ fn what_is_waited_for_too_long_is_stuck_and_another_reason_has_its_own_time() {
     assert_eq!(at(360, "b"), Decision::Wait("b".into()));
     assert_eq!(at(700, "b"), Decision::Wait("b".into()));
     assert_eq!(at(720, "b"), Decision::Stuck("b".into()));
-    assert_eq!(
-        waiting.for_too_long(Decision::Done, later(730)),
-        Decision::Done
-    );
+    waiting.is_over();
     let again = waiting.for_too_long(Decision::Wait("b".into()), later(740));
     assert_eq!(again, Decision::Wait("b".into()));
 }

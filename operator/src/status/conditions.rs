@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::Before;
+use super::reasons::STARTING;
 
 /// What a condition says: status, reason, message.
 pub(super) type Verdict = (&'static str, &'static str, String);
@@ -22,7 +23,12 @@ impl<'a> Conditions<'a> {
 
     pub(super) fn set(&mut self, type_: &str, (status, reason, message): Verdict) {
         let since = match self.before.status.condition(type_) {
-            Some(was) if was.status == status => was.last_transition_time.clone(),
+            // A start has its own time: it may come after a stop, or with another spec.
+            Some(was)
+                if was.status == status && (reason != STARTING || self.is_the_same_start(was)) =>
+            {
+                was.last_transition_time.clone()
+            }
             _ => self.before.now.clone(),
         };
         self.list.push(Condition {
@@ -33,6 +39,10 @@ impl<'a> Conditions<'a> {
             observed_generation: self.before.generation,
             last_transition_time: since,
         });
+    }
+
+    fn is_the_same_start(&self, was: &Condition) -> bool {
+        was.reason == STARTING && was.observed_generation == self.before.generation
     }
 
     /// As it was, or else what is given.

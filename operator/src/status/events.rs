@@ -5,7 +5,7 @@ use kube::runtime::events::{Event, EventType};
 
 use super::{
     AGREEMENT_VIOLATED, APPLY_FAILED, CONTRADICTION, DATA_LOST, DISK_REFUSED, NODE_HALTED,
-    NOT_STARTED, PAUSED, ROLL_STUCK, STARTING, STOPPED, WRONG_ADDRESS,
+    NOT_STARTED, PAUSED, ROLL_STUCK, STARTING, STOPPED, VOLUME_FULL, WRONG_ADDRESS,
 };
 use crate::crd::PaxosClusterStatus;
 use crate::roll::Restart;
@@ -42,6 +42,7 @@ pub fn events(before: &PaxosClusterStatus, after: &PaxosClusterStatus) -> Vec<Ev
             NOT_STARTED,
             WRONG_ADDRESS,
             ROLL_STUCK,
+            VOLUME_FULL,
         ]
         .contains(&degraded.reason.as_str())
     {

@@ -17,6 +17,8 @@ pub const AGREEMENT_VIOLATED: &str = "AgreementViolated";
 pub const CONTRADICTION: &str = "Contradiction";
 /// The reason when no node has what a learner needs.
 pub const DATA_LOST: &str = "DataLost";
+/// The reason when acceptors take no new values, since their volumes are almost full.
+pub const VOLUME_FULL: &str = "VolumeFull";
 /// The reason when a learner or a store has stopped for good.
 pub const NODE_HALTED: &str = "NodeHalted";
 /// The reason while pods are started, replaced or stopped one after the other.

@@ -131,7 +131,7 @@ impl Situation {
             causes,
             unexpected,
             stuck,
-            available: availability(cluster, &counts, answers, leader),
+            available: availability(cluster, &counts, observed, leader),
             broken: broken(observed),
             counts,
             starting: false,
@@ -357,6 +357,10 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
         let Refused { pod, claim, why } = refused;
         format!("pod {pod} with PersistentVolumeClaim {claim} must not vote: {why}")
     });
+    let full = no_room(observed).map(|(pod, why)| {
+        let volume = names::claim_of(pod);
+        format!("pod {pod} with PersistentVolumeClaim {volume} takes no new values: {why}")
+    });
     let warnings = observed.answers.iter().flat_map(|(pod, answer)| {
         let warnings = answer.warnings.iter();
         warnings.map(move |warning| format!("pod {pod}: {warning}"))
@@ -372,6 +376,7 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
         ),
         (DATA_LOST, list(lost)),
         (DISK_REFUSED, list(refused)),
+        (VOLUME_FULL, list(full)),
         (NODE_HALTED, list(halting.into_iter().map(halted))),
         (WRONG_ADDRESS, list(warnings)),
     ];
@@ -380,13 +385,20 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
         .find_map(|(reason, nodes)| Some((reason, nodes?)))
 }
 
+/// The acceptors that take no new values, and why.
+fn no_room(observed: &Observed) -> impl Iterator<Item = (&String, &String)> {
+    let answers = observed.answers.iter();
+    answers.filter_map(|(pod, answer)| Some((pod, answer.no_room.as_ref()?)))
+}
+
 /// Whether a write would be committed now.
 fn availability(
     cluster: &Cluster,
     counts: &[(Role, RoleStatus)],
-    answers: &[Answer],
+    observed: &Observed,
     leader: Option<i32>,
 ) -> Verdict {
+    let answers = &observed.proposers;
     if cluster.stopped {
         let message = "spec.stopped is true: there are no pods, and all volumes are kept";
         return ("False", STOPPED, message.to_owned());
@@ -412,6 +424,14 @@ fn availability(
                        address nor by name nor through the API server: does a NetworkPolicy or a mesh \
                        forbid it?";
         return ("Unknown", "NoAnswer", message.to_owned());
+    }
+    let full = no_room(observed).count();
+    if (acceptors as usize) < quorum + full {
+        let message = format!(
+            "{full} acceptors take no new values, since their volumes are almost full: reads and deletes \
+             go on"
+        );
+        return ("False", VOLUME_FULL, message);
     }
     match leader {
         Some(_) => (

@@ -608,3 +608,51 @@ fn a_roll_explains_one_missing_node_and_no_second_one() {
     let two = [(Role::Learner, 1), (Role::Acceptor, 4)];
     assert_eq!(degraded_in_a_roll(&two), "+NodesNotReady");
 }
+
+#[test]
+fn volumes_that_are_almost_full_are_told_with_their_claims() {
+    let mut world = World::whole();
+    let full = |world: &mut World, acceptor: u8| {
+        let why = Answer {
+            no_room: Some("its volume is almost full".to_owned()),
+            ..Answer::default()
+        };
+        let pod = format!("ledger-acceptor-{acceptor}");
+        world.said.insert(pod, why);
+    };
+    full(&mut world, 2);
+    world.look();
+    assert_eq!(
+        world.says(),
+        ["-VolumeFull", "+Committing", "-UpToDate", "+VolumeFull"]
+    );
+    let told = &world.status.condition("Ready").unwrap().message;
+    assert!(told.contains("data-ledger-acceptor-2"), "{told}");
+    for acceptor in [3, 4] {
+        full(&mut world, acceptor);
+    }
+    world.look();
+    assert_eq!(world.says()[1], "-VolumeFull", "a quorum has no room");
+}
+
+#[test]
+fn a_cluster_that_is_resumed_has_all_its_time_to_start() {
+    let mut world = World::whole();
+    world.now += 900_000;
+    world.cluster.stopped = true;
+    world = world
+        .with(Role::Proposer, 0)
+        .with(Role::Acceptor, 0)
+        .with(Role::Learner, 0);
+    world.look();
+    assert_eq!(world.says()[3], "-Stopped");
+    world.now += 900_000;
+    world.cluster.stopped = false;
+    for _ in 0..3 {
+        world.look();
+        assert_eq!(world.says()[3], "-Starting");
+    }
+    world.now += 300;
+    world.look();
+    assert_eq!(world.says()[3], "+NotStarted");
+}

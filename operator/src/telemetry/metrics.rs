@@ -20,8 +20,16 @@ const BUCKETS: [f64; 11] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 30.0,
 ];
 const RESULTS: [&str; 3] = ["ok", "invalid", "error"];
-const REASONS: [&str; 7] = [
-    "observe", "not_ours", "apply", "evict", "status", "too_slow", "rival",
+const REASONS: [&str; 9] = [
+    "observe",
+    "not_ours",
+    "not_grown",
+    "not_defined",
+    "apply",
+    "evict",
+    "status",
+    "too_slow",
+    "rival",
 ];
 const CONDITIONS: [&str; 5] = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
@@ -215,6 +223,12 @@ impl Metrics {
     pub fn show_clusters(&self, namespace: &str, store: Store<Guarded>) {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         stores.insert(namespace.to_owned(), store);
+    }
+
+    /// Shows the clusters of this namespace no longer.
+    pub fn hide_clusters(&self, namespace: &str) {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.remove(namespace);
     }
 
     /// The PaxosClusters of a namespace can be read, or cannot.
