@@ -146,6 +146,11 @@ async fn sets(client: &Client, said: &mut Answers) {
         .patch("one", &apply("us"), &Patch::Apply(another))
         .await;
     said.insert("an application of another uid", code(applied));
+    let mut gone = set("1Gi");
+    gone["metadata"]["uid"] = json!("not-this-one");
+    gone["metadata"]["name"] = json!("gone");
+    let applied = sets.patch("gone", &apply("us"), &Patch::Apply(gone)).await;
+    said.insert("an application of what is gone", code(applied));
     let how = DeleteParams::default().preconditions(Preconditions {
         uid: Some("not-this-one".to_owned()),
         resource_version: None,
@@ -351,7 +356,8 @@ fn expected() -> Answers {
         ("another claim template", "422"),
         ("rollingUpdate beside OnDelete", "422"),
         ("a patch of another uid", "422"),
-        ("an application of another uid", "409"),
+        ("an application of another uid", "422"),
+        ("an application of what is gone", "409"),
         ("a deletion of another uid", "409"),
         ("selected by labels", "1 0"),
         ("a patch of the status leaves the spec", "Some(0)"),

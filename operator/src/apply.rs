@@ -281,7 +281,9 @@ impl Writer<'_> {
         let applied = names::APPLIED_ANNOTATION.to_owned();
         object.annotations_mut().insert(applied, digest.clone());
         if let Some(live) = live {
-            self.look_out(live, &digest)?;
+            if let Some(identity) = self.rival(live, &digest) {
+                return Err(Error::Rival { identity });
+            }
             if covers(&to_json(live), &to_json(&object), "") || self.was_changed(live, &digest) {
                 return Ok(live.clone());
             }
@@ -328,18 +330,16 @@ impl Writer<'_> {
         Ok(applied)
     }
 
-    /// Notices that another operator writes the same object: what this one wrote last, and what is wanted
+    /// The other operator that writes the same object, if this one is to leave it: what this one wrote last, and what is wanted
     /// still, was written over with something else. A person does not write our digest.
-    fn look_out<K: Child>(&self, live: &K, wanted: &str) -> Result<(), Error> {
+    fn rival<K: Child>(&self, live: &K, wanted: &str) -> Option<String> {
         let annotations = live.annotations();
         let digest = annotations.get(names::APPLIED_ANNOTATION);
         let writer = annotations.get(names::OPERATOR_ANNOTATION);
         let mut writes = self.writes();
-        let Some(last) = writes.last.get(&place(live)) else {
-            return Ok(());
-        };
+        let last = writes.last.get(&place(live))?;
         if last.digest != wanted || digest.is_none_or(|digest| *digest == last.digest) {
-            return Ok(());
+            return None;
         }
         let writer = writer
             .cloned()
@@ -354,10 +354,8 @@ impl Writer<'_> {
         writes.overwritten.retain(recent);
         // One of the two goes on. Which one does not matter, as long as both agree.
         let stays = writer.as_str() > self.operator && writer.contains('/');
-        match writes.overwritten.len() >= OVERWRITTEN && !stays && writer != self.operator {
-            true => Err(Error::Rival { identity: writer }),
-            false => Ok(()),
-        }
+        let leaves = writes.overwritten.len() >= OVERWRITTEN && !stays && writer != self.operator;
+        leaves.then_some(writer)
     }
 
     /// Whether this is what admission made of what we wrote: writing it again would change nothing.

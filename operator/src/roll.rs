@@ -231,7 +231,8 @@ impl Expected<'_> {
 
     /// Whether others wait until it is back. One that must not vote holds no vote that could be missed.
     fn is_waited_for(&self) -> bool {
-        !self.is_ready() && !(self.refused && self.is_there() && self.outdated.is_none())
+        let voteless = self.refused && self.is_there() && self.outdated.is_none();
+        !self.is_ready() && !voteless
     }
 
     /// Whether it exists, and is not on its way out.

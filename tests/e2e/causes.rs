@@ -134,17 +134,17 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
     folder_of_root(image, table).await;
 
     let little = json!({ "learner": { "resources": {
-        "requests": { "memory": "2Mi" }, "limits": { "memory": "2Mi" },
+        "requests": { "memory": "8Mi" }, "limits": { "memory": "8Mi" },
     }}});
-    let of = small("cause-memory", image, little);
+    let of = small("cause-oom", image, little);
     told(
         table,
         "too little memory",
         &of,
-        &["cause-memory-learner-1", "memory"],
+        &["cause-oom-learner-1", "OOMKilled"],
     )
     .await;
-    remove("cause-memory");
+    remove("cause-oom");
 
     let missing = json!({ "proposer": { "extraEnv": [{
         "name": "MORE", "valueFrom": { "secretKeyRef": { "name": "no-such-secret", "key": "k" } },
@@ -171,7 +171,7 @@ async fn others_disks(image: &str, table: &mut Table) {
     kubectl(&["delete", "pvc", claim, "-n", NAMESPACE, "--wait=false"]);
     kubectl(&["delete", "pod", pod, "-n", NAMESPACE, "--wait=false"]);
     let started = Instant::now();
-    let words = ["another cluster"];
+    let words = ["cause-disks-acceptor-1", "volumes lost or exchanged"];
     let told = eventually("it is told", WITHIN, || description("cause-disks", &words)).await;
     table.row(
         "cause: the acceptors' disks are new, the others' are not",

@@ -342,7 +342,7 @@ pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Commit
         })
         .await;
         if !is_whole_soon("small", before.len()).await {
-            play_the_resizer(&before).await;
+            play_the_resizer().await;
         }
         "the class allows it"
     } else {
@@ -380,17 +380,19 @@ async fn is_whole_soon(cluster: &str, pods: usize) -> bool {
 
 /// The class says that volumes may grow, and nothing here makes them: the status says so with each claim's
 /// sizes, until they are larger, as a driver would tell.
-async fn play_the_resizer(pods: &BTreeMap<String, String>) {
+async fn play_the_resizer() {
     let ready = super::condition("small", "Ready").expect("it has one");
     let told = ready["message"].as_str().unwrap_or_default();
     assert!(told.contains("of 6Gi"), "{ready}");
-    let claims = pods.keys().filter(|pod| pod.contains("-learner-"));
-    for claim in claims.map(|pod| format!("data-{pod}")) {
+    // Those of nodes that are gone as well: they come back with a larger claim.
+    let claims = get(&["pvc", "-l", "clustersync.io/role=learner", "-n", NAMESPACE]);
+    for claim in claims["items"].as_array().into_iter().flatten() {
+        let claim = claim["metadata"]["name"].as_str().expect("a name");
         let larger = r#"{"status":{"capacity":{"storage":"6Gi"}}}"#;
         kubectl(&[
             "patch",
             "pvc",
-            &claim,
+            claim,
             "-n",
             NAMESPACE,
             "--subresource=status",

@@ -118,7 +118,8 @@ impl Writer<'_> {
             let marked = api
                 .patch_metadata(&name, &params, &Patch::Merge(&mark))
                 .await;
-            self.wrote(name, marked)?;
+            self.wrote(marked)
+                .map_err(|source| not_patched(name, source))?;
         }
         Ok(())
     }
@@ -163,31 +164,21 @@ impl Writer<'_> {
                 "metadata": { "uid": claim.uid(), "labels": labels, "annotations": annotations },
             });
             let params = PatchParams::apply(names::MANAGER).force();
-            self.wrote(
-                name.clone(),
-                api.patch(&name, &params, &Patch::Apply(&patch)).await,
-            )?;
+            let labelled = api.patch(&name, &params, &Patch::Apply(&patch)).await;
+            self.wrote(labelled)
+                .map_err(|source| not_patched(name, source))?;
         }
         Ok(())
     }
 
     /// Counts a change of a claim. One that is gone, or is another one now, is seen the next time.
-    fn wrote<T>(&self, name: String, outcome: kube::Result<T>) -> Result<(), Error> {
+    fn wrote<T>(&self, outcome: kube::Result<T>) -> kube::Result<()> {
         match outcome {
-            Ok(_) => {
-                self.metrics.wrote("persistentvolumeclaims", "patch");
-                Ok(())
-            }
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
-                Ok(())
-            }
-            Err(source) => Err(Error::Api {
-                verb: "patch",
-                kind: super::kind::<PersistentVolumeClaim>(),
-                name,
-                source,
-            }),
+            Ok(_) => self.metrics.wrote("persistentvolumeclaims", "patch"),
+            Err(kube::Error::Api(status)) if is_gone(&status) => {}
+            Err(source) => return Err(source),
         }
+        Ok(())
     }
 
     /// The names of the claims of a role's nodes.
@@ -266,8 +257,17 @@ impl Writer<'_> {
     }
 }
 
-/// Whether the object that was meant is not there any more, or another one is under its name: that is a
-/// conflict for server-side apply, and a field that cannot change for any other patch.
+fn not_patched(name: String, source: kube::Error) -> Error {
+    Error::Api {
+        verb: "patch",
+        kind: super::kind::<PersistentVolumeClaim>(),
+        name,
+        source,
+    }
+}
+
+/// Whether the object that was meant is not there any more, or another one is under its name: that one's
+/// uid cannot change.
 fn is_gone(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let mut fields = causes.map(|cause| cause.field.as_str());

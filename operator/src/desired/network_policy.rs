@@ -42,7 +42,6 @@ pub(super) fn network_policy(cluster: &Cluster, access: &Access, role: Role) -> 
                 from: Some(from),
                 ports: Some(vec![port("TCP", DEFAULT_PORT)]),
             }]),
-            ..Default::default()
         }),
     }
 }

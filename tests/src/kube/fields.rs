@@ -69,6 +69,18 @@ fn keys(list: &str) -> &'static [&'static str] {
     }
 }
 
+/// Takes away every field that is null.
+pub(super) fn drop_nulls(object: &mut Value) {
+    match object {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -108,17 +120,5 @@ mod tests {
             &json!({"a": {"b": null}, "d": [3], "e": {"f": null}}),
         );
         assert_eq!(live, json!({"a": {"c": 2}, "d": [3], "e": {}}));
-    }
-}
-
-/// Takes away every field that is null.
-pub(super) fn drop_nulls(object: &mut Value) {
-    match object {
-        Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
     }
 }

@@ -14,6 +14,9 @@ use super::{schema, workloads};
 /// Plural, namespace, name.
 type Key = (String, String, String);
 
+/// A change of whatever is written.
+pub(super) type Rewrite = Box<dyn Fn(&mut Value) + Send>;
+
 #[derive(Default)]
 pub(super) struct Store {
     version: u64,
@@ -26,7 +29,7 @@ pub(super) struct Store {
     compacted: u64,
     watches: Vec<Watch>,
     /// What admission makes of StatefulSets.
-    pub(super) rewrite: Option<Box<dyn Fn(&mut Value) + Send>>,
+    pub(super) rewrite: Option<Rewrite>,
 }
 
 #[derive(Clone)]
@@ -68,7 +71,7 @@ pub(super) fn refuse<T>(code: u16, reason: &'static str, message: impl Into<Stri
     })
 }
 
-/// What a merge patch of another object than the one that is there is answered.
+/// What a patch of another object than the one that is there is answered.
 pub(super) const UID_IS_IMMUTABLE: &str = "metadata.uid: Invalid value: field is immutable";
 
 /// How server-side apply is called.
@@ -213,7 +216,7 @@ impl Store {
         };
         let uid = &patch["metadata"]["uid"];
         if !uid.is_null() && *uid != live["metadata"]["uid"] {
-            // No conflict, as by server-side apply: a field that cannot change.
+            // No conflict: a field that cannot change.
             return refuse(422, "Invalid", UID_IS_IMMUTABLE);
         }
         let mut object = live.clone();
@@ -235,7 +238,10 @@ impl Store {
         for field in ["uid", "resourceVersion"] {
             let wanted = &config["metadata"][field];
             if !wanted.is_null() && live.is_none_or(|live| live["metadata"][field] != *wanted) {
-                return refuse(409, "Conflict", format!("precondition failed: {field}"));
+                return match live {
+                    Some(_) if field == "uid" => refuse(422, "Invalid", UID_IS_IMMUTABLE),
+                    _ => refuse(409, "Conflict", format!("precondition failed: {field}")),
+                };
             }
         }
         if !how.force && live.is_some() {
