@@ -133,10 +133,14 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
 
     folder_of_root(image, table).await;
 
-    let little = json!({ "learner": { "resources": {
-        "requests": { "memory": "8Mi" }, "limits": { "memory": "8Mi" },
-    }}});
-    let of = small("cause-oom", image, little);
+    // A node itself gets by with less than any limit that Kubernetes would start it with.
+    let greedy = json!({ "learner": {
+        "resources": { "requests": { "memory": "32Mi" }, "limits": { "memory": "32Mi" } },
+        "podTemplate": { "spec": { "containers": [{
+            "name": "node", "command": ["tail", "/dev/zero"],
+        }]}},
+    }});
+    let of = small("cause-oom", image, greedy);
     told(
         table,
         "too little memory",
