@@ -17,7 +17,7 @@ const FAULTS: [Fault; 5] = [
 ];
 
 /// How calls fail that are like others before them.
-const OFTEN: [Fault; 2] = [Fault::LoseAnswer(500), Fault::Reset];
+const OFTEN: [Fault; 1] = [Fault::LoseAnswer(500)];
 
 /// Lives through creation, a change of scale and the growth of volumes, until all is as it should be.
 async fn live(world: &mut World) {
