@@ -97,6 +97,8 @@ pub struct Writes {
     last: BTreeMap<String, Write>,
     /// When another operator wrote over what this one had written, and which.
     overwritten: Vec<(Instant, String)>,
+    /// For which lists a pod was told in vain to look at them, by its uid.
+    not_nudged: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -238,7 +240,7 @@ impl Writer<'_> {
         for object in live {
             let unwanted = !wanted.contains(&object.name_any());
             // What another of that name left behind as well.
-            let ours = self.stranger(object, object.annotations()).is_none();
+            let ours = self.stranger(object).is_none();
             if unwanted && ours && object.meta().deletion_timestamp.is_none() {
                 self.delete(api, object, &DeleteParams::background())
                     .await?;
@@ -262,12 +264,12 @@ impl Writer<'_> {
         };
         // Without our label, or not there at all. Applying would take over whatever it is.
         let stranger = match live {
-            Some(live) => self.stranger(live, live.annotations()),
+            Some(live) => self.stranger(live),
             None => api
                 .get_metadata_opt(&name)
                 .await
                 .map_err(|e| failed("get", e))?
-                .and_then(|there| self.stranger(&there, there.annotations())),
+                .and_then(|there| self.stranger(&there)),
         };
         if let Some(owner) = stranger {
             return Err(Error::NotOurs {
@@ -299,10 +301,7 @@ impl Writer<'_> {
         if live.is_some_and(|live| to_json(live).pointer(strategy).is_some()) {
             let on_delete = json!({ "type": "OnDelete", "rollingUpdate": null });
             let patch = json!({ "spec": { "updateStrategy": on_delete } });
-            let params = PatchParams {
-                field_manager: Some(names::MANAGER.to_owned()),
-                ..Default::default()
-            };
+            let params = merging();
             api.patch(&name, &params, &Patch::Merge(&patch))
                 .await
                 .map_err(|error| failed("patch", error))?;
@@ -330,8 +329,9 @@ impl Writer<'_> {
         Ok(applied)
     }
 
-    /// The other operator that writes the same object, if this one is to leave it: what this one wrote last, and what is wanted
-    /// still, was written over with something else. A person does not write our digest.
+    /// The other operator that writes the same object, if this one is to leave it: what this one wrote
+    /// last, and what is wanted still, was written over with something else. A person does not write our
+    /// digest.
     fn rival<K: Child>(&self, live: &K, wanted: &str) -> Option<String> {
         let annotations = live.annotations();
         let digest = annotations.get(names::APPLIED_ANNOTATION);
@@ -388,26 +388,18 @@ impl Writer<'_> {
                 "uid": pod.uid(),
                 "annotations": { names::MEMBERS_ANNOTATION: &digest },
             }});
-            let params = PatchParams {
-                field_manager: Some(names::MANAGER.to_owned()),
-                ..Default::default()
-            };
+            let params = merging();
             // Through the status: that needs no permission to change what a pod runs.
             let nudged = api
                 .patch_status(&name, &params, &Patch::Merge(&patch))
                 .await;
-            let key = format!("nudge/{}", pod.uid().unwrap_or_default());
+            let uid = pod.uid().unwrap_or_default();
             match nudged {
                 Ok(_) => self.metrics.wrote("pods/status", "patch"),
                 Err(error) => {
-                    let told = Write {
-                        digest: digest.clone(),
-                        became: String::new(),
-                        changed: false,
-                    };
-                    let before = self.writes().last.insert(key, told);
+                    let told = self.writes().not_nudged.insert(uid, digest.clone());
                     // Once for each pod and list: a policy may forbid it for good.
-                    if before.is_none_or(|before| before.digest != digest) {
+                    if told.as_ref() != Some(&digest) {
                         tracing::warn!(
                             namespace = self.cluster.namespace,
                             cluster = self.cluster.name,
@@ -454,38 +446,19 @@ impl Writer<'_> {
         }
     }
 
-    fn owns<K: Resource>(&self, object: &K) -> bool {
-        match (controller(object), &self.cluster.owner) {
-            (Some(controller), Some(owner)) => controller.uid == owner.uid,
-            _ => false,
-        }
-    }
-
     /// Whose an object is that must not be taken over; `None` when it is this cluster's, or was that of a
     /// PaxosCluster of the same name which was deleted and left it behind.
-    fn stranger<K: Resource>(
-        &self,
-        object: &K,
-        annotations: &BTreeMap<String, String>,
-    ) -> Option<String> {
-        if self.owns(object) {
-            return None;
+    fn stranger<K: Resource>(&self, object: &K) -> Option<String> {
+        if let Some(owner) = controller(object) {
+            let ours = self.cluster.owner.as_ref();
+            let ours = ours.is_some_and(|ours| ours.uid == owner.uid);
+            return (!ours).then(|| format!("{} {}", owner.kind, owner.name));
         }
-        let labels = object.meta().labels.as_ref();
-        let label = |key| {
-            labels
-                .and_then(|labels| labels.get(key))
-                .map(String::as_str)
-        };
-        match controller(object) {
-            Some(owner) => Some(format!("{} {}", owner.kind, owner.name)),
-            None => {
-                let orphan = label(names::MANAGED_BY_LABEL) == Some(names::MANAGER)
-                    && label(names::CLUSTER_LABEL) == Some(self.cluster.name.as_str())
-                    && annotations.contains_key(names::APPLIED_ANNOTATION);
-                (!orphan).then(|| "somebody else".to_owned())
-            }
-        }
+        let has = |key: &str, value: &str| object.labels().get(key).is_some_and(|it| it == value);
+        let orphan = has(names::MANAGED_BY_LABEL, names::MANAGER)
+            && has(names::CLUSTER_LABEL, &self.cluster.name)
+            && object.annotations().contains_key(names::APPLIED_ANNOTATION);
+        (!orphan).then(|| "somebody else".to_owned())
     }
 }
 
@@ -516,6 +489,14 @@ fn version<K: Resource>(object: &K) -> String {
         "{}/{version}/{rest}",
         meta.uid.as_deref().unwrap_or_default()
     )
+}
+
+/// How a merge patch is sent: as this operator's.
+fn merging() -> PatchParams {
+    PatchParams {
+        field_manager: Some(names::MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 fn has_kubelet(pod: &Pod) -> bool {

@@ -133,7 +133,7 @@ pub fn why(name: &str, set: &str, pod: Option<&Pod>, told: &Hearsay, now: &Time)
             "its label {role} was changed, so that StatefulSet {set} lets it go: set it back, or delete the pod"
         ));
     }
-    let claim = format!("{}-{name}", names::DATA_VOLUME);
+    let claim = names::claim_of(name);
     let status = pod.status.as_ref();
     unscheduled(pod)
         .map(|why| match told.warnings.get(&claim) {

@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use kube::api::{Api, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::events::Recorder;
 use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::apply::Writes;
@@ -45,7 +47,7 @@ pub struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) options: Options,
-    pub(crate) rollouts: Mutex<Rollouts<Key>>,
+    rollouts: Mutex<Rollouts<Key>>,
     watching: Vec<Client>,
     memory: Mutex<HashMap<Key, Memory>>,
 }
@@ -128,13 +130,42 @@ impl Context {
         self.watching.get(at).unwrap_or(&self.client).clone()
     }
 
-    /// What is counted.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+    fn memory(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn memory(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The status as last written by us or as the watch has it, whichever is newer; `None` where the
+    /// object does not parse.
+    pub(crate) fn known_status(&self, object: &Guarded) -> Option<PaxosClusterStatus> {
+        let written = self.remember(object, |memory| memory.written.clone());
+        match (written, &object.0) {
+            (Some(written), _) if written.over == object.resource_version() => Some(written.status),
+            (_, Ok(object)) => Some(object.status.clone().unwrap_or_default()),
+            (_, Err(_)) => None,
+        }
+    }
+
+    /// Writes a status, or the part of it that is this manager's.
+    pub(crate) async fn write_status(
+        &self,
+        object: &Guarded,
+        manager: &str,
+        status: impl Serialize,
+    ) -> kube::Result<()> {
+        let patch = json!({
+            "apiVersion": PaxosCluster::api_version(&()),
+            "kind": PaxosCluster::kind(&()),
+            // Only this very object, not one made since under the same name.
+            "metadata": { "uid": object.uid() },
+            "status": status,
+        });
+        let namespace = object.namespace().unwrap_or_default();
+        let api: Api<Guarded> = Api::namespaced(self.client.clone(), &namespace);
+        let params = PatchParams::apply(manager).force();
+        api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch))
+            .await?;
+        self.metrics.wrote("paxosclusters/status", "apply");
+        Ok(())
     }
 
     /// Changes what is remembered of a cluster.
@@ -155,6 +186,3 @@ impl Context {
         self.rollouts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// How long a cluster is left alone once another operator was seen to write to it.
-pub(crate) const LEFT_ALONE: Duration = Duration::from_secs(600);

@@ -26,7 +26,7 @@ use crate::counters::{self, COUNTERS_INTERVAL};
 use crate::crd::PaxosCluster;
 use crate::lease::{Election, Lost};
 use crate::reconcile::{Error, TIME_LIMIT, on_error, reconcile};
-use crate::telemetry::{Metrics, Phase};
+use crate::telemetry::Phase;
 use crate::{apply, names};
 
 /// How many objects a start reads at once of each kind: what it takes while it does is not given back.
@@ -52,7 +52,7 @@ struct Place {
     namespace: Option<String>,
     /// Its own connection: an API server allows so many streams in one, and each watch takes one.
     client: Client,
-    metrics: Arc<Metrics>,
+    context: Arc<Context>,
 }
 
 /// The life of an operator: waits until PaxosClusters can be listed somewhere, then until it may work,
@@ -65,12 +65,12 @@ pub async fn operate(
     let turn = async {
         let places = places(&context);
         for place in &places {
-            place.metrics.readable(place.name(), false);
+            context.metrics.readable(place.name(), false);
         }
         select_all(places.iter().map(|place| place.readable().boxed())).await;
         match election {
             Some(election) => {
-                context.metrics().reached(Phase::Standby);
+                context.metrics.reached(Phase::Standby);
                 Some(election.win().await)
             }
             None => None,
@@ -95,16 +95,16 @@ pub async fn run(
     context: Arc<Context>,
     shutdown: impl Future<Output = ()> + Clone + Send + Sync + Unpin + 'static,
 ) {
-    context.metrics().reached(Phase::Listing);
+    context.metrics.reached(Phase::Listing);
     let places = places(&context);
     let concurrency = (CONCURRENCY / places.len() as u16).max(1);
     let served = places
         .iter()
-        .map(|place| place.serve(&context, concurrency, shutdown.clone()));
+        .map(|place| place.serve(concurrency, shutdown.clone()));
     join_all(served).await;
 }
 
-fn places(context: &Context) -> Vec<Place> {
+fn places(context: &Arc<Context>) -> Vec<Place> {
     let namespaces = match &context.options.namespaces[..] {
         [] => vec![None],
         some => some.iter().cloned().map(Some).collect(),
@@ -112,7 +112,7 @@ fn places(context: &Context) -> Vec<Place> {
     let place = |(at, namespace)| Place {
         namespace,
         client: context.watching(at),
-        metrics: context.metrics().clone(),
+        context: context.clone(),
     };
     namespaces.into_iter().enumerate().map(place).collect()
 }
@@ -147,7 +147,7 @@ impl Place {
                 told = Some(problem);
             }
             // While others are served, this one has time.
-            let again = match self.metrics.phase() {
+            let again = match self.context.metrics.phase() {
                 Phase::Working => AGAIN.1,
                 _ => AGAIN.0,
             };
@@ -173,25 +173,26 @@ impl Place {
     /// Reconciles what is here, again and again as the namespace comes and goes.
     async fn serve(
         &self,
-        context: &Arc<Context>,
         concurrency: u16,
         shutdown: impl Future<Output = ()> + Clone + Send + Sync + Unpin + 'static,
     ) {
+        let Place { context, .. } = self;
         let mut again = AGAIN.0;
-        self.metrics.readable(self.name(), false);
         loop {
             tokio::select! {
                 () = self.readable() => {}
                 () = shutdown.clone() => return,
             }
-            self.metrics.readable(self.name(), true);
+            self.context.metrics.readable(self.name(), true);
             let since = Instant::now();
             let controller = self.controller(concurrency, shutdown.clone());
             let store = controller.store();
-            self.metrics.show_clusters(self.name(), store.clone());
+            self.context
+                .metrics
+                .show_clusters(self.name(), store.clone());
             let listed = async {
                 if store.wait_until_ready().await.is_ok() {
-                    self.metrics.reached(Phase::Working);
+                    self.context.metrics.reached(Phase::Working);
                 }
             };
             let reconciling = async {
@@ -209,13 +210,13 @@ impl Place {
                 lost = reconciling => lost,
                 // These never end before the other does.
                 () = listed.then(|()| std::future::pending()) => false,
-                () = self.between(context, &store) => false,
+                () = self.between(&store) => false,
             };
             if !lost {
                 return;
             }
-            self.metrics.readable(self.name(), false);
-            self.metrics.hide_clusters(self.name());
+            self.context.metrics.readable(self.name(), false);
+            self.context.metrics.hide_clusters(self.name());
             context.keep_only(self.namespace.as_deref(), &[]);
             again = match since.elapsed() < 2 * AGAIN.1 {
                 true => (again * 2).min(AGAIN.1),
@@ -230,7 +231,8 @@ impl Place {
 
     /// What is done between two looks: clusters that are gone are forgotten, and of the others the
     /// proposers are asked how far they are.
-    async fn between(&self, context: &Context, store: &Store<Guarded>) {
+    async fn between(&self, store: &Store<Guarded>) {
+        let context = &*self.context;
         loop {
             sleep(COUNTERS_INTERVAL).await;
             if store.wait_until_ready().now_or_never().is_none() {
@@ -282,7 +284,7 @@ impl Place {
                 tracing::debug!(%gone, "is gone");
             }
             Err(controller::Error::QueueError(error)) => {
-                self.metrics.watch_failed();
+                self.context.metrics.watch_failed();
                 let text = error.to_string();
                 if *told != text {
                     let namespace = self.name();

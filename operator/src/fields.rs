@@ -30,12 +30,12 @@ pub enum Budget {
     AtMost(IntOrString),
 }
 
-/// What the user wants beside what the operator writes under `ours`.
-pub(crate) fn extra(
+/// Refuses keys that are the operator's: those of `ours`, and all of its group.
+pub(crate) fn leaves_ours(
     field: &str,
     given: &BTreeMap<String, String>,
     ours: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, Invalid> {
+) -> Result<(), Invalid> {
     let group = format!("{}/", names::GROUP);
     let taken = |key: &&String| ours.contains_key(*key) || key.starts_with(&group);
     match given.keys().find(taken) {
@@ -43,16 +43,23 @@ pub(crate) fn extra(
             field,
             format!("sets {key}, which is the operator's: leave it out"),
         )),
-        None => {
-            let bad = given.keys().find(|key| !is_qualified(key));
-            match bad {
-                Some(key) => Err(Invalid::new(
-                    field,
-                    format!("has {key:?}, must have names such as team or example.com/team"),
-                )),
-                None => Ok(given.clone()),
-            }
-        }
+        None => Ok(()),
+    }
+}
+
+/// What the user wants beside what the operator writes under `ours`.
+pub(crate) fn extra(
+    field: &str,
+    given: &BTreeMap<String, String>,
+    ours: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Invalid> {
+    leaves_ours(field, given, ours)?;
+    match given.keys().find(|key| !is_qualified(key)) {
+        Some(key) => Err(Invalid::new(
+            field,
+            format!("has {key:?}, must have names such as team or example.com/team"),
+        )),
+        None => Ok(given.clone()),
     }
 }
 

@@ -95,7 +95,11 @@ async fn run(options: &Run) -> Result<(), Failure> {
     let probes = axum::serve(listener, telemetry::router(metrics.clone())).into_future();
 
     let config = kube::Config::infer().await?;
-    let election = options.leader_elect.then(|| election(options, &config));
+    let lease_namespace = options.lease_namespace.as_ref();
+    let lease_namespace = lease_namespace.unwrap_or(&config.default_namespace);
+    let election = options
+        .leader_elect
+        .then(|| election(options, lease_namespace, &config));
     let election = election.transpose()?;
     let defaults = match &options.cluster_defaults {
         Some(json) => Defaults::parse(json)?,
@@ -105,8 +109,6 @@ async fn run(options: &Run) -> Result<(), Failure> {
     let namespaces = options.watch_namespaces.clone();
     let watching = (0..namespaces.len().max(1)).map(|_| client::connect(&config, &metrics));
     let watching = watching.collect::<kube::Result<_>>()?;
-    let lease_namespace = options.lease_namespace.as_ref();
-    let lease_namespace = lease_namespace.unwrap_or(&config.default_namespace);
     let context = Context::new(
         client.clone(),
         Box::new(OverHttp::new(client)),
@@ -136,7 +138,7 @@ async fn run(options: &Run) -> Result<(), Failure> {
     }
 }
 
-fn election(options: &Run, config: &kube::Config) -> Result<Election, Failure> {
+fn election(options: &Run, namespace: &str, config: &kube::Config) -> Result<Election, Failure> {
     let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
     let times = Times {
         duration: seconds(options.lease_duration_s),
@@ -146,13 +148,11 @@ fn election(options: &Run, config: &kube::Config) -> Result<Election, Failure> {
     if let Some(problem) = times.problem() {
         return Err(problem.into());
     }
-    let namespace = options.lease_namespace.clone();
-    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
     // The host's name is the pod's. A process that was restarted there is another one.
     let host = std::env::var("HOSTNAME").unwrap_or_default();
     let began = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
     let identity = format!("{host}_{}_{began:x}", std::process::id());
     let client = client::connect_for_lease(config)?;
-    let election = Election::new(client, &namespace, &options.lease_name, &identity);
+    let election = Election::new(client, namespace, &options.lease_name, &identity);
     Ok(election.with_times(times))
 }

@@ -95,7 +95,7 @@ pub fn host(cluster: &str, namespace: &str, of: Role, node: NodeId) -> String {
 
 /// The PersistentVolumeClaim of a pod, as the StatefulSet's controller names it.
 pub fn claim(cluster: &str, of: Role, node: NodeId) -> String {
-    format!("{DATA_VOLUME}-{}-{node}", role(cluster, of))
+    claim_of(&format!("{}-{node}", role(cluster, of)))
 }
 
 /// The same, by the pod's name.

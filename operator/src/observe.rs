@@ -174,9 +174,7 @@ impl Observed {
             if group.storage_class_name.is_some() {
                 continue;
             }
-            let name = names::role(&cluster.name, group.role);
-            let mut sets = self.stateful_sets.iter();
-            let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name));
+            let set = set_of(&cluster.name, group.role, &self.stateful_sets);
             let made_with = |set: &StatefulSet| {
                 let annotations = set.metadata.annotations.as_ref();
                 let class = annotations.and_then(|all| all.get(names::CLASS_ANNOTATION));
@@ -195,12 +193,7 @@ impl Observed {
     /// have been lost, as after a restore from a backup, and its own rules see no defaults.
     pub fn check(&self, cluster: &Cluster) -> Result<(), Invalid> {
         for group in &cluster.groups {
-            let name = names::role(&cluster.name, group.role);
-            let set = self
-                .stateful_sets
-                .iter()
-                .find(|set| set.metadata.name.as_ref() == Some(&name));
-            let Some(set) = set else {
+            let Some(set) = set_of(&cluster.name, group.role, &self.stateful_sets) else {
                 continue;
             };
             let annotations = set.metadata.annotations.as_ref();
@@ -214,11 +207,20 @@ impl Observed {
                 check_storage(group, claim)?;
             }
         }
-        let acceptors = Some(names::role(&cluster.name, Role::Acceptor));
-        let mut sets = self.stateful_sets.iter();
-        let made = sets.any(|set| set.metadata.name == acceptors);
+        let made = set_of(&cluster.name, Role::Acceptor, &self.stateful_sets).is_some();
         founded::check_claims(cluster, &self.claims, made)
     }
+}
+
+/// The set of a role's pods, if it is among these.
+pub(crate) fn set_of<'a>(
+    cluster: &str,
+    role: Role,
+    sets: &'a [StatefulSet],
+) -> Option<&'a StatefulSet> {
+    let name = names::role(cluster, role);
+    sets.iter()
+        .find(|set| set.metadata.name.as_ref() == Some(&name))
 }
 
 /// The template of the claims that a set makes.
@@ -358,7 +360,7 @@ pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodConditio
 fn refused(pod: &Pod, answer: Answer) -> Option<Refused> {
     let pod = pod.metadata.name.clone()?;
     Some(Refused {
-        claim: format!("{}-{pod}", names::DATA_VOLUME),
+        claim: names::claim_of(&pod),
         pod,
         why: answer.refusal?,
     })

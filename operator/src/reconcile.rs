@@ -19,7 +19,7 @@ use proposer::config::Role;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::context::{Context, Guarded, Key, LEFT_ALONE};
+use crate::context::{Context, Guarded, Key};
 use crate::crd::{PaxosCluster, PaxosClusterSpec, PaxosClusterStatus};
 use crate::invalid::Invalid;
 use crate::observe::{self, Observed, observe};
@@ -41,6 +41,8 @@ const RESYNC_UNREADY: (Duration, Duration) = (Duration::from_secs(5), Duration::
 const STILL: Duration = Duration::from_secs(120);
 /// When to look again at a cluster that rolls, should no event come first.
 const RESYNC_ROLLING: Duration = Duration::from_secs(2);
+/// How long a cluster is left alone once another operator was seen to write to it.
+const LEFT_ALONE: Duration = Duration::from_secs(600);
 /// The first and the last delay before a failed reconciliation is tried again; it doubles in between.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
@@ -229,10 +231,10 @@ async fn valid(
         Ok::<_, Error>(checked.map(|()| (Box::new(cluster), Box::new(observed))))
     };
     let parsed = match &object.0 {
-        Ok(object) => parse(object, &object.spec, current, context),
+        Ok(valid) => parse(object, &valid.spec, current, context),
         Err(garbage) => Err(Invalid::new("spec", garbage.error.clone())),
     };
-    let invalid = match parsed {
+    let (invalid, contradicts) = match parsed {
         Ok(cluster) => match look(cluster).await? {
             Ok((cluster, observed)) => {
                 if let Ok(valid) = &object.0 {
@@ -244,7 +246,6 @@ async fn valid(
         },
         Err(invalid) => (invalid, false),
     };
-    let (invalid, contradicts) = invalid;
     let never = |invalid| Valid::Never {
         invalid,
         contradicts,
@@ -255,12 +256,7 @@ async fn valid(
     let Some(spec) = last_valid(object, context).await? else {
         return Ok(never(invalid));
     };
-    let shell = PaxosCluster {
-        metadata: object.meta().clone(),
-        spec: PaxosClusterSpec::default(),
-        status: None,
-    };
-    match parse(&shell, &spec, current, context) {
+    match parse(object, &spec, current, context) {
         Ok(cluster) => Ok(match look(cluster).await? {
             Ok((cluster, observed)) => Valid::LastTime(cluster, observed, invalid),
             Err(_) => never(invalid),
@@ -271,13 +267,13 @@ async fn valid(
 
 /// What a spec of this object makes, with the operator's defaults.
 fn parse(
-    object: &PaxosCluster,
+    object: &Guarded,
     spec: &PaxosClusterSpec,
     current: &PaxosClusterStatus,
     context: &Context,
 ) -> Result<Cluster, Invalid> {
     let object = PaxosCluster {
-        metadata: object.metadata.clone(),
+        metadata: object.meta().clone(),
         spec: spec.clone(),
         status: Some(current.clone()),
     };

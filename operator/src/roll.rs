@@ -18,7 +18,7 @@ use crate::cluster::Cluster;
 use crate::compare::{covers, digest, to_json};
 use crate::growth;
 use crate::names;
-use crate::observe::{Observed, condition, is_ready};
+use crate::observe::{Observed, condition, is_ready, set_of};
 use crate::status::{self, Before};
 
 /// Learners first: they show whether the new template works at all, and two do not vote.
@@ -192,8 +192,7 @@ pub(crate) fn expected<'a>(
     for group in ORDER.into_iter().filter_map(|role| cluster.group(role)) {
         let role = group.role;
         let set_name = names::role(&cluster.name, role);
-        let mut sets = sets.iter();
-        let set = sets.find(|set| set.metadata.name.as_ref() == Some(&set_name));
+        let set = set_of(&cluster.name, role, sets);
         let template = set.and_then(|set| Some(&set.spec.as_ref()?.template));
         let expected = |id: i32| {
             let name = format!("{set_name}-{id}");
@@ -252,7 +251,7 @@ impl Expected<'_> {
 
     /// Whether it has been away for too long to be waited for.
     fn is_lost(&self, now: &Time) -> bool {
-        self.halted.is_some() || !self.is_ready() && self.is_away_for(BACK_WITHIN, now)
+        self.halted.is_some() || self.is_overdue(now)
     }
 
     fn is_away_for(&self, limit: SignedDuration, now: &Time) -> bool {
@@ -287,25 +286,17 @@ impl Expected<'_> {
 
     /// Why it is waited for.
     pub(crate) fn wanted_back(&self) -> String {
-        let name = &self.name;
-        if self.pod.is_none() {
-            return match &self.why {
-                Some(why) => format!("pod {name} is not there: {why}"),
-                None => format!("pod {name} is not there"),
-            };
-        }
-        if !self.is_there() {
-            return match &self.why {
-                Some(why) => format!("pod {name} is about to end: {why}"),
-                None => format!("pod {name} is about to end"),
-            };
-        }
-        if let Some(why) = self.halted {
-            return format!("pod {name} has stopped: {why}");
-        }
-        match &self.why {
-            Some(why) => format!("pod {name} is not ready: {why}"),
-            None => format!("pod {name} is not ready"),
+        let state = match self.halted {
+            _ if self.pod.is_none() => "is not there",
+            _ if !self.is_there() => "is about to end",
+            Some(_) => "has stopped",
+            None => "is not ready",
+        };
+        // A node that has stopped for good knows best why.
+        let halted = self.halted.filter(|_| self.is_there());
+        match halted.or(self.why.as_deref()) {
+            Some(why) => format!("pod {} {state}: {why}", self.name),
+            None => format!("pod {} {state}", self.name),
         }
     }
 }

@@ -17,7 +17,7 @@ use proposer::paxos::ids::NodeId;
 use crate::cluster::Cluster;
 use crate::desired::config_map;
 use crate::names;
-use crate::observe::{Observed, is_ready, plays};
+use crate::observe::{Observed, is_ready, plays, set_of};
 
 /// The numbers for now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,10 +87,7 @@ fn surplus(cluster: &Cluster, observed: &Observed) -> Option<u8> {
 /// How many learners there are by what is written down, whoever deleted the set or scaled it by hand: all
 /// are still there that were not taken away by [`Plan`].
 fn learners(cluster: &Cluster, observed: &Observed) -> u8 {
-    let name = names::role(&cluster.name, Role::Learner);
-    let mut sets = observed.stateful_sets.iter();
-    let set = sets.find(|set| set.metadata.name.as_ref() == Some(&name));
-    let Some(set) = set else {
+    let Some(set) = set_of(&cluster.name, Role::Learner, &observed.stateful_sets) else {
         // The list is never shorter than the set was.
         let listed = config_map::listed(&observed.config_maps, cluster, Role::Learner);
         return listed.max(last_pod(cluster, Role::Learner, &observed.pods));

@@ -75,11 +75,8 @@ pub fn paused(before: Before<'_>, cluster: &Cluster, observed: &Observed) -> Pax
         true => ("False", PAUSED, why.clone()),
         false => situation.ready(),
     };
-    let mut status = situation.tell(before, ready, ("False", PAUSED, why.clone()));
-    let mut conditions = Conditions::new(before);
-    conditions.set("Paused", ("True", PAUSED, why));
-    status.conditions.extend(conditions.list);
-    status
+    let status = situation.tell(before, ready, ("False", PAUSED, why.clone()));
+    also(before, status, "Paused", (PAUSED, why))
 }
 
 /// The status of a cluster whose spec makes no sense, and which is kept up by the last one that did.
@@ -94,9 +91,19 @@ pub fn kept_up(
     let situation = Situation::new(before, cluster, observed, &applied.stateful_sets, roll);
     let message = format!("{invalid}; until then the last spec that made sense is kept up");
     let verdict = ("False", INVALID_SPEC, message.clone());
-    let mut status = situation.tell(before, verdict.clone(), verdict);
+    let status = situation.tell(before, verdict.clone(), verdict);
+    also(before, status, "Stalled", (INVALID_SPEC, message))
+}
+
+/// A status with one more condition, which is there only while it is true.
+fn also(
+    before: Before<'_>,
+    mut status: PaxosClusterStatus,
+    type_: &str,
+    (reason, message): (&'static str, String),
+) -> PaxosClusterStatus {
     let mut conditions = Conditions::new(before);
-    conditions.set("Stalled", ("True", INVALID_SPEC, message));
+    conditions.set(type_, ("True", reason, message));
     status.conditions.extend(conditions.list);
     status
 }

@@ -1,6 +1,6 @@
 //! Volumes grow, and their claims get other labels, while their pods run. A StatefulSet's claim template
-//! cannot change, so each claim is changed, and then the set is made anew around its running pods. Each step is decided by what there
-//! is, so that whoever comes after a crash goes on where it happened.
+//! cannot change, so each claim is changed, and then the set is made anew around its running pods. Each
+//! step is decided by what there is, so that whoever comes after a crash goes on where it happened.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,8 @@ use proposer::config::Role;
 use proposer::paxos::ids::NodeId;
 use serde_json::json;
 
-use super::{Error, Writer};
+use super::{Error, Writer, merging};
 use crate::cluster::{Cluster, Group};
-use crate::compare::digest;
 use crate::desired::stateful_set::claim_digest;
 use crate::observe::{Observed, claim_template, requested};
 use crate::{founded, names, quantity};
@@ -62,7 +61,7 @@ impl Writer<'_> {
         live: Option<&StatefulSet>,
         observed: &Observed,
     ) -> Result<Place, Error> {
-        let theirs = live.is_some_and(|live| self.stranger(live, live.annotations()).is_some());
+        let theirs = live.is_some_and(|live| self.stranger(live).is_some());
         if theirs {
             return Ok(Place::Ready);
         }
@@ -106,10 +105,7 @@ impl Writer<'_> {
         };
         for claim in claims.iter().filter(unmarked) {
             let name = claim.name_any();
-            let params = PatchParams {
-                field_manager: Some(names::MANAGER.to_owned()),
-                ..PatchParams::default()
-            };
+            let params = merging();
             let mark = json!({ "metadata": {
                 // Only this very claim, not one made since under the same name.
                 "uid": claim.uid(),
@@ -129,39 +125,34 @@ impl Writer<'_> {
     async fn label(&self, group: &Group, claims: &[PersistentVolumeClaim]) -> Result<(), Error> {
         let api: Api<PersistentVolumeClaim> =
             Api::namespaced(self.client.clone(), &self.cluster.namespace);
-        let Cluster {
-            labels,
-            annotations,
-            ..
-        } = self.cluster;
-        let digest = digest(&json!([labels, annotations]));
-        let none = labels.is_empty() && annotations.is_empty();
+        let Cluster { labels, .. } = self.cluster;
+        let digest = claim_digest(self.cluster);
+        let mut annotations = self.cluster.annotations.clone();
+        annotations.extend(digest.map(|digest| (names::APPLIED_ANNOTATION.to_owned(), digest)));
         let names = self.claims(group);
         let other = |claim: &&PersistentVolumeClaim| {
-            let applied = claim.annotations().get(names::APPLIED_ANNOTATION);
             let covered = |wanted: &Strings, live: &Strings| {
                 wanted
                     .iter()
                     .all(|(key, value)| live.get(key) == Some(value))
             };
-            let has = covered(labels, claim.labels()) && covered(annotations, claim.annotations());
-            let as_applied = match applied {
-                Some(applied) => *applied == digest,
-                None => none,
-            };
+            // What is no longer wanted shows by the digest of what was.
+            let applied =
+                [claim.annotations(), &annotations].map(|of| of.get(names::APPLIED_ANNOTATION));
+            let as_wanted = applied[0] == applied[1]
+                && covered(labels, claim.labels())
+                && covered(&annotations, claim.annotations());
             names.contains(&claim.name_any())
                 && claim.metadata.deletion_timestamp.is_none()
-                && !(has && as_applied)
+                && !as_wanted
         };
         for claim in claims.iter().filter(other) {
             let name = claim.name_any();
-            let mut annotations = annotations.clone();
-            annotations.insert(names::APPLIED_ANNOTATION.to_owned(), digest.clone());
             let patch = json!({
                 "apiVersion": "v1",
                 "kind": "PersistentVolumeClaim",
                 // Only this very claim, not one made since under the same name.
-                "metadata": { "uid": claim.uid(), "labels": labels, "annotations": annotations },
+                "metadata": { "uid": claim.uid(), "labels": labels, "annotations": &annotations },
             });
             let params = PatchParams::apply(names::MANAGER).force();
             let labelled = api.patch(&name, &params, &Patch::Apply(&patch)).await;
@@ -217,8 +208,7 @@ impl Writer<'_> {
         let (name, size) = (claim.name_any(), &group.storage_size.0);
         let params = PatchParams {
             dry_run: on_trial,
-            field_manager: Some(names::MANAGER.to_owned()),
-            ..PatchParams::default()
+            ..merging()
         };
         let more = json!({
             // Only this very claim, not one made since under the same name.
@@ -245,12 +235,7 @@ impl Writer<'_> {
                         role: group.role,
                         source,
                     },
-                    false => Error::Api {
-                        verb: "patch",
-                        kind: super::kind::<PersistentVolumeClaim>(),
-                        name,
-                        source,
-                    },
+                    false => not_patched(name, source),
                 })
             }
         }

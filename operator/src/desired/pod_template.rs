@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::stateful_set;
 use crate::cluster::{Cluster, Group};
+use crate::fields::leaves_ours;
 use crate::invalid::Invalid;
 use crate::{names, strict};
 
@@ -68,16 +69,8 @@ pub(crate) fn pod_template(cluster: &Cluster, group: &Group) -> Result<PodTempla
 type Strings = BTreeMap<String, String>;
 
 fn add(role: Role, field: &str, ours: &mut Strings, theirs: &Strings) -> Result<(), Invalid> {
-    for (key, value) in theirs {
-        if ours.contains_key(key) || key.starts_with(&format!("{}/", names::GROUP)) {
-            let field = format!("spec.{role}.{field}");
-            return Err(Invalid::new(
-                field,
-                format!("sets {key}, which is the operator's: leave it out"),
-            ));
-        }
-        ours.insert(key.clone(), value.clone());
-    }
+    leaves_ours(&format!("spec.{role}.{field}"), theirs, ours)?;
+    ours.extend(theirs.clone());
     Ok(())
 }
 

@@ -1,9 +1,8 @@
 //! What is told of a cluster: its status, events, and logs of what failed.
 
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::events::Event;
 use kube::{Resource, ResourceExt};
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Error, TIME_LIMIT, now};
@@ -13,26 +12,22 @@ use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::names;
 use crate::status::{self, Before};
 
-/// The status as last written by us or as the watch has it, whichever is newer.
+/// The status that there is.
 pub(super) async fn current_status(
     object: &Guarded,
     context: &Context,
 ) -> Result<PaxosClusterStatus, Error> {
-    let written = context.remember(object, |memory| memory.written.clone());
-    match (written, &object.0) {
-        (Some(written), _) if written.over == object.resource_version() => Ok(written.status),
-        (_, Ok(object)) => Ok(object.status.clone().unwrap_or_default()),
-        (_, Err(garbage)) => {
-            // The guard keeps the metadata only; the status itself may well parse.
-            let namespace = garbage.metadata.namespace.as_deref().unwrap_or_default();
-            let resource = ApiResource::erase::<PaxosCluster>(&());
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(context.client.clone(), namespace, &resource);
-            let object = api.get(&object.name_any()).await.map_err(Error::Status)?;
-            let status = object.data.get("status").cloned().unwrap_or_default();
-            Ok(serde_json::from_value(status).unwrap_or_default())
-        }
+    if let Some(status) = context.known_status(object) {
+        return Ok(status);
     }
+    // The guard keeps the metadata only; the status itself may well parse.
+    let namespace = object.namespace().unwrap_or_default();
+    let resource = ApiResource::erase::<PaxosCluster>(&());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(context.client.clone(), &namespace, &resource);
+    let object = api.get(&object.name_any()).await.map_err(Error::Status)?;
+    let status = object.data.get("status").cloned().unwrap_or_default();
+    Ok(serde_json::from_value(status).unwrap_or_default())
 }
 
 /// Writes the status if it says anything new, and the events that tell of it.
@@ -52,20 +47,10 @@ pub(super) async fn report(
         return Ok(current.clone());
     }
 
-    let patch = json!({
-        "apiVersion": PaxosCluster::api_version(&()),
-        "kind": PaxosCluster::kind(&()),
-        // Only this very object, not one made since under the same name.
-        "metadata": { "uid": object.uid() },
-        "status": &status,
-    });
-    let namespace = object.namespace().unwrap_or_default();
-    let api: Api<Guarded> = Api::namespaced(context.client.clone(), &namespace);
-    let params = PatchParams::apply(names::MANAGER).force();
-    api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch))
+    context
+        .write_status(object, names::MANAGER, &status)
         .await
         .map_err(Error::Status)?;
-    context.metrics.wrote("paxosclusters/status", "apply");
     context.remember(object, |memory| {
         memory.written = Some(Written {
             at: Instant::now(),

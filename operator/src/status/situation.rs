@@ -16,7 +16,7 @@ use crate::cluster::{Cluster, Group};
 use crate::crd::{MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
 use crate::growth;
 use crate::names;
-use crate::observe::{Observed, Refused};
+use crate::observe::{Observed, Refused, set_of};
 use crate::roll::{self, Decision};
 use crate::scale::Plan;
 
@@ -98,7 +98,7 @@ impl Situation {
                     i32::from(wanted)
                 }
             });
-            let set = set_of(cluster, role, sets);
+            let set = set_of(&cluster.name, role, sets);
             set.is_some_and(|set| has_all_pods(set) && replicas(set) == wanted)
                 && !outdated.contains(&role)
         };
@@ -350,16 +350,16 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
     // All proposers say the same.
     let behind = observed.behind.iter().take(1).map(|(_, why)| why.clone());
     let lost = observed.data_lost.iter().map(|(pod, why)| {
-        let volume = names::DATA_VOLUME;
-        format!("pod {pod} with PersistentVolumeClaim {volume}-{pod} cannot catch up: {why}")
+        let claim = names::claim_of(pod);
+        format!("pod {pod} with PersistentVolumeClaim {claim} cannot catch up: {why}")
     });
     let refused = observed.refused.iter().map(|refused| {
         let Refused { pod, claim, why } = refused;
         format!("pod {pod} with PersistentVolumeClaim {claim} must not vote: {why}")
     });
     let full = no_room(observed).map(|(pod, why)| {
-        let volume = names::claim_of(pod);
-        format!("pod {pod} with PersistentVolumeClaim {volume} takes no new values: {why}")
+        let claim = names::claim_of(pod);
+        format!("pod {pod} with PersistentVolumeClaim {claim} takes no new values: {why}")
     });
     let warnings = observed.answers.iter().flat_map(|(pod, answer)| {
         let warnings = answer.warnings.iter();
@@ -485,16 +485,6 @@ fn version(image: &str) -> &str {
 fn list(items: impl Iterator<Item = String>) -> Option<String> {
     let list = items.collect::<Vec<_>>().join(", ");
     (!list.is_empty()).then_some(list)
-}
-
-pub(super) fn set_of<'a>(
-    cluster: &Cluster,
-    role: Role,
-    sets: &'a [StatefulSet],
-) -> Option<&'a StatefulSet> {
-    let name = names::role(&cluster.name, role);
-    sets.iter()
-        .find(|set| set.metadata.name.as_ref() == Some(&name))
 }
 
 fn replicas(set: &StatefulSet) -> Option<i32> {

@@ -9,12 +9,11 @@ use proposer::driver::halt::CONTRADICTED;
 use proposer::driver::learner::AGREEMENT_IS_VIOLATED;
 use serde_json::json;
 
-use super::situation::set_of;
 use super::*;
 use crate::ask::Answer;
 use crate::crd::PaxosCluster;
 use crate::desired::desired;
-use crate::observe::Refused;
+use crate::observe::{Refused, set_of};
 use crate::roll;
 use crate::scale::Plan;
 
@@ -111,7 +110,7 @@ impl World {
     fn status_at(&self, now: &Time) -> PaxosClusterStatus {
         let wanted = desired(&self.cluster, &Plan::new(&self.cluster));
         let pods = self.ready.iter().flat_map(|(role, ready)| {
-            let set = set_of(&self.cluster, *role, &wanted.stateful_sets).unwrap();
+            let set = set_of(&self.cluster.name, *role, &wanted.stateful_sets).unwrap();
             (1..=*ready).map(move |k| ready_pod(set, k))
         });
         let pods = pods.collect();
