@@ -8,20 +8,22 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::kubernetes::{apply, eventually, kubectl};
-use super::losses::cluster;
+use super::losses::{cluster, offer};
 use super::table::Table;
 use super::{NAMESPACE, remove, wait_until_whole};
 
 /// How long it may take until the cause stands in the status.
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// Applies a cluster that cannot be, and waits until its description names every one of these.
+/// Applies a cluster that cannot be, waits until its description names every one of these, and removes
+/// it.
 async fn told(table: &mut Table, cause: &str, object: &Value, words: &[&str]) {
     let name = object["metadata"]["name"].as_str().expect("a name");
     let started = Instant::now();
     apply(object);
     let told = eventually(cause, WITHIN, || description(name, words)).await;
     table.row(&format!("cause: {cause}"), started, told);
+    remove(name);
 }
 
 /// The line of `kubectl describe` that has all the words, if there is one.
@@ -45,16 +47,14 @@ async fn under(object: Value, table: &mut Table, cause: &str, of: &Value, words:
     let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
     let (kind, name) = (kind.as_str().unwrap(), name.as_str().unwrap());
     kubectl(&["delete", kind, name, "-n", NAMESPACE]);
-    // It goes on by itself; the sets' own back-off is Kubernetes'.
-    remove(of["metadata"]["name"].as_str().unwrap());
 }
 
 /// Ten of them, one after the other.
 pub(super) async fn ten(image: &str, table: &mut Table) {
     let storage = |class: &str| json!({ "storage": { "storageClassName": class, "size": "1Gi" } });
-    let plain = |kind: &str, version: &str, spec: Value| {
+    let plain = |kind: &str, spec: Value| {
         json!({
-            "apiVersion": version, "kind": kind,
+            "apiVersion": "v1", "kind": kind,
             "metadata": { "name": "in-the-way", "namespace": NAMESPACE },
             "spec": spec,
         })
@@ -68,9 +68,8 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
         &["Pull", "example.invalid/nope:1"],
     )
     .await;
-    remove("cause-image");
 
-    let quota = plain("ResourceQuota", "v1", json!({ "hard": { "pods": "0" } }));
+    let quota = plain("ResourceQuota", json!({ "hard": { "pods": "0" } }));
     let of = small("cause-quota", image, json!({}));
     under(
         quota,
@@ -82,7 +81,7 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
     .await;
 
     let limits = json!({ "limits": [{ "type": "Container", "max": { "memory": "128Mi" } }] });
-    let range = plain("LimitRange", "v1", limits);
+    let range = plain("LimitRange", limits);
     let of = small("cause-limits", image, json!({}));
     under(
         range,
@@ -105,7 +104,6 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
         &["cause-class-acceptor-1", "no-such-class"],
     )
     .await;
-    remove("cause-class");
 
     let nowhere = json!({ "learner": { "nodeSelector": { "disk": "none" } } });
     let of = small("cause-selector", image, nowhere);
@@ -116,7 +114,6 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
         &["cause-selector-learner-1", "nodes are available"],
     )
     .await;
-    remove("cause-selector");
 
     let command = json!({ "learner": { "podTemplate": { "spec": { "containers": [{
         "name": "node", "command": ["sleep"],
@@ -129,7 +126,6 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
         &["cause-command-learner-1", "exit code"],
     )
     .await;
-    remove("cause-command");
 
     folder_of_root(image, table).await;
 
@@ -148,7 +144,6 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
         &["cause-oom-learner-1", "OOMKilled"],
     )
     .await;
-    remove("cause-oom");
 
     let missing = json!({ "proposer": { "extraEnv": [{
         "name": "MORE", "valueFrom": { "secretKeyRef": { "name": "no-such-secret", "key": "k" } },
@@ -161,7 +156,6 @@ pub(super) async fn ten(image: &str, table: &mut Table) {
         &["cause-secret-proposer-1", "no-such-secret"],
     )
     .await;
-    remove("cause-secret");
 
     others_disks(image, table).await;
 }
@@ -197,18 +191,7 @@ async fn folder_of_root(image: &str, table: &mut Table) {
     let path = Path::new(&folder).join(NAME);
     std::fs::create_dir_all(&path).expect("a folder in NODE_DIR");
     std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
-    apply(&json!({
-        "apiVersion": "v1", "kind": "PersistentVolume",
-        "metadata": { "name": NAME },
-        "spec": {
-            "storageClassName": NAME,
-            "capacity": { "storage": "1Gi" },
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": { "path": path },
-            "claimRef": { "namespace": NAMESPACE, "name": "data-cause-folder-acceptor-1" },
-        },
-    }));
+    offer(NAME, NAME, "1Gi", &path, "data-cause-folder-acceptor-1");
     let storage = json!({ "storage": { "storageClassName": NAME, "size": "1Gi" } });
     let of = small("cause-folder", image, json!({ "acceptor": storage }));
     told(
@@ -218,7 +201,6 @@ async fn folder_of_root(image: &str, table: &mut Table) {
         &["cause-folder-acceptor-1", "Permission denied"],
     )
     .await;
-    remove("cause-folder");
     kubectl(&["delete", "pv", NAME, "--wait=false"]);
     let _ = std::fs::remove_dir(path);
 }

@@ -240,6 +240,23 @@ async fn write_batch(client: &kube::Client, target: &str, batch: &Value) {
     }
 }
 
+/// Offers a folder of the node as a volume to that claim alone.
+pub(super) fn offer(name: &str, class: &str, size: &str, folder: &Path, claim: &str) {
+    apply(&json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": { "name": name },
+        "spec": {
+            "storageClassName": class,
+            "capacity": { "storage": size },
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": { "path": folder },
+            "claimRef": { "namespace": NAMESPACE, "name": claim },
+        },
+    }));
+}
+
 /// A volume that is as small as it says: a file system in memory, on the node that this runs on.
 struct SmallVolume(PathBuf);
 
@@ -286,19 +303,8 @@ pub(super) async fn fill_volumes(client: &kube::Client, image: &str, table: &mut
         .map(|k| {
             let name = format!("cluster-sync-e2e-{k}");
             let volume = SmallVolume::mount(Path::new(&folder), &name, "48m");
-            apply(&json!({
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": { "name": name },
-                "spec": {
-                    "storageClassName": CLASS,
-                    "capacity": { "storage": "48Mi" },
-                    "accessModes": ["ReadWriteOnce"],
-                    "persistentVolumeReclaimPolicy": "Retain",
-                    "hostPath": { "path": volume.0 },
-                    "claimRef": { "namespace": NAMESPACE, "name": format!("data-filling-acceptor-{k}") },
-                },
-            }));
+            let claim = format!("data-filling-acceptor-{k}");
+            offer(&name, CLASS, "48Mi", &volume.0, &claim);
             volume
         })
         .collect();
