@@ -71,7 +71,7 @@ pub(crate) struct Memory {
     pub(crate) writes: Arc<Mutex<Writes>>,
     /// What its roll waits for.
     pub(crate) waiting: Waiting,
-    /// Since when nothing has changed about it, besides counters.
+    /// Since when nothing has changed about its nodes and its spec.
     pub(crate) still: Option<(PaxosClusterStatus, Instant)>,
     /// Its proposers, to ask them between two looks.
     pub(crate) proposers: Vec<Node>,

@@ -70,7 +70,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
         Ok((status, look)) => Ok(context.remember(&object, |memory| {
             memory.failures = 0;
             let still = match memory.still.take() {
-                Some((was, since)) if status::same_but_for_counters(&was, &status) => (was, since),
+                Some((was, since)) if status::same_nodes(&was, &status) => (was, since),
                 _ => (status, Instant::now()),
             };
             let for_long = still.1.elapsed();

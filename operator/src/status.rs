@@ -155,6 +155,12 @@ pub fn failed(before: Before<'_>, message: &str) -> PaxosClusterStatus {
     }
 }
 
+/// Whether two statuses tell the same of each node and speak of the same spec. The words for it may have
+/// changed, such as when a start became late: that brings no pod.
+pub fn same_nodes(a: &PaxosClusterStatus, b: &PaxosClusterStatus) -> bool {
+    (a.observed_generation, &a.members) == (b.observed_generation, &b.members)
+}
+
 /// Whether two statuses differ in what was measured only: that may be written later.
 pub fn same_but_for_counters(a: &PaxosClusterStatus, b: &PaxosClusterStatus) -> bool {
     let without = |status: &PaxosClusterStatus| PaxosClusterStatus {

@@ -562,12 +562,20 @@ fn a_start_that_takes_too_long_is_told_and_another_spec_begins_anew() {
     world.now += 298;
     world.look();
     assert_eq!(world.says()[3], "-Starting");
+    let before_it_was_late = world.status.clone();
     world.now += 1;
     assert_eq!(world.look(), ["NotStarted"]);
     assert_eq!(
         world.says(),
         ["-NotStarted", "-Starting", "-NotStarted", "+NotStarted"]
     );
+    // No pod has come by it: there is no reason to look more often.
+    assert!(same_nodes(&world.status, &before_it_was_late));
+    let another = PaxosClusterStatus {
+        observed_generation: Some(9),
+        ..world.status.clone()
+    };
+    assert!(!same_nodes(&world.status, &another));
     world.now += 1000;
     assert_eq!(world.look(), [""; 0]);
     // Somebody corrects it.
