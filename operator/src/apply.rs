@@ -95,8 +95,10 @@ pub enum Error {
 #[derive(Debug, Default)]
 pub struct Writes {
     last: BTreeMap<String, Write>,
-    /// When another operator wrote over what this one had written, and which.
-    overwritten: Vec<(Instant, String)>,
+    /// When another operator wrote over what this one had written.
+    overwritten: Vec<Instant>,
+    /// Whether this look at all objects has seen that already: it counts once.
+    seen_overwritten: bool,
     /// For which lists a pod was told in vain to look at them, by its uid.
     not_nudged: BTreeMap<String, String>,
 }
@@ -150,6 +152,7 @@ pub async fn apply(
         operator,
         writes,
     };
+    writer.writes().seen_overwritten = false;
     let services = writer.apply_all(services, &observed.services).await;
     // Before the sets: see `crate::scale`.
     let config_maps = writer.apply_all(config_maps, &observed.config_maps).await;
@@ -345,12 +348,10 @@ impl Writer<'_> {
             .cloned()
             .unwrap_or_else(|| "of an earlier release".to_owned());
         let now = Instant::now();
-        // One look at all objects is one time.
-        let before = writes.overwritten.last().map(|(at, _)| *at);
-        if before.is_none_or(|before| now.duration_since(before) >= Duration::from_millis(100)) {
-            writes.overwritten.push((now, writer.clone()));
+        if !std::mem::replace(&mut writes.seen_overwritten, true) {
+            writes.overwritten.push(now);
         }
-        let recent = |(at, _): &(Instant, String)| now.duration_since(*at) < OVERWRITTEN_WITHIN;
+        let recent = |at: &Instant| now.duration_since(*at) < OVERWRITTEN_WITHIN;
         writes.overwritten.retain(recent);
         // One of the two goes on. Which one does not matter, as long as both agree.
         let stays = writer.as_str() > self.operator && writer.contains('/');
