@@ -428,8 +428,8 @@ fn availability(
     let full = no_room(observed).count();
     if (acceptors as usize) < quorum + full {
         let message = format!(
-            "{full} acceptors take no new values, since their volumes are almost full: reads and deletes \
-             go on"
+            "{full} acceptors take no writes, deletes included, since their volumes are almost full: \
+             enlarge them; reads are still served"
         );
         return ("False", VOLUME_FULL, message);
     }
