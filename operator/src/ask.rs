@@ -52,7 +52,7 @@ pub struct Answer {
     pub no_room: Option<String>,
     /// A learner's: up to here it has on disk what was chosen.
     pub durable_instance_id: Option<i64>,
-    /// Names its start on its volume.
+    /// Names its disk; the same after every restart.
     pub incarnation: Option<String>,
     /// What somebody should see to, such as an address at which another node answers.
     pub warnings: Vec<String>,

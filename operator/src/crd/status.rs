@@ -108,7 +108,7 @@ pub struct MemberStatus {
     /// The tag or digest of its image; absent without a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The start of its process on its volume, as it last told.
+    /// Names its disk, as it last told: the same after every restart, another on a new volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<String>,
 }

@@ -22,7 +22,7 @@ pub struct NodeStatus {
     pub acceptors: Option<u8>,
     /// What somebody should see to, such as an address at which another node answers.
     pub warnings: Vec<String>,
-    /// Names this start of the process on this volume.
+    /// Names this node's disk: made with it, and the same after every restart.
     pub incarnation: String,
     /// Starts on this volume.
     pub starts: u64,
