@@ -31,7 +31,14 @@ const REASONS: [&str; 9] = [
     "too_slow",
     "rival",
 ];
-const CONDITIONS: [&str; 5] = ["Ready", "Available", "Progressing", "Degraded", "Stalled"];
+const CONDITIONS: [&str; 6] = [
+    "Ready",
+    "Available",
+    "Progressing",
+    "Degraded",
+    "Stalled",
+    "Paused",
+];
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
 const WRITTEN: [&str; 3] = ["statefulsets", "services", "poddisruptionbudgets"];
 
