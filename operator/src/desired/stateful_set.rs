@@ -210,7 +210,7 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
     let any_node = NodeId::first(1).next().expect("there is a node 1");
     let mut config = Config {
         debug: cluster.debug,
-        // Nobody else acts on it, and a changed environment restarts whoever has it.
+        // Nobody else acts on it.
         use_cluster_store: matches!(role, Role::Learner | Role::Store)
             && cluster.group(Role::Store).is_some(),
         heartbeat_interval: cluster.heartbeat_interval,
@@ -266,8 +266,8 @@ fn environment(cluster: &Cluster, role: Role) -> Vec<EnvVar> {
         .collect()
 }
 
-/// Whose addresses a role is given: those it talks to and no more, since a longer list restarts
-/// whoever reads it. All show their disks to the acceptors.
+/// Whose addresses a role is given: those it talks to and no more. All show their disks to the
+/// acceptors. Another list restarts nobody: pods read it from the ConfigMap as well.
 fn peers(role: Role) -> &'static [Role] {
     match role {
         Role::Proposer => &[Role::Proposer, Role::Acceptor, Role::Learner],

@@ -1,6 +1,7 @@
 //! What runs the pure core: one loop per role takes the next input, lets the core step, makes its
-//! records durable and acts. Each loop has a thread of its own, so that heartbeats and votes never
-//! wait behind the handling of clients' requests; at a learner that is idle a request takes its turn.
+//! records durable and acts. The loops of proposer, acceptor and learner have a thread of their own, so
+//! that heartbeats and votes never wait behind clients' requests; a store's is a task. At a learner
+//! that is idle a request takes its turn.
 
 pub mod acceptor;
 pub mod barrier;

@@ -9,6 +9,10 @@
 //! | [`Request::Fetch`] | learner | acceptor | [`Reply::Fetched`] or [`Reply::Truncated`] |
 //! | [`Request::Enlist`] | any node | acceptor | [`Reply::Witnessed`] or [`Reply::Refused`] |
 //! | [`Learn`] | leader | learner | the slot it has applied, with outcomes |
+//! | [`Message::Recall`] | leader | learner | outcomes that did not fit into an answer |
+//! | [`Message::Forward`] | proposer | leader | the outcomes of the values |
+//! | [`Message::ReadIndex`] | learner or store | leader | the slot up to which a read has to wait |
+//! | [`Message::TakeOver`] | leader | proposer | whether it stands for election |
 //! | [`Heartbeat`] | leader | proposer | none needed |
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! The protocol: Multi-Paxos with its roles in separate processes, and the state machine it feeds.
 //!
-//! Everything in this module is pure: no clock, no disk, no network, no randomness, no threads, no
-//! hashing order. Time reaches it as an input (`Tick`, `ElectionTimeout`), so that the processes,
+//! Everything in this module is pure: no clock, no disk, no network, no threads, no randomness
+//! and no hashing order that decides anything. Time reaches it as an input (`Tick`, `ElectionTimeout`), so that the processes,
 //! the simulator and the model checker drive the same code.
 //!
 //! ```text
