@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-monitoring test lint fix crds setup sim model fuzz chaos soak e2e fleet bench bench-growth bench-build image
+.PHONY: demo demo-monitoring test lint fix crds setup sim model canaries fuzz chaos soak e2e fleet bench bench-growth bench-build image
 
 ## demo: run the full sample on this machine and show a failover
 demo: setup
@@ -48,6 +48,12 @@ sim:
 ## model: every order of events in every configuration of the model
 model:
 	$(CARGO) run --locked --release -p tests --bin model
+
+## canaries: the core with one deliberate bug at a time must be noticed (WORD=text of a canary, SEEDS=0..1000)
+WORD ?=
+canaries: SEEDS = 0..1000
+canaries:
+	$(CARGO) run --locked -p tests --bin canaries -- "$(WORD)" $(SEEDS)
 
 ## fuzz: every decoder and every route, with CASES times the inputs of `make test` (CASES=200, SEED=1)
 CASES ?= 200
