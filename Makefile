@@ -16,7 +16,8 @@ demo-monitoring: setup
 
 ## test: every test that needs no Kubernetes
 test: setup
-	$(CARGO) build --locked -p proposer -p paxos-operator
+	# All at once: the programs alone would have every dependency built twice, for other features.
+	$(CARGO) build --locked --workspace --all-targets
 	$(CARGO) test --locked --workspace
 
 ## lint: formatting, clippy and rustdoc without warnings; writes nothing
