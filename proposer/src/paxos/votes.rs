@@ -187,8 +187,9 @@ impl Votes {
         }
     }
 
+    /// Drops the oldest values from memory until the others fit. All are durable.
     fn evict(&mut self) {
-        while self.held_cost > self.budget && self.held.len() > self.pending {
+        while self.held_cost > self.budget {
             let Some(held) = self.held.pop_front() else {
                 return;
             };
