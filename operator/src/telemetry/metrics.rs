@@ -40,7 +40,16 @@ const CONDITIONS: [&str; 6] = [
     "Paused",
 ];
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
-const WRITTEN: [&str; 3] = ["statefulsets", "services", "poddisruptionbudgets"];
+/// What [`mod@crate::apply`] writes, and the status.
+const WRITTEN: [&str; 7] = [
+    "configmaps",
+    "networkpolicies",
+    "paxosclusters/status",
+    "poddisruptionbudgets",
+    "podmonitors",
+    "services",
+    "statefulsets",
+];
 
 /// The operator's metrics.
 pub struct Metrics {
