@@ -42,6 +42,8 @@ pub struct Answer {
     pub refusal: Option<String>,
     /// A learner's or a store's: why it has stopped for good.
     pub halted: Option<String>,
+    /// The kind of that: a [`Kind`](proposer::driver::halt::Kind) by name, or one of a newer node.
+    pub halt_reason: Option<String>,
     /// A proposer's: why none of them may lead.
     pub behind: Option<String>,
     /// A learner's: what it needs and no node has.

@@ -17,6 +17,7 @@ use kube::api::{Api, ListParams};
 use kube::core::Status;
 use kube::{Client, Resource};
 use proposer::config::{DEFAULT_PORT, Role};
+use proposer::driver::halt::Kind;
 use serde::de::DeserializeOwned;
 
 use crate::ask::{Answer, Node, NodeStatus};
@@ -57,7 +58,7 @@ pub struct Observed {
     /// Acceptors that must not vote with the disk they have.
     pub refused: Vec<Refused>,
     /// Why learners and stores have stopped for good, by their pods.
-    pub halted: BTreeMap<String, String>,
+    pub halted: BTreeMap<String, Halted>,
     /// Why no proposer may lead, by the pods of those that say so.
     pub behind: BTreeMap<String, String>,
     /// What learners need and no node has, by their pods.
@@ -66,6 +67,15 @@ pub struct Observed {
     pub answers: BTreeMap<String, Answer>,
     /// Why pods are not there or not ready, by those who know.
     pub hearsay: Hearsay,
+}
+
+/// A learner or a store that has stopped for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halted {
+    /// What kind of reason it has; `None`: one that only a newer node knows.
+    pub kind: Option<Kind>,
+    /// Why, in its words.
+    pub why: String,
 }
 
 /// An acceptor that must not vote with the disk it has.
@@ -130,7 +140,12 @@ pub async fn observe(
         let said = |(pod, answer): (&String, &Answer)| Some((pod.clone(), what(answer)?));
         answers.iter().filter_map(said).collect()
     };
-    let halted = said(|answer| answer.halted.clone());
+    let halted = answers.iter().filter_map(|(pod, answer)| {
+        let kind = answer.halt_reason.as_deref().and_then(Kind::named);
+        let why = answer.halted.clone()?;
+        Some((pod.clone(), Halted { kind, why }))
+    });
+    let halted = halted.collect();
     let behind = said(|answer| answer.behind.clone());
     let data_lost = said(|answer| answer.data_lost.clone());
     let asked = causes::to_ask(&stateful_sets, &pods, &claims);

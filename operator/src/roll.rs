@@ -198,7 +198,7 @@ pub(crate) fn expected<'a>(
             let name = format!("{set_name}-{id}");
             let mut of_cluster = observed.pods.iter();
             let pod = of_cluster.find(|pod| pod.metadata.name.as_ref() == Some(&name));
-            let halted = observed.halted.get(&name).map(String::as_str);
+            let halted = observed.halted.get(&name).map(|halted| &*halted.why);
             let outdated = pod.and_then(|pod| outdated(pod, template?));
             let claim = names::claim_of(&name);
             let grows = growth::waits_for_restart(&observed.claims, &claim, made(pod), before.now);

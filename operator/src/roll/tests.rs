@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
+use proposer::driver::halt::Kind;
 use serde_json::json;
 
 use super::*;
 use crate::ask::Answer;
 use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::desired::desired;
-use crate::observe::Refused;
+use crate::observe::{Halted, Refused};
 use crate::scale::Plan;
 
 /// A cluster at minute 100, all of whose pods have been ready since minute 0.
@@ -17,7 +18,7 @@ struct World {
     pods: Vec<Pod>,
     leader: Option<i32>,
     answers: bool,
-    halted: BTreeMap<String, String>,
+    halted: BTreeMap<String, Halted>,
     refused: Vec<&'static str>,
     status: PaxosClusterStatus,
 }
@@ -586,7 +587,8 @@ fn a_restart_names_what_it_changes() {
 fn a_node_that_has_stopped_holds_a_roll_up_unless_it_is_its_own_turn() {
     let halted = |pod: &str| {
         let why = "instance 7: it cannot be decoded".to_owned();
-        BTreeMap::from([(pod.to_owned(), why)])
+        let kind = Some(Kind::Undecodable);
+        BTreeMap::from([(pod.to_owned(), Halted { kind, why })])
     };
     let mut world = World::new().image("a:2");
     world.make("ledger-learner-1", true, 90);

@@ -3,8 +3,7 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::jiff::SignedDuration;
 use proposer::config::Role;
-use proposer::driver::halt::CONTRADICTED;
-use proposer::driver::learner::AGREEMENT_IS_VIOLATED;
+use proposer::driver::halt::Kind;
 
 use super::Before;
 use super::conditions::{Conditions, Verdict};
@@ -342,11 +341,13 @@ fn unexpected(before: Before<'_>, pods: &[roll::Expected<'_>]) -> Vec<String> {
 
 /// What does not mend itself. That learners disagree is worst.
 fn broken(observed: &Observed) -> Option<(&'static str, String)> {
-    let halted = |(pod, why): (&String, &String)| format!("pod {pod} has stopped: {why}");
-    let (disagreeing, halting): (Vec<_>, Vec<_>) =
-        (observed.halted.iter()).partition(|(_, why)| why.starts_with(AGREEMENT_IS_VIOLATED));
-    let (contradicted, halting): (Vec<_>, Vec<_>) =
-        (halting.into_iter()).partition(|(_, why)| why.starts_with(CONTRADICTED));
+    let halted = |is: fn(Option<Kind>) -> bool| {
+        let those = observed.halted.iter().filter(move |(_, it)| is(it.kind));
+        those.map(|(pod, it)| format!("pod {pod} has stopped: {}", it.why))
+    };
+    let disagreeing = halted(|kind| kind == Some(Kind::Disagrees));
+    let contradicted = halted(|kind| kind == Some(Kind::Contradicted));
+    let others = halted(|kind| matches!(kind, None | Some(Kind::Undecodable)));
     // All proposers say the same.
     let behind = observed.behind.iter().take(1).map(|(_, why)| why.clone());
     let lost = observed.data_lost.iter().map(|(pod, why)| {
@@ -366,18 +367,12 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
         warnings.map(move |warning| format!("pod {pod}: {warning}"))
     });
     let found = [
-        (
-            AGREEMENT_VIOLATED,
-            list(disagreeing.into_iter().map(halted)),
-        ),
-        (
-            CONTRADICTION,
-            list(behind.chain(contradicted.into_iter().map(halted))),
-        ),
+        (AGREEMENT_VIOLATED, list(disagreeing)),
+        (CONTRADICTION, list(behind.chain(contradicted))),
         (DATA_LOST, list(lost)),
         (DISK_REFUSED, list(refused)),
         (VOLUME_FULL, list(full)),
-        (NODE_HALTED, list(halting.into_iter().map(halted))),
+        (NODE_HALTED, list(others)),
         (WRONG_ADDRESS, list(warnings)),
     ];
     found

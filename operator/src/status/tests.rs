@@ -5,15 +5,14 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use proposer::config::Role;
-use proposer::driver::halt::CONTRADICTED;
-use proposer::driver::learner::AGREEMENT_IS_VIOLATED;
+use proposer::driver::halt::Kind;
 use serde_json::json;
 
 use super::*;
 use crate::ask::Answer;
 use crate::crd::PaxosCluster;
 use crate::desired::desired;
-use crate::observe::{Refused, set_of};
+use crate::observe::{Halted, Refused, set_of};
 use crate::roll;
 use crate::scale::Plan;
 
@@ -23,7 +22,7 @@ struct World {
     roll: Decision,
     answers: Vec<Answer>,
     refused: Vec<Refused>,
-    halted: BTreeMap<String, String>,
+    halted: BTreeMap<String, Halted>,
     behind: BTreeMap<String, String>,
     data_lost: BTreeMap<String, String>,
     said: BTreeMap<String, Answer>,
@@ -458,11 +457,20 @@ fn a_message_that_quotes_much_still_fits_an_event() {
     assert!(event.note.unwrap().len() <= 1024);
 }
 
+fn halted(pod: &str, kind: Option<Kind>, why: &str) -> BTreeMap<String, Halted> {
+    let why = why.to_owned();
+    BTreeMap::from([(pod.to_owned(), Halted { kind, why })])
+}
+
 #[test]
 fn learners_that_differ_are_told_before_anything_else() {
-    let halted = |why: &str| ("ledger-learner-2".to_owned(), why.to_owned());
     let mut world = World::whole();
-    world.halted = BTreeMap::from([halted("instance 7: it cannot be decoded")]);
+    let undecodable = Some(Kind::Undecodable);
+    world.halted = halted(
+        "ledger-learner-2",
+        undecodable,
+        "instance 7: it cannot be decoded",
+    );
     assert_eq!(world.look(), ["NodeHalted"]);
     assert_eq!(world.status.learner.as_ref().unwrap().summary, "1/2");
     let quorum = world.status.quorum.as_ref().unwrap();
@@ -476,20 +484,22 @@ fn learners_that_differ_are_told_before_anything_else() {
         claim: "data-ledger-acceptor-1".to_owned(),
         why: "it is empty".to_owned(),
     }];
-    world.halted = BTreeMap::from([halted(&format!(
-        "{AGREEMENT_IS_VIOLATED}: learner 1 differs"
-    ))]);
+    let disagrees = Some(Kind::Disagrees);
+    world.halted = halted("ledger-learner-2", disagrees, "learner 1 differs");
     assert_eq!(world.look(), ["AgreementViolated"]);
     let degraded = world.status.condition("Degraded").unwrap();
     assert!(
         degraded
             .message
-            .starts_with("pod ledger-learner-2 has stopped: agreement is violated")
+            .starts_with("pod ledger-learner-2 has stopped: learner 1 differs")
     );
     world.halted.clear();
     assert_eq!(world.look(), ["DiskRefused"]);
     world.refused.clear();
     assert_eq!(world.look(), ["Ready"]);
+    // A newer node may have a reason that this operator does not know; its words decide nothing.
+    world.halted = halted("ledger-learner-2", None, "agreement is violated");
+    assert_eq!(world.look(), ["NodeHalted"]);
 }
 
 #[test]
@@ -513,8 +523,8 @@ fn acceptors_that_were_set_back_are_told_with_who_noticed_and_what_to_do() {
     );
     // A learner that has stopped for it says the same from its side.
     world.behind.clear();
-    let why = format!("{CONTRADICTED}: a quorum of acceptors has no vote in instance 10");
-    world.halted = says("ledger-learner-1", &why);
+    let why = "a quorum of acceptors has no vote in instance 10";
+    world.halted = halted("ledger-learner-1", Some(Kind::Contradicted), why);
     assert_eq!(world.look(), [""; 0], "the reason is the same");
     let degraded = world.status.condition("Degraded").unwrap();
     assert_eq!(&*degraded.reason, "Contradiction");

@@ -1,9 +1,6 @@
 //! Why a learner or a store has stopped applying for good. It says so in `/status`, `/ready`, its log
 //! and `paxos_halted`; a restart looks at everything anew.
 
-/// How the reason begins when a node differs from what a quorum of acceptors says.
-pub const CONTRADICTED: &str = "what it has applied is contradicted";
-
 /// What kind of thing it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -23,6 +20,12 @@ impl Kind {
             Kind::Disagrees => "disagrees",
             Kind::Contradicted => "contradicted",
         }
+    }
+
+    /// The kind of that name; `None`: there is none in this version.
+    pub fn named(name: &str) -> Option<Kind> {
+        let all = [Kind::Undecodable, Kind::Disagrees, Kind::Contradicted];
+        all.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -48,7 +51,7 @@ impl Halt {
     pub(crate) fn contradicted(how: &str) -> Halt {
         Halt {
             kind: Kind::Contradicted,
-            why: format!("{CONTRADICTED}: {how}"),
+            why: format!("what it has applied is contradicted: {how}"),
         }
     }
 }
