@@ -38,7 +38,7 @@ pub const DEFAULT_IMAGE: &str = concat!(
 
 const DEFAULT_STORAGE: &str = "5Gi";
 const DEFAULT_REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
-/// No CPU limit: a throttled leader misses its heartbeats and loses its office.
+/// No CPU limit: a throttled leader misses its heartbeats and loses leadership.
 const DEFAULT_LIMITS: [(&str, &str); 1] = [("memory", "512Mi")];
 
 /// A PaxosCluster that makes sense.

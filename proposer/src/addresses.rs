@@ -129,7 +129,6 @@ impl Files {
             match self.list(role, &found) {
                 Ok(list) => drop(changed.0.insert(role, list)),
                 Err(why) => error!(
-                    target: "important",
                     file = %self.dir.join(role.list_variable()).display(),
                     "{why}: the last list stays"
                 ),
@@ -142,12 +141,15 @@ impl Files {
         for role in Role::ALL {
             let (before, now) = (lists.of_role(role).len(), changed.of_role(role).len());
             if lists.of_role(role) != changed.of_role(role) {
-                info!(target: "important", list = role.list_variable(), before, now, "addresses changed");
+                info!(
+                    list = role.list_variable(),
+                    before, now, "addresses changed"
+                );
             }
         }
         match (lists.name(self.me), changed.name(self.me)) {
-            (true, false) => warn!(target: "important", "the list names this node no longer"),
-            (false, true) => info!(target: "important", "the list names this node"),
+            (true, false) => warn!("the list names this node no longer"),
+            (false, true) => info!("the list names this node"),
             _ => {}
         }
         Some(changed)

@@ -193,7 +193,7 @@ impl Database {
 
     /// Applies the entries that follow `ledger`, and makes them durable together. Checks that each
     /// gives what it gave at the learner: the state machine is deterministic, so anything else means
-    /// damage or a changed meaning. After an error `ledger` is no use any more.
+    /// damage or a changed meaning. After an error `ledger` must not be used any more.
     pub fn apply(&self, ledger: &mut Ledger, entries: &[Entry]) -> Result<(), ApplyError> {
         let before = ledger.applied();
         let write = self.begin().map_err(ApplyError::Database)?;

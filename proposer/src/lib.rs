@@ -78,7 +78,6 @@ pub async fn run(
     let identity = Identity::open(&config).map_err(StartError::from)?;
     let start = identity.start();
     info!(
-        target: "important",
         cluster = identity.cluster().map(|cluster| cluster.to_string()),
         incarnation = format!("{:016x}", start.incarnation),
         start = start.count,
@@ -131,10 +130,10 @@ pub async fn run(
     if config.role != Role::Acceptor {
         driver::roll_call::start(&config, &addresses, &identity)?;
     }
-    info!(target: "important", port = config.port, "{} serves", config.name());
+    info!(port = config.port, "{} serves", config.name());
     let shutdown = async move {
         shutdown.await;
-        info!(target: "important", "ending");
+        info!("ending");
         about_to_end.store(true, Ordering::Relaxed);
         if let Some(proposer) = proposer {
             // Still serving: requests go on to the next leader meanwhile.

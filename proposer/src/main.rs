@@ -32,7 +32,7 @@ fn ignore_hangups() -> std::io::Result<()> {
         let mut signals = signal(kind)?;
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                info!(target: "important", signal = name, "a signal that means nothing to a node");
+                info!(signal = name, "a signal that means nothing to a node");
             }
         });
     }
@@ -98,7 +98,7 @@ fn node() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) => {
             for error in errors {
-                error!(target: "important", error, "cannot run");
+                error!(error, "cannot run");
                 eprintln!("{error}");
             }
             ExitCode::FAILURE

@@ -175,7 +175,7 @@ async fn tell(target: Target, mut notifications: mpsc::Receiver<Bytes>, metrics:
         let outcome = match told.unwrap_or_else(|_| Err(format!("no answer within {WITHIN:?}"))) {
             Ok(()) => {
                 if failing {
-                    info!(target: "important", client = %target, "takes notifications again");
+                    info!(client = %target, "takes notifications again");
                 }
                 failing = false;
                 "sent"
@@ -187,7 +187,7 @@ async fn tell(target: Target, mut notifications: mpsc::Receiver<Bytes>, metrics:
             Err(why) => {
                 // Why is for who runs the node: told to whoever asks for the log, it would be a
                 // way to find out what listens at those addresses.
-                warn!(target: "important", client = %target, "cannot be notified");
+                warn!(client = %target, "cannot be notified");
                 warn!(target: logs::PRIVATE, client = %target, why, "cannot be notified");
                 failing = true;
                 "failed"

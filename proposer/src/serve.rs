@@ -224,7 +224,7 @@ async fn accept(
             Err(error) => {
                 bounds.shed(SHED);
                 if bounds.may_say() {
-                    warn!(target: "important", %error, "cannot accept connections, trying again");
+                    warn!(%error, "cannot accept connections, trying again");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

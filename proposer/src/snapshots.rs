@@ -178,7 +178,7 @@ impl<M: Media> Snapshots<M> {
                 }
                 Ok(_) => failed = Some(self.damaged(&name(slot), &ANOTHERS)),
                 Err(UnpackError::Snapshot(error)) => {
-                    warn!(target: "important", %error, "a snapshot cannot be read");
+                    warn!(%error, "a snapshot cannot be read");
                     failed = Some(error);
                 }
                 Err(UnpackError::Resources(never)) => match never {},

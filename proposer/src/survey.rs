@@ -185,7 +185,6 @@ impl Survey {
         };
         if before.is_none_or(|(before, _)| before != cluster) {
             warn!(
-                target: "important",
                 node = %from,
                 cluster = %cluster,
                 "a node of another cluster sends messages to this one: it has the wrong disk, or this \
@@ -251,7 +250,7 @@ impl Survey {
         state.seen.insert(node, seen);
         drop(state);
         if stands && wrong {
-            warn!(target: "important", node = %node, "{text}");
+            warn!(node = %node, "{text}");
         } else if stands && !well {
             info!(node = %node, "{text}");
         }

@@ -73,7 +73,6 @@ pub fn patiently<T>(what: &str, mut open: impl FnMut() -> io::Result<T>) -> io::
                 if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
                     said = Some(Instant::now());
                     warn!(
-                        target: "important",
                         file = what,
                         %error,
                         "no file descriptor is free, waiting for one: raise the limit of open files"

@@ -253,7 +253,6 @@ pub fn start(
     })?;
     identity.check_log(member.cluster(), member.founders())?;
     info!(
-        target: "important",
         records,
         promised = member.acceptor().promised().number(),
         last_voted = member.acceptor().last_voted().0,
@@ -523,9 +522,9 @@ impl Run {
             self.metrics.acceptor_stands(stands);
             match refusal {
                 Some(refusal) => {
-                    error!(target: "important", standing = stands, "does not vote: {refusal}");
+                    error!(standing = stands, "does not vote: {refusal}");
                 }
-                None => info!(target: "important", standing = stands, "how this acceptor stands"),
+                None => info!(standing = stands, "how this acceptor stands"),
             }
         }
     }

@@ -66,7 +66,6 @@ mod stores;
 pub(crate) mod transfer;
 mod truth;
 
-pub use audit::AGREEMENT_IS_VIOLATED;
 use handle::{Ask, Shared};
 pub use handle::{Busy, Handle, NoEntries, State};
 use log::LogReader;
@@ -116,7 +115,6 @@ pub fn start(
         index.clear();
     }
     info!(
-        target: "important",
         snapshot = snapshot.0,
         applied = applied.0,
         millis = started.elapsed().as_millis() as u64,
@@ -381,7 +379,6 @@ impl Run {
         }
         if let Some(slot) = effects.missing {
             error!(
-                target: "important",
                 instance = slot.0,
                 "an instance said to be chosen is known to no quorum of acceptors: some of them \
                  have lost their disks, or whoever said so is no leader"
@@ -389,7 +386,6 @@ impl Run {
         }
         if let Some(slot) = effects.disputed {
             error!(
-                target: "important",
                 instance = slot.0,
                 "two values were told for one instance: the acceptors' counts"
             );
@@ -414,7 +410,6 @@ impl Run {
             return self.halt(Halt::undecodable(format!("instance {slot}: {undecodable}")));
         }
         error!(
-            target: "important",
             instance = slot.0,
             "a value was told that cannot be read: the acceptors' counts"
         );
@@ -523,7 +518,7 @@ impl Run {
     /// Stops for good. The first reason stays.
     fn halt(&self, halt: Halt) {
         let (why, kind) = (&halt.why, halt.kind.name());
-        error!(target: "important", why, kind, "the learner stops applying");
+        error!(why, kind, "the learner stops applying");
         self.metrics.halted.set(1);
         let mut halted = self
             .shared

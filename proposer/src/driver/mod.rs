@@ -69,7 +69,7 @@ pub(crate) fn members(config: &Config) -> Result<Members, StartError> {
 /// answer, and the next start looks at what is really there. Never retried: a second fsync that
 /// succeeds proves nothing (Rebello et al., "Can Applications Recover from fsync Failures?").
 pub(crate) fn end_on_disk_error(error: &dyn std::error::Error) -> ! {
-    error!(target: "important", %error, "the disk failed, ending the process");
+    error!(%error, "the disk failed, ending the process");
     // Standard error too, as the log's writer may not get the time. It may be on the very disk that
     // failed, where eprintln! would panic and leave a process that does nothing.
     let _ = writeln!(
@@ -82,7 +82,7 @@ pub(crate) fn end_on_disk_error(error: &dyn std::error::Error) -> ! {
 /// The disk is not the one that this node must have. Ends the process before it harms anything; with
 /// the right disk the next start goes well.
 pub(crate) fn end_on_wrong_disk(why: &str) -> ! {
-    error!(target: "important", why, "this is not the disk of this node, ending the process");
+    error!(why, "this is not the disk of this node, ending the process");
     let _ = writeln!(
         std::io::stderr(),
         "this is not the disk of this node: {why}"

@@ -397,7 +397,11 @@ pub fn start(
 ) -> Result<Handle, StartError> {
     let (file, state, opened) =
         StateFile::open(identity.media(), &config.data_dir, config.node_id)?;
-    info!(target: "important", counter = state.proposal_counter, ?opened, "proposer's state read");
+    info!(
+        counter = state.proposal_counter,
+        ?opened,
+        "proposer's state read"
+    );
     let members = members(config)?;
     let patience = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis();
     let settings = Settings {
@@ -409,7 +413,7 @@ pub fn start(
     let core = match opened.knows_every_claim() {
         true => core,
         false => {
-            warn!(target: "important", ?opened, "the state on disk is damaged");
+            warn!(?opened, "the state on disk is damaged");
             core.with_claims_lost()
         }
     };
@@ -787,9 +791,9 @@ impl Run {
             let applied = progress.map_or(Slot::ZERO, |p| p.applied);
             self.show_lag(id, behind, self.history.age_of(applied.next(), now));
             if lags && self.lagging.insert(id) && now - self.led_since > SILENT_LEARNER {
-                warn!(target: "important", learner = %link.node, behind, silent, "a learner lags");
+                warn!(learner = %link.node, behind, silent, "a learner lags");
             } else if !lags && self.lagging.remove(&id) {
-                info!(target: "important", learner = %link.node, "a learner is level again");
+                info!(learner = %link.node, "a learner is level again");
             }
         }
     }
@@ -803,9 +807,9 @@ impl Run {
         let said = self.shared.no_room.write();
         let mut said = said.unwrap_or_else(PoisonError::into_inner);
         match (&why, &*said) {
-            (Some(why), None) => error!(target: "important", "no room for writes: {why}"),
+            (Some(why), None) => error!("no room for writes: {why}"),
             (None, Some(_)) => {
-                info!(target: "important", "the acceptors have room for writes again")
+                info!("the acceptors have room for writes again")
             }
             _ => {}
         }
@@ -862,7 +866,7 @@ impl Run {
             Event::Succeed
                 if self.leaving.is_some() || !self.is_listed() || !self.me.may_lead() => {}
             Event::Succeed => {
-                info!(target: "important", "the leader asks this proposer to succeed it");
+                info!("the leader asks this proposer to succeed it");
                 self.step(Input::TakeOver);
             }
             Event::Looked(look) => self.looked(look),
@@ -898,10 +902,8 @@ impl Run {
             let (leader, term) = (heartbeat.ballot.node(), heartbeat.ballot.counter());
             let leader = leader.map(NodeId::number);
             return warn!(
-                target: "important",
                 leader,
-                term,
-                "a heartbeat is ignored: no leader of this cluster can have such a term"
+                term, "a heartbeat is ignored: no leader of this cluster can have such a term"
             );
         }
         if let Some(link) = self.link_to(heartbeat.ballot) {
@@ -983,14 +985,13 @@ impl Run {
             self.heard_at = Instant::now();
             self.followed = self.link_to(ballot).cloned();
             info!(
-                target: "important",
                 leader = ballot.node().map(NodeId::number),
                 term = ballot.counter(),
                 leading = self.core.is_leading(),
-                "a leader"
+                "leader elected"
             );
         } else {
-            info!(target: "important", phase = self.core.phase(), "no leader");
+            info!(phase = self.core.phase(), "leader lost");
         }
         self.led_since = Instant::now();
         // Time between two leaders counts as none.
@@ -1433,11 +1434,13 @@ impl Run {
         let timeout = reach::SUCCESSOR_WITHIN;
         tokio::spawn(async move {
             for link in successors {
-                info!(target: "important", successor = %link.node, "handing leadership over");
+                info!(successor = %link.node, "handing leadership over");
                 let answer = link.ask(Lane::Control, frame.clone(), timeout, Breakers::Ignore);
                 match answer.await {
                     Ok(_) => return,
-                    Err(error) => warn!(successor = %link.node, %error, "it does not take over"),
+                    Err(error) => {
+                        warn!(successor = %link.node, %error, "successor declined to take over")
+                    }
                 }
             }
         });

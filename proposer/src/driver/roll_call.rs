@@ -104,7 +104,7 @@ fn act(identity: &Identity, finding: Finding) {
         Finding::Member { cluster, founders } => {
             if identity.cluster().is_none() {
                 let acceptors = founders.map(|founders| founders.count());
-                info!(target: "important", %cluster, acceptors, "joins the cluster");
+                info!(%cluster, acceptors, "joins the cluster");
             }
             if let Err(error) = identity.witnessed(cluster, founders) {
                 end_on_disk_error(&error);

@@ -158,7 +158,7 @@ impl Handle {
             .snapshots
             .write_parts(|part| database.write_snapshot(part));
         let (slot, bytes) = written?;
-        info!(target: "important", instance = slot.0, bytes, "snapshot written for a learner");
+        info!(instance = slot.0, bytes, "snapshot written for a learner");
         *made = Some((slot, Instant::now()));
         Ok(slot)
     }
@@ -177,7 +177,6 @@ pub fn start(
     snapshots.clear()?;
     let applied = ledger.applied();
     info!(
-        target: "important",
         applied = applied.0,
         millis = started.elapsed().as_millis() as u64,
         "the store's database read and verified"
@@ -232,7 +231,7 @@ impl Handle {
         for turn in first.. {
             let count = links.len().max(1);
             let Some(link) = links.get(turn % count).cloned() else {
-                return warn!(target: "important", "LEARNERS is empty: there is nobody to follow");
+                return warn!("LEARNERS is empty: there is nobody to follow");
             };
             let was_quiet = std::mem::take(&mut left_quiet);
             let mut quiet = 0;
@@ -252,7 +251,6 @@ impl Handle {
                         match said.is_some_and(|said| said == why) {
                             true => debug!(learner = %link.node, why, "cannot follow it"),
                             false => warn!(
-                                target: "important",
                                 learner = %link.node,
                                 why,
                                 "cannot follow it, asking the next learner"
@@ -336,7 +334,7 @@ impl Handle {
                 link.node
             );
             if self.trouble().as_ref() != Some(&why) {
-                error!(target: "important", learner = %link.node, instance = applied.0, "{why}");
+                error!(learner = %link.node, instance = applied.0, "{why}");
             }
             self.note_trouble(Some(why));
         }
@@ -347,7 +345,7 @@ impl Handle {
         let noted = self.shared.trouble.write();
         let mut noted = noted.unwrap_or_else(PoisonError::into_inner);
         if let Some(why) = trouble.as_ref().filter(|_| noted.is_none()) {
-            warn!(target: "important", "{why}");
+            warn!("{why}");
         }
         *noted = trouble;
     }
@@ -357,8 +355,8 @@ impl Handle {
         if self.shared.follows.swap(learner, Ordering::Relaxed) != learner {
             // While nothing happens it asks them in turn.
             match was_quiet {
-                true => debug!(learner = %link.node, "following it"),
-                false => info!(target: "important", learner = %link.node, "following it"),
+                true => debug!(learner = %link.node, "following this learner"),
+                false => info!(learner = %link.node, "following this learner"),
             }
         }
         let before = self
@@ -389,7 +387,6 @@ impl Handle {
                     ledger = installed;
                     self.shared.metrics.snapshots_installed.inc();
                     info!(
-                        target: "important",
                         instance = slot.0,
                         millis = started.elapsed().as_millis() as u64,
                         "snapshot installed"
@@ -400,7 +397,7 @@ impl Handle {
                 }
                 // It is gone, and will be fetched anew.
                 Err(UnpackError::Snapshot(error)) => {
-                    warn!(target: "important", %error, "the snapshot received is no use");
+                    warn!(%error, "the snapshot received is no use");
                 }
                 Err(UnpackError::Resources(error)) => end_on_disk_error(&error),
             },
@@ -416,7 +413,7 @@ impl Handle {
 
     fn stop(&self, halt: Halt) {
         let (why, kind) = (&halt.why, halt.kind.name());
-        error!(target: "important", why, kind, "the store stops applying");
+        error!(why, kind, "the store stops applying");
         self.shared.metrics.halted.set(1);
         let halted = self.shared.halted.write();
         *halted.unwrap_or_else(PoisonError::into_inner) = Some(halt);

@@ -129,18 +129,18 @@ impl Volume {
             .volume_refuses
             .set((self.room != Room::Enough).into());
         if self.room == Room::Enough {
-            info!(target: "important", %volume, free, size, log, "there is room on the volume again");
+            info!(%volume, free, size, log, "there is room on the volume again");
         } else if before != Room::Enough {
             // It was said.
         } else if log == 0 || self.is_filled_by_others(log) {
             error!(
-                target: "important", %volume, free, size, log,
+                %volume, free, size, log,
                 "the volume is almost full: nothing is written that makes the data grow until there \
                  is room. Enlarge the volume, or see what else fills it"
             );
         } else {
             error!(
-                target: "important", %volume, free, size, log,
+                %volume, free, size, log,
                 "the log has its share of the volume, {SHARE} %: nothing is written that makes it \
                  longer. It gets shorter when the learners that are away are back; or enlarge the volume"
             );

@@ -517,7 +517,6 @@ fn admitted(state: &Proposer, from: NodeName, values: &[Value]) -> (Vec<Value>, 
         && state.says_again()
     {
         warn!(
-            target: "important",
             from = %from,
             field,
             expected,

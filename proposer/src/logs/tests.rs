@@ -61,7 +61,7 @@ fn private_lines_are_for_who_runs_the_node() {
     let (logs, subscriber) = build(&config, None, Box::new(stdout.clone())).unwrap();
     with_default(subscriber, || {
         warn!(target: PRIVATE, why = "it refused", "secret");
-        warn!(target: "important", "known");
+        warn!("known");
     });
     logs.flush(PATIENCE);
     assert_eq!(messages(&logs.important(ENTRIES)), ["known"]);

@@ -86,7 +86,8 @@ pub(super) async fn watch(disk: Arc<Disk>, node: String) {
             if (slow > 1 || worst >= 4 * SLOW) && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
                 said = Some(Instant::now());
                 warn!(
-                    target: "important", node, millis,
+                    node,
+                    millis,
                     "the disk of this acceptor is slow: a sync of its log takes {millis} ms, and writes \
                      wait for it. Give it a faster disk, or see what else uses this one"
                 );
@@ -95,7 +96,7 @@ pub(super) async fn watch(disk: Arc<Disk>, node: String) {
             slow = 0;
             if said.is_some_and(|at| at.elapsed() >= SAY_EVERY / 3) {
                 said = None;
-                info!(target: "important", node, millis, "the disk of this acceptor is fast again");
+                info!(node, millis, "the disk of this acceptor is fast again");
             }
         }
     }

@@ -19,8 +19,6 @@ use crate::link::{Link, Links};
 use crate::paxos::audit::{Checkpoint, FORMAT};
 use crate::paxos::ids::{NodeId, Slot};
 
-/// How a learner's `halted` begins when it differs from the others.
-pub const AGREEMENT_IS_VIOLATED: &str = "agreement is violated";
 /// The pause between two rounds of questions.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long a learner may take to answer.
@@ -174,14 +172,13 @@ async fn round(links: &[Link], learner: &Handle, others: &mut BTreeMap<NodeId, O
             (None, Some(slot)) => {
                 metrics.audits.with_label_values(&["different"]).inc();
                 error!(
-                    target: "important",
                     learner = %link.node,
                     instance = slot.0,
                     "agreement is violated: another learner has applied something else"
                 );
             }
             (Some(_), None) => {
-                info!(target: "important", learner = %link.node, "it has applied the same again");
+                info!(learner = %link.node, "it has applied the same again");
             }
             _ => {}
         }
@@ -198,7 +195,7 @@ async fn round(links: &[Link], learner: &Handle, others: &mut BTreeMap<NodeId, O
         && learner.halted().is_none()
     {
         let why = format!(
-            "{AGREEMENT_IS_VIOLATED}: learner {id} has applied something else up to instance {slot}. \
+            "agreement is violated: learner {id} has applied something else up to instance {slot}. \
              Find out which of the two is wrong, and give that one an empty volume"
         );
         let kind = Kind::Disagrees;

@@ -45,7 +45,7 @@ impl Run {
             .name("snapshot".into())
             .spawn(write);
         if let Err(error) = spawned {
-            warn!(target: "important", %error, "cannot start writing a snapshot");
+            warn!(%error, "cannot start writing a snapshot");
             self.writing_snapshot = false;
         }
     }
@@ -57,7 +57,7 @@ impl Run {
             // What was written of it counts for nothing, and the log has it all.
             Err(error) if error.is_lack_of_room() => {
                 error!(
-                    target: "important", %error,
+                    %error,
                     "no room for a snapshot, the log stays as long as it is: enlarge the volume, or see \
                      what else fills it"
                 );
@@ -68,7 +68,7 @@ impl Run {
         self.snapshot_bytes = bytes;
         self.volume.wrote(bytes);
         self.metrics.snapshot_size.set(bytes as i64);
-        info!(target: "important", instance = slot.0, bytes, "snapshot written");
+        info!(instance = slot.0, bytes, "snapshot written");
         let slots = self.snapshots.slots();
         let slots = slots.unwrap_or_else(|error| end_on_disk_error(&error));
         // With one snapshot alone the whole log is still needed, should that one be damaged.
@@ -90,7 +90,6 @@ impl Run {
         }
         let delivered = self.applied;
         warn!(
-            target: "important",
             floor = floor.0,
             applied = delivered.0,
             "too far behind for the acceptors, asking the other learners and the stores"
@@ -146,11 +145,11 @@ impl Run {
             Ok(machine) => machine,
             Err(snapshots::Error::Io { source, .. }) => end_on_disk_error(&source),
             Err(error) => {
-                warn!(target: "important", %error, "the snapshot received is no use");
+                warn!(%error, "received snapshot rejected");
                 return;
             }
         };
-        info!(target: "important", instance = slot.0, "snapshot installed");
+        info!(instance = slot.0, "snapshot installed");
         {
             let shared = &self.shared.state;
             let mut state = shared.write().unwrap_or_else(PoisonError::into_inner);

@@ -134,7 +134,6 @@ pub(super) async fn catch_up(links: &[Link], incoming: &Incoming, floor: Slot, l
             Ok(()) => return learner.note_lost(None),
             Err(Failed::Lacks(why)) => {
                 warn!(
-                    target: "important",
                     node = %link.node,
                     why,
                     "it does not have what is missing here, asking the next one"
@@ -143,7 +142,6 @@ pub(super) async fn catch_up(links: &[Link], incoming: &Incoming, floor: Slot, l
             }
             Err(Failed::Silent(why)) => {
                 warn!(
-                    target: "important",
                     node = %link.node,
                     why,
                     "cannot catch up from it, asking the next one"
@@ -152,7 +150,7 @@ pub(super) async fn catch_up(links: &[Link], incoming: &Incoming, floor: Slot, l
             }
             // Nor is there for what another one has.
             Err(Failed::NoRoom(why)) => {
-                error!(target: "important", node = %link.node, "cannot catch up: {why}");
+                error!(node = %link.node, "cannot catch up: {why}");
                 learner.note_lost(None);
                 return tokio::time::sleep(NO_ROOM_PAUSE).await;
             }
@@ -170,7 +168,7 @@ pub(super) async fn catch_up(links: &[Link], incoming: &Incoming, floor: Slot, l
         .as_ref()
         .filter(|lost| learner.lost().as_ref() != Some(lost))
     {
-        error!(target: "important", "cannot catch up: {lost}");
+        error!("cannot catch up: {lost}");
     }
     learner.note_lost(lost);
     tokio::time::sleep(PAUSE).await;

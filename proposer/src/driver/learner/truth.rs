@@ -88,7 +88,6 @@ impl Run {
             return true;
         };
         warn!(
-            target: "important",
             from = %from,
             instance = slot.0,
             "it says that another value was chosen than the one applied here: asking the acceptors"
@@ -170,7 +169,6 @@ impl Run {
                     _ => "have forgotten the instance, as enough learners have it",
                 };
                 error!(
-                    target: "important",
                     from = %sender,
                     instance = slot.0,
                     "a message about another value is refused: the acceptors {acceptors}. Whoever \

@@ -49,7 +49,6 @@ impl Run {
         if !is_proved {
             self.metrics.step_downs.inc();
             return warn!(
-                target: "important",
                 node = %node,
                 applied,
                 given_out = known,
@@ -60,7 +59,6 @@ impl Run {
         // At each election; said once.
         if self.behind.replace(behind) != Some(behind) {
             error!(
-                target: "important",
                 node = %node,
                 applied,
                 known,

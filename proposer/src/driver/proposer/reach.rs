@@ -73,7 +73,6 @@ impl Run {
             let learners = self.learners.iter().map(|link| link.node.to_string());
             let learners: Vec<String> = learners.collect();
             warn!(
-                target: "important",
                 learners = learners.join(", "),
                 "no learner answers this leader, nor any proposer that could succeed it: \
                  writes are chosen, but their outcomes are unknown until a learner is back"
@@ -94,13 +93,12 @@ async fn find_successor(successors: Vec<Link>, take_over: bytes::Bytes) -> Look 
         match answer.await {
             Ok(_) => {
                 warn!(
-                    target: "important",
                     successor = %link.node,
                     "no learner answers this leader: a proposer that reaches one takes over"
                 );
                 return Look::HandedOver;
             }
-            Err(error) => info!(successor = %link.node, %error, "it does not take over"),
+            Err(error) => info!(successor = %link.node, %error, "successor declined to take over"),
         }
     }
     Look::Nobody

@@ -174,7 +174,7 @@ impl Run {
                     Event::Reply(id, reply, took)
                 }
                 Ok(_) => {
-                    warn!(acceptor = %link.node, "an answer that is none");
+                    warn!(acceptor = %link.node, "unexpected reply");
                     Event::Failed(link.node, took, false)
                 }
                 Err(error) => {
@@ -254,7 +254,7 @@ impl Run {
                 let event = match answer {
                     Ok(Message::Learned(learned)) => Event::Learned(link.node.id, learned, told),
                     Ok(_) => {
-                        warn!(learner = %link.node, "an answer that is none");
+                        warn!(learner = %link.node, "unexpected reply");
                         Event::Untold(link.node, told, Untold::Refused)
                     }
                     Err(error) => {

@@ -34,7 +34,7 @@ impl Slow {
         if let Some(takes) = self.count(from, took, Instant::now()) {
             let millis = takes.as_millis() as u64;
             warn!(
-                target: "important", acceptor = %format_args!("acceptor-{from}"), millis,
+                acceptor = %format_args!("acceptor-{from}"), millis,
                 "acceptor-{from} takes {millis} ms over a batch: its disk is slow (see disk_sync_ms in \
                  its /status), or the way to it is. Writes wait for the fastest acceptors that make a \
                  quorum"
