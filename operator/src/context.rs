@@ -34,7 +34,7 @@ pub struct Options {
     pub own_namespace: Option<String>,
     /// What a cluster has whose spec says nothing.
     pub defaults: Defaults,
-    /// Tells this operator, with all its replicas, from others: `namespace/lease`.
+    /// Tells this process from others, of the same operator too: `namespace/lease process`.
     pub identity: String,
     /// How many clusters may have their pods restarted at once; 0: all.
     pub rollouts: usize,

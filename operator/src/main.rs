@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -120,7 +120,8 @@ async fn run(options: &Run) -> Result<(), Failure> {
                 image: Some(options.default_image.clone()),
                 ..defaults
             },
-            identity: format!("{lease_namespace}/{}", options.lease_name),
+            // With the process: two that share a lease's name may both run, such as without an election.
+            identity: format!("{lease_namespace}/{} {}", options.lease_name, process()),
             rollouts: options.max_rollouts,
         },
     );
@@ -148,11 +149,17 @@ fn election(options: &Run, namespace: &str, config: &kube::Config) -> Result<Ele
     if let Some(problem) = times.problem() {
         return Err(problem.into());
     }
-    // The host's name is the pod's. A process that was restarted there is another one.
-    let host = std::env::var("HOSTNAME").unwrap_or_default();
-    let began = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
-    let identity = format!("{host}_{}_{began:x}", std::process::id());
     let client = client::connect_for_lease(config)?;
-    let election = Election::new(client, namespace, &options.lease_name, &identity);
+    let election = Election::new(client, namespace, &options.lease_name, &process());
     Ok(election.with_times(times))
+}
+
+/// Names this process. The host's name is the pod's; a process that was restarted there is another one.
+fn process() -> String {
+    static NAME: LazyLock<String> = LazyLock::new(|| {
+        let host = std::env::var("HOSTNAME").unwrap_or_default();
+        let began = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
+        format!("{host}_{}_{began:x}", std::process::id())
+    });
+    NAME.clone()
 }

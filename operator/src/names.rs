@@ -45,7 +45,7 @@ pub const RESTARTED_ANNOTATION: &str = "kubectl.kubernetes.io/restartedAt";
 pub const PAUSED_ANNOTATION: &str = "clustersync.io/paused";
 /// On a PaxosCluster: while it is `true`, no pod is restarted for a change, and all else goes on.
 pub const HOLD_ANNOTATION: &str = "clustersync.io/hold-rollout";
-/// On what a cluster owns: which operator wrote it last, as `namespace/lease`.
+/// On what a cluster owns: which operator wrote it last, as `namespace/lease process`.
 pub const OPERATOR_ANNOTATION: &str = "clustersync.io/operator";
 /// On the ConfigMap of the lists: the last spec that made sense, to repair by while there is another.
 pub const SPEC_ANNOTATION: &str = "clustersync.io/spec";

@@ -320,7 +320,12 @@ async fn two_operators(identities: [&str; 2], images: [&str; 2]) -> (usize, usiz
 
 #[tokio::test(start_paused = true)]
 async fn of_two_operators_that_want_different_things_one_stands_back() {
-    for identities in [["a/paxos", "b/paxos"], ["b/paxos", "a/paxos"]] {
+    for identities in [
+        ["a/paxos", "b/paxos"],
+        ["b/paxos", "a/paxos"],
+        // Two processes that share a lease's name, and hold no election.
+        ["a/paxos host_1_a", "a/paxos host_2_b"],
+    ] {
         let (writes, left) = two_operators(identities, ["node:1", "node:2"]).await;
         assert_eq!(left, 1, "{identities:?}");
         assert!(
