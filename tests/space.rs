@@ -25,7 +25,7 @@ fn memory(cluster: &Cluster, name: Name) -> u64 {
     kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap() << 10
 }
 
-/// Posts writes of that many bytes each to a few keys; the answer's status and its text.
+/// Posts writes of that many bytes each to a few keys; the answer's status and its text, 0 without one.
 fn batch(cluster: &Cluster, number: usize, count: usize, bytes: usize) -> (u16, String) {
     let data = "x".repeat(bytes);
     let request = |i: usize| {
@@ -39,8 +39,11 @@ fn batch(cluster: &Cluster, number: usize, count: usize, bytes: usize) -> (u16, 
     let agent = http::agent(PATIENCE);
     let proposer = &cluster.urls(Role::Proposer)[0];
     let url = format!("{proposer}/propose/batch?wait=true&timeoutMs=5000");
-    let answer = http::post(&agent, &url, body).unwrap();
-    (answer.status, answer.text())
+    match http::post(&agent, &url, body) {
+        Ok(answer) => (answer.status, answer.text()),
+        // Such as while that proposer starts.
+        Err(error) => (0, error.to_string()),
+    }
 }
 
 /// The status of a linearizable read at the first learner.
