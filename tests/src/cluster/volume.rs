@@ -75,7 +75,7 @@ impl Volume {
         // A file system that was thawed a moment ago may still be busy.
         const SCRIPT: &str = r#"
             freeze() {
-                for try in 1 2 3 4 5 6 7 8 9; do
+                for try in $(seq 50); do
                     fsfreeze -f "$1" && return
                     sleep 0.2
                 done
