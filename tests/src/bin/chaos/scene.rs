@@ -78,7 +78,10 @@ impl Scene {
         }
         for mut stall in self.stalls.drain(..) {
             let thawed = stall.wait().is_ok_and(|status| status.success());
-            assert!(thawed, "a file system could not be frozen, or not be thawed");
+            assert!(
+                thawed,
+                "a file system could not be frozen, or not be thawed"
+            );
         }
         for fault in faults {
             self.end(fault);
