@@ -347,7 +347,7 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
     };
     let disagreeing = halted(|kind| kind == Some(Kind::Disagrees));
     let contradicted = halted(|kind| kind == Some(Kind::Contradicted));
-    let others = halted(|kind| matches!(kind, None | Some(Kind::Undecodable)));
+    let others = halted(|kind| !matches!(kind, Some(Kind::Disagrees | Kind::Contradicted)));
     // All proposers say the same.
     let behind = observed.behind.iter().take(1).map(|(_, why)| why.clone());
     let lost = observed.data_lost.iter().map(|(pod, why)| {
