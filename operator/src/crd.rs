@@ -16,7 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-pub use status::{MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
+pub use status::{CONDITIONS, MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
 
 /// The acceptor count of a spec that says nothing, here for the CEL rule as for [`crate::cluster`].
 pub const DEFAULT_ACCEPTORS: u8 = 5;

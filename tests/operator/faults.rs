@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use operator::crd::CONDITIONS;
 use serde_json::{Value, json};
 use tests::kube::scenarios::{NAMESPACE, World};
 use tests::kube::{ApiServer, Call, Fault};
@@ -105,16 +106,8 @@ fn end(server: &ApiServer, world: &World) -> Vec<Value> {
         let annotations = pod["metadata"]["annotations"].take();
         json!([pod["metadata"]["name"], image, annotations])
     }));
-    let conditions = [
-        "Ready",
-        "Available",
-        "Progressing",
-        "Degraded",
-        "Stalled",
-        "Paused",
-    ];
     end.push(json!(
-        conditions.map(|kind| world.condition("ledger", kind))
+        CONDITIONS.map(|kind| world.condition("ledger", kind))
     ));
     end
 }

@@ -5,6 +5,16 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Every type of condition that a status may have.
+pub const CONDITIONS: [&str; 6] = [
+    "Ready",
+    "Available",
+    "Progressing",
+    "Degraded",
+    "Stalled",
+    "Paused",
+];
+
 /// What the operator last saw. Written only when it changes.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -14,6 +14,7 @@ use prometheus::{
 
 use super::Phase;
 use crate::context::Guarded;
+use crate::crd::CONDITIONS;
 
 /// How long a reconciliation may take, in seconds.
 const BUCKETS: [f64; 11] = [
@@ -30,14 +31,6 @@ const REASONS: [&str; 9] = [
     "status",
     "too_slow",
     "rival",
-];
-const CONDITIONS: [&str; 6] = [
-    "Ready",
-    "Available",
-    "Progressing",
-    "Degraded",
-    "Stalled",
-    "Paused",
 ];
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
 /// What [`mod@crate::apply`] writes, and the status.
