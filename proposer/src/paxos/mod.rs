@@ -1,8 +1,8 @@
 //! The protocol: Multi-Paxos with its roles in separate processes, and the state machine it feeds.
 //!
-//! Everything in this module is pure: no clock, no disk, no network, no threads, no randomness
-//! and no hashing order that decides anything. Time reaches it as an input (`Tick`, `ElectionTimeout`), so that the processes,
-//! the simulator and the model checker drive the same code.
+//! Everything in this module is pure: no clock, no disk, no network, no threads, no randomness and no
+//! hashing order that decides anything. Time reaches it as an input (`Tick`, `ElectionTimeout`), so that
+//! the processes, the simulator and the model checker drive the same code.
 //!
 //! ```text
 //!            elect                                   a write
