@@ -22,8 +22,10 @@ const RESERVE_PART: u64 = 20;
 const RESERVE_LEAST: u64 = 16 << 20;
 const RESERVE_MOST: u64 = 256 << 20;
 const RESERVE_PART_OF_SMALL: u64 = 4;
-/// The file system is asked so often; before that if the last answer is nearly used up.
+/// The file system is asked so often, and after so many bytes: others may fill it as fast as this node
+/// writes. And at once if the last answer is nearly used up.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY_BYTES: u64 = 1 << 20;
 
 /// A volume as the file system shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +101,7 @@ impl Volume {
 
     /// Whether so many bytes more may be written, and whether a log of that size may grow.
     pub(crate) fn room(&mut self, log: u64, more: u64) -> Room {
-        let is_tight = |seen: Seen| seen.free.saturating_sub(more) < seen.reserve();
-        let is_due = self.looked.elapsed() >= LOOK_EVERY;
-        if is_due || (is_tight(self.seen()) && self.written > 0) {
+        if must_look(self.seen(), self.looked.elapsed(), self.written, more) {
             self.ask();
         }
         let seen = self.seen();
@@ -167,6 +167,13 @@ fn look(path: &Path) -> Option<Seen> {
     })
 }
 
+/// Whether the file system is to be asked before so many bytes `more` are written.
+fn must_look(seen: Seen, since: Duration, written: u64, more: u64) -> bool {
+    let is_tight = seen.free.saturating_sub(more) < seen.reserve();
+    let is_due = since >= LOOK_EVERY || written.saturating_add(more) >= LOOK_EVERY_BYTES;
+    is_due || (is_tight && written > 0)
+}
+
 /// The rule, given how it was before: it must be well clear of a bound to count as below it again.
 fn room_for(seen: Seen, log: u64, more: u64, before: Room) -> Room {
     let reserve = seen.reserve();
@@ -213,6 +220,23 @@ mod tests {
         assert_eq!(seen(100, 1).reserve(), 16 * MIB);
         assert_eq!(seen(32, 1).reserve(), 8 * MIB);
         assert_eq!(seen(300 * 1024, 1).reserve(), 256 * MIB);
+    }
+
+    #[test]
+    fn the_file_system_is_asked_by_time_and_by_bytes_and_when_it_gets_tight() {
+        let must = |millis, written, more| {
+            must_look(
+                seen(1000, 500),
+                Duration::from_millis(millis),
+                written,
+                more,
+            )
+        };
+        assert!(!must(499, MIB / 2, MIB / 4) && must(500, 0, 0));
+        // Others may have filled it between two looks, as fast as this node writes.
+        assert!(must(0, MIB / 2, MIB / 2) && must(0, 0, MIB) && must(0, MIB, 0));
+        let tight = |written| must_look(seen(1000, 50), Duration::ZERO, written, 1);
+        assert!(tight(1) && !tight(0));
     }
 
     #[test]
