@@ -242,6 +242,25 @@ fn a_volume_that_others_fill_ends_no_acceptor_and_writes_go_on_when_there_is_roo
     assert_eq!(term(&cluster), before);
 }
 
+#[test]
+fn with_one_volume_full_and_one_acceptor_down_writes_are_refused_with_both_named() {
+    let (mut cluster, small) = on_small_volumes();
+    wait_for_a_write(&cluster, 0);
+    let before = term(&cluster);
+    small[0].fill(&cluster, 10);
+    cluster.kill(&[(Role::Acceptor, 2)]);
+    // The first ones wait in vain; nothing is taken that only waits behind them.
+    let why = write_until_refused(&cluster, 100);
+    assert!(
+        why.contains("acceptor-1 keeps") && why.contains("acceptor-2 does not vote"),
+        "{why}"
+    );
+    assert_eq!((read(&cluster), term(&cluster)), (200, before));
+    small[0].free(&cluster);
+    wait_for_a_write(&cluster, 10_000);
+    assert_eq!(term(&cluster), before);
+}
+
 /// A cluster without its last learner, which has written values of 900 kB meanwhile: so many, to so many
 /// keys.
 fn without_the_last_learner(learners: u8, writes: usize, keys: usize) -> (Cluster, Name) {

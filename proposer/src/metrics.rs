@@ -192,6 +192,7 @@ impl Metrics {
             "quota",
             "unknown",
             "no_leader",
+            "not_proposed",
             "no_room",
         ];
         let standing = Opts::new(

@@ -392,8 +392,8 @@ pub fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
 #[schema(as = Outcome)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeView<'a> {
-    /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `NOT_READ` or `UNKNOWN`; `NO_LEADER`, `CONFLICT`, `TOO_OLD`, `FULL`
-    /// or `QUOTA` for a request that was not executed.
+    /// `accepted`, `COMMITTED`, `NOT_COMMITTED`, `NOT_READ` or `UNKNOWN`; `NO_LEADER`, `NOT_PROPOSED`,
+    /// `NO_ROOM`, `CONFLICT`, `TOO_OLD`, `FULL` or `QUOTA` for a request that was not executed.
     pub status: &'static str,
     /// Where.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -429,6 +429,11 @@ pub const NO_ROOM_DETAIL: &str = "the acceptors have no room for it, and the req
 /// What a client should do when there is no leader.
 pub const NO_LEADER_DETAIL: &str =
     "no leader is known, and the request has no effect: send it again after Retry-After seconds";
+
+/// What a client should do when the leader has no place for its request.
+pub const NOT_PROPOSED_DETAIL: &str = "the leader had no place for it in time, as the acceptors do not vote for what came before it, or \
+     only slowly. The request has no effect: see /status of the acceptors, and send it again after \
+     Retry-After seconds";
 
 /// What a client should do when there is no memory to remember its request.
 pub const FULL_DETAIL: &str = "the memory for requests that may be sent again is full of requests younger than the retry window, \

@@ -90,6 +90,8 @@ pub enum Answer {
     Unknown,
     /// No leader took it: it has no effect.
     NoLeader,
+    /// The leader had no place for it in time, as what came before it is not chosen: it has no effect.
+    NotProposed,
     /// The acceptors have no room for it, and why: it has no effect.
     NoRoom(Arc<str>),
 }
@@ -802,7 +804,7 @@ impl Run {
     fn watch_room(&mut self) {
         let why = match self.core.has_room() {
             true => None,
-            false => Some(self.full.why(self.lagging.iter())),
+            false => Some(self.full.why(self.core.silent(), &self.lagging)),
         };
         let said = self.shared.no_room.write();
         let mut said = said.unwrap_or_else(PoisonError::into_inner);
@@ -1335,6 +1337,8 @@ impl Run {
         };
         let open = if job.submitted {
             Answer::Unknown
+        } else if self.core.leader().is_some() {
+            Answer::NotProposed
         } else {
             Answer::NoLeader
         };
@@ -1508,6 +1512,7 @@ fn outcome_label(answer: &Answer) -> &'static str {
         Answer::NotRead => "not_read",
         Answer::Unknown => "unknown",
         Answer::NoLeader => "no_leader",
+        Answer::NotProposed => "not_proposed",
         Answer::NoRoom(_) => "no_room",
     }
 }

@@ -29,8 +29,8 @@ use crate::problem::{Body, Named, Params, Problem, Raw, explain};
 use crate::wire::admit::admit;
 use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
 use crate::wire::{
-    BadField, HeartbeatBody, NO_LEADER_DETAIL, NO_ROOM_DETAIL, NOT_READ_DETAIL, OutcomeView,
-    ProposeBody, UNKNOWN_DETAIL, refusal,
+    BadField, HeartbeatBody, NO_LEADER_DETAIL, NO_ROOM_DETAIL, NOT_PROPOSED_DETAIL,
+    NOT_READ_DETAIL, OutcomeView, ProposeBody, UNKNOWN_DETAIL, refusal,
 };
 
 /// Requests in one batch.
@@ -174,6 +174,10 @@ fn busy() -> Problem {
     )
 }
 
+fn not_proposed() -> Problem {
+    Problem::unavailable(NOT_PROPOSED_DETAIL, Duration::from_secs(1))
+}
+
 fn no_leader() -> Problem {
     Problem::unavailable(NO_LEADER_DETAIL, Duration::from_secs(1))
 }
@@ -246,6 +250,7 @@ async fn propose(
             }
         },
         Some(Answer::NoLeader) => Err(no_leader()),
+        Some(Answer::NotProposed) => Err(not_proposed()),
         Some(Answer::NotRead) => Err(Problem::unavailable(
             NOT_READ_DETAIL,
             Duration::from_secs(1),
@@ -294,6 +299,9 @@ async fn propose_batch(
     if answers.iter().all(|answer| *answer == Answer::NoLeader) {
         return Err(no_leader());
     }
+    if answers.iter().all(|answer| *answer == Answer::NotProposed) {
+        return Err(not_proposed());
+    }
     if let Some(Answer::NoRoom(why)) = answers.first()
         && answers
             .iter()
@@ -320,6 +328,7 @@ async fn propose_batch(
             Answer::NotRead => OutcomeView::bare("NOT_READ", Some(NOT_READ_DETAIL)),
             Answer::Unknown => OutcomeView::bare("UNKNOWN", Some(UNKNOWN_DETAIL)),
             Answer::NoLeader => OutcomeView::bare("NO_LEADER", Some(NO_LEADER_DETAIL)),
+            Answer::NotProposed => OutcomeView::bare("NOT_PROPOSED", Some(NOT_PROPOSED_DETAIL)),
             Answer::NoRoom(_) => OutcomeView::bare("NO_ROOM", Some(NO_ROOM_DETAIL)),
         })
         .collect();

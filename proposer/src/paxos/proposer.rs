@@ -419,13 +419,31 @@ impl Proposer {
         }
     }
 
-    /// Whether it can have anything new chosen: so many acceptors have room for votes. Only a leader
-    /// knows that they have not.
+    /// Whether it can have anything new chosen: so many acceptors have room for votes, or may have
+    /// it. Only a leader knows that they have not.
     pub fn has_room(&self) -> bool {
         let Phase::Leading(leading) = &self.phase else {
             return true;
         };
-        usize::from(self.members.count()) - leading.no_room.len() >= self.members.quorum()
+        // While none is full, those that are away are no reason to refuse anything.
+        let full = leading.no_room.len();
+        let unable = full + if full == 0 { 0 } else { self.silent().len() };
+        usize::from(self.members.count()) - unable >= self.members.quorum()
+    }
+
+    /// Acceptors that were asked in vain for a vote that is still wanted, but for those that are full.
+    pub fn silent(&self) -> BTreeSet<NodeId> {
+        let Phase::Leading(leading) = &self.phase else {
+            return BTreeSet::new();
+        };
+        let batches = leading.in_flight.values();
+        let in_vain = batches.flat_map(|batch| {
+            let failed = batch.failed.keys().copied();
+            failed.filter(|acceptor| !batch.votes.contains(acceptor))
+        });
+        in_vain
+            .filter(|acceptor| !leading.no_room.contains_key(acceptor))
+            .collect()
     }
 
     /// The phase, in a word: `following`, `probing`, `preparing` or `leading`.

@@ -23,15 +23,23 @@ impl Full {
         }
     }
 
-    /// What is the case, and what to do. Learners that lag hold up what acceptors could forget.
-    pub(super) fn why<'a>(&self, lagging: impl Iterator<Item = &'a NodeId>) -> Arc<str> {
+    /// What is the case, and what to do: which acceptors are full, and which give no answer. Learners that
+    /// lag hold up what acceptors could forget.
+    pub(super) fn why<'a>(
+        &self,
+        silent: impl IntoIterator<Item = NodeId>,
+        lagging: impl IntoIterator<Item = &'a NodeId>,
+    ) -> Arc<str> {
         const MIB: u64 = 1 << 20;
         let full = self.0.iter().map(|(id, (log, free))| {
             let (log, free) = (log / MIB, free / MIB);
             format!("acceptor-{id} keeps {log} MiB of log and has {free} MiB left on its volume")
         });
-        let full = full.collect::<Vec<_>>().join(", ");
-        let away: Vec<String> = lagging.map(|id| format!("learner-{id}")).collect();
+        let silent = silent.into_iter();
+        let silent = silent.map(|id| format!("acceptor-{id} does not vote: see whether it runs"));
+        let full = full.chain(silent).collect::<Vec<_>>().join(", ");
+        let away = lagging.into_iter().map(|id| format!("learner-{id}"));
+        let away: Vec<String> = away.collect();
         let advice = match away.is_empty() {
             true => "enlarge the acceptors' volumes, or see what else fills them".to_owned(),
             false => format!(
@@ -66,14 +74,19 @@ mod tests {
     fn the_reason_names_who_is_full_and_who_is_away() {
         let mut full = Full::default();
         full.note(id(2), &no_room());
-        let why = full.why([id(1)].iter());
+        let why = full.why([], &[id(1)]);
         assert_eq!(
             &*why,
             "acceptor-2 keeps 800 MiB of log and has 150 MiB left on its volume; learner-1 is away \
              or behind, and the acceptors keep what it has not stored: bring it back, or enlarge the \
              acceptors' volumes"
         );
-        assert!(full.why([].iter()).contains("see what else fills them"));
+        assert!(full.why([], &[]).contains("see what else fills them"));
+        let why = full.why([id(3)], &[]);
+        assert!(
+            why.contains("acceptor-3 does not vote: see whether it runs; "),
+            "{why}"
+        );
     }
 
     #[test]
@@ -87,7 +100,7 @@ mod tests {
             count: 1,
         };
         full.note(id(1), &accepted);
-        let why = full.why([].iter());
+        let why = full.why([], &[]);
         assert!(
             !why.contains("acceptor-1") && why.contains("acceptor-2"),
             "{why}"

@@ -820,6 +820,46 @@ fn a_leader_without_a_quorum_that_has_room_knows_and_asks_again_now_and_then() {
 }
 
 #[test]
+fn a_leader_with_a_full_acceptor_and_one_that_is_down_has_no_room() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    reply(&mut leader, 1, no_room(1));
+    let failed = |acceptor| Input::Failed {
+        from: node(acceptor),
+        sent: Sent::Accept {
+            ballot: mine(),
+            first: Slot(1),
+        },
+    };
+    step(&mut leader, failed(1));
+    assert!(leader.has_room(), "the two others may have");
+    step(&mut leader, failed(2));
+    reply(&mut leader, 3, accepted(1, 1));
+    assert_eq!(leader.committed(), Slot::ZERO);
+    assert!(!leader.has_room());
+    assert_eq!(leader.silent(), BTreeSet::from([node(2)]));
+    // It is back: the write that waited for it is chosen, and others may come.
+    reply(&mut leader, 2, accepted(1, 1));
+    assert_eq!(leader.committed(), Slot(1));
+    assert!(leader.has_room() && leader.silent().is_empty());
+}
+
+#[test]
+fn acceptors_that_are_down_are_no_reason_to_refuse_while_none_is_full() {
+    let mut leader = leader();
+    step(&mut leader, Input::Propose(vec![value("a")]));
+    for acceptor in [1, 2] {
+        let sent = Sent::Accept {
+            ballot: mine(),
+            first: Slot(1),
+        };
+        let from = node(acceptor);
+        step(&mut leader, Input::Failed { from, sent });
+    }
+    assert!(leader.has_room());
+}
+
+#[test]
 fn what_has_no_room_anywhere_is_not_sent_again_at_every_tick() {
     let mut leader = leader();
     step(&mut leader, Input::Propose(vec![value("a")]));
