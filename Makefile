@@ -44,17 +44,17 @@ setup:
 ## sim: many seeds of the simulator (SEEDS=0..20000)
 SEEDS ?= 0..20000
 sim:
-	$(CARGO) run --locked -p tests --bin sim -- --seeds $(SEEDS) --events 20000
+	$(CARGO) run --locked -p testkit --bin sim -- --seeds $(SEEDS) --events 20000
 
 ## model: every order of events in every configuration of the model
 model:
-	$(CARGO) run --locked --release -p tests --bin model
+	$(CARGO) run --locked --release -p testkit --bin model
 
 ## canaries: the core with one deliberate bug at a time must be noticed (WORD=text of a canary, SEEDS=0..1000)
 WORD ?=
 canaries: SEEDS = 0..1000
 canaries:
-	$(CARGO) run --locked -p tests --bin canaries -- "$(WORD)" $(SEEDS)
+	$(CARGO) run --locked -p testkit --bin canaries -- "$(WORD)" $(SEEDS)
 
 ## fuzz: every decoder and every route, with CASES times the inputs of `make test` (CASES=200, SEED=1)
 CASES ?= 200
@@ -68,13 +68,13 @@ CYCLES ?= 200
 chaos:
 	$(CARGO) build --locked --release -p proposer
 	PROPOSER=$(CURDIR)/target/release/proposer \
-	    $(CARGO) run --locked -p tests --bin chaos -- --cycles $(CYCLES) --faults all
+	    $(CARGO) run --locked -p testkit --bin chaos -- --cycles $(CYCLES) --faults all
 
 ## soak: SOAKS runs of a minute, each a cluster of its own under kills and partitions with 8 clients
 SOAKS ?= 20
 soak:
 	$(CARGO) build --locked --release -p proposer
-	PROPOSER=$(CURDIR)/target/release/proposer $(CARGO) run --locked -p tests --bin chaos -- \
+	PROPOSER=$(CURDIR)/target/release/proposer $(CARGO) run --locked -p testkit --bin chaos -- \
 	    --soak $(SOAKS) --seconds 60 --faults kill,split,partial,mute,deaf
 
 ## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
@@ -98,7 +98,7 @@ bench-growth: bench-build
 
 BENCH = PROPOSER=$(CURDIR)/target/release/proposer target/release/bench
 bench-build:
-	$(CARGO) build --locked --release -p proposer -p tests --bin proposer --bin bench
+	$(CARGO) build --locked --release -p proposer -p bench --bin proposer --bin bench
 
 ## image: the container image with both programs (IMAGE=name:tag, BUILDER=buildah or docker)
 IMAGE ?= ghcr.io/clustersync/cluster-sync:dev

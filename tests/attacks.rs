@@ -7,15 +7,15 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use proposer::config::Role;
-use proposer::paxos::codec::Frame;
-use proposer::paxos::ids::{Ballot, NodeId, Slot};
-use proposer::paxos::message::{Forwarded, Learn, Message, Request, Value};
-use proposer::paxos::standing::Start;
+use node::config::Role;
+use paxos::codec::Frame;
+use paxos::ids::{Ballot, NodeId, Slot};
+use paxos::message::{Forwarded, Learn, Message, Request, Value};
+use paxos::standing::Start;
 use serde_json::json;
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, http};
-use tests::forge::{leader, name, send, write};
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, http};
+use testkit::forge::{leader, name, send, write};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,11 +4,11 @@
 use std::fs;
 use std::time::Duration;
 
-use proposer::config::Role;
-use proposer::paxos::ids::Slot;
+use node::config::Role;
+use paxos::ids::Slot;
 use serde_json::json;
-use tests::cluster::{Cluster, Name, http};
-use tests::forge::forge;
+use testkit::cluster::{Cluster, Name, http};
+use testkit::forge::forge;
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(60);

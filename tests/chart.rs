@@ -23,9 +23,9 @@ use operator::names::{CLUSTER_LABEL, MANAGED_BY_LABEL, MANAGER, OPERATOR_LABELS}
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tests::kube::Permission;
-use tests::kube::scenarios::every_permission;
-use tests::tools::{root, run, said, tool};
+use testkit::kube::Permission;
+use testkit::kube::scenarios::every_permission;
+use testkit::tools::{root, run, said, tool};
 
 const DEFAULT_UID: i64 = 65532;
 

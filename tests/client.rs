@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use proposer::config::Role;
-use proposer::notify::Target;
+use node::config::Role;
+use node::config::Target;
 use serde_json::{Value as Json, json};
-use tests::cluster::{Cluster, binary, http};
+use testkit::cluster::{Cluster, binary, http};
 
 /// The command, on this cluster.
 fn command(cluster: &Cluster, arguments: &[&str]) -> Command {

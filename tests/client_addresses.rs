@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::Value as Json;
-use tests::cluster::{Cluster, binary};
+use testkit::cluster::{Cluster, binary};
 
 /// What a hanging server may cost a command that has another one to ask: far less than a person notices.
 const SOON: Duration = Duration::from_millis(1500);

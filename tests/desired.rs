@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use kube::CustomResourceExt;
 use kube::core::cel::Validator;
+use node::config::{Config, Role};
 use operator::crd::PaxosCluster;
 use operator::desired::to_document;
 use operator::render;
-use proposer::config::{Config, Role};
-use proposer::paxos::ids::Members;
+use paxos::ids::Members;
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {

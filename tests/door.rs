@@ -7,12 +7,12 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, http};
-use tests::local::Local;
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, http};
+use testkit::local::Local;
 
 const ROLES: [Role; 3] = [Role::Proposer, Role::Acceptor, Role::Learner];
 

@@ -5,12 +5,12 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value as Json, json};
-use tests::cluster::client::{Client, Outcome, Proposal};
-use tests::cluster::workload::{Load, Workload, write_through_each};
-use tests::cluster::{Audit, Cluster, Name, binary, http};
+use testkit::cluster::client::{Client, Outcome, Proposal};
+use testkit::cluster::workload::{Load, Workload, write_through_each};
+use testkit::cluster::{Audit, Cluster, Name, binary, http};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,9 +2,6 @@
 //! names (no pods need to run): what it remembers, how fast it acts, and that it rests. Says so and
 //! ends without KUBECONFIG. OPERATOR names the program (default: target/release/paxos-operator).
 
-#[path = "e2e/table.rs"]
-mod table;
-
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,8 +14,8 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, CustomResourceExt};
 use operator::crd::PaxosCluster;
 use serde_json::json;
-use table::Table;
-use tests::tools::root;
+use testkit::table::Table;
+use testkit::tools::root;
 
 const OURS: &str = "cluster-sync-fleet";
 const OTHERS: &str = "cluster-sync-fleet-others";

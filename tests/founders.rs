@@ -5,12 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use operator::founded::check_folders;
-use operator::local::{self, Node};
-use proposer::config::Role;
+use node::config::Role;
+use operator::local::{self, Node, check_folders};
 use serde_json::{Value, json};
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, http};
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, http};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(30);

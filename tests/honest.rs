@@ -11,7 +11,7 @@ use kube::api::{ApiResource, Preconditions};
 use kube::{Client, CustomResourceExt};
 use operator::crd::PaxosCluster;
 use serde_json::{Value, json};
-use tests::kube::ApiServer;
+use testkit::kube::ApiServer;
 
 const NAMESPACE: &str = "cluster-sync-honest";
 

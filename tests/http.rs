@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use http::{Method, Request};
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Value as Json, json};
-use tests::cluster::client::Client;
-use tests::cluster::http::{Answer, agent, send};
-use tests::cluster::{Cluster, Name};
+use testkit::cluster::client::Client;
+use testkit::cluster::http::{Answer, agent, send};
+use testkit::cluster::{Cluster, Name};
 
 const POSTS: [(Role, &str); 9] = [
     (Role::Proposer, "/propose"),

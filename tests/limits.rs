@@ -6,12 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use proposer::config::Role;
+use node::config::Role;
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, http};
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, http};
 
 const MIB: usize = 1 << 20;
 /// What a node may take of the 512 MiB that it has by default.

@@ -1,6 +1,6 @@
 //! The simulator's worlds with slow and far links, see `sim/worlds.rs`.
 
-use tests::sim::worlds;
+use testkit::sim::worlds;
 
 #[test]
 fn large_writes_use_slow_links_well_and_send_nothing_twice() {

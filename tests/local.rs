@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use tests::cluster::binary;
+use testkit::cluster::binary;
 
 const WITHIN: Duration = Duration::from_secs(30);
 

@@ -1,7 +1,7 @@
-//! Every order of events in a few small clusters. `cargo run -p tests --bin model` tries larger ones.
+//! Every order of events in a few small clusters. `cargo run -p testkit --bin model` tries larger ones.
 
 use stateright::{Checker, Model};
-use tests::model::CONFIGURATIONS;
+use testkit::model::CONFIGURATIONS;
 
 #[test]
 fn every_order_of_events_in_a_small_cluster_keeps_every_rule() {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, Request};
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::Value as Json;
-use tests::cluster::{Cluster, Name, http as wire};
+use testkit::cluster::{Cluster, Name, http as wire};
 
 /// The routes of the sources. Those built from a variable are the cluster's own, below `/paxos/`.
 fn routes() -> BTreeSet<String> {

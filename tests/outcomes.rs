@@ -7,10 +7,10 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Value as Json, json};
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, http};
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, http};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(30);

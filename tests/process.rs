@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use rustix::process::Signal;
 use serde_json::json;
-use tests::cluster::client::{Client, Outcome, Proposal};
-use tests::cluster::{Audit, Cluster, LogLine, binary, http};
+use testkit::cluster::client::{Client, Outcome, Proposal};
+use testkit::cluster::{Audit, Cluster, LogLine, binary, http};
 
 fn cluster() -> Cluster {
     Cluster::start(5, 5, 2)

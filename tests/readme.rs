@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use proposer::config::Role;
-use tests::cluster::{Cluster, binary};
+use node::config::Role;
+use testkit::cluster::{Cluster, binary};
 
 /// The section whose commands are run.
 const SECTION: &str = "\n## Use it\n";

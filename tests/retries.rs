@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Value as Json, json};
-use tests::cluster::http::{self, Answer};
-use tests::cluster::{Cluster, Name};
+use testkit::cluster::http::{self, Answer};
+use testkit::cluster::{Cluster, Name};
 use ureq::Agent;
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster whose proposers have these settings.
-fn cluster(counts: (u8, u8, u8), set: impl Fn(&mut proposer::config::Config)) -> Cluster {
+fn cluster(counts: (u8, u8, u8), set: impl Fn(&mut node::config::Config)) -> Cluster {
     let mut cluster = Cluster::prepare(counts.0, counts.1, counts.2);
     for name in cluster.of_role(Role::Proposer) {
         set(&mut cluster.node_mut(name).config);

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::json;
-use tests::cluster::client::Client;
-use tests::cluster::workload::{Load, Seen, Workload};
-use tests::cluster::{Audit, Cluster, Name, READY_WITHIN, http};
+use testkit::cluster::client::Client;
+use testkit::cluster::workload::{Load, Seen, Workload};
+use testkit::cluster::{Audit, Cluster, Name, READY_WITHIN, http};
 
 const LOAD: Load = Load {
     reads: 300,

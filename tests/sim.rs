@@ -2,7 +2,7 @@
 
 use std::panic;
 
-use tests::sim::{Summary, try_seed};
+use testkit::sim::{Summary, try_seed};
 
 /// Events in the first phase of each seed here; the long programme uses more.
 const EVENTS: u64 = 5_000;
@@ -49,10 +49,10 @@ fn the_same_seed_is_the_same_run() {
     assert_eq!(try_seed(42, EVENTS).unwrap(), try_seed(42, EVENTS).unwrap());
 }
 
-/// `tests/sim-seeds.txt`: every seed that ever failed, one a line: seed, events, what it was.
+/// `tests/testkit/sim-seeds.txt`: every seed that ever failed, one a line: seed, events, what it was.
 #[test]
 fn seeds_that_once_failed_pass() {
-    for line in include_str!("sim-seeds.txt")
+    for line in include_str!("testkit/sim-seeds.txt")
         .lines()
         .filter(|line| !line.starts_with('#'))
     {

@@ -4,10 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Value as Json, json};
-use tests::cluster::workload::write_through_each;
-use tests::cluster::{Cluster, Name, http};
+use testkit::cluster::workload::write_through_each;
+use testkit::cluster::{Cluster, Name, http};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::json;
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, binary, http};
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, binary, http};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(60);

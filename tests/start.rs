@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proposer::media::FileMedia;
-use tests::cluster::binary;
+use node::media::FileMedia;
+use testkit::cluster::binary;
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -97,7 +97,7 @@ fn a_filter_for_logs_that_is_bad_is_one_of_the_bad_variables() {
         let lines = said.lines().filter(|line| line.starts_with(variable));
         assert_eq!(lines.count(), 1, "{said}");
     }
-    let (code, said) = fails(data.path(), 1, &[("RUST_LOG", "info,proposer=lots")]);
+    let (code, said) = fails(data.path(), 1, &[("RUST_LOG", "info,node=lots")]);
     assert_eq!((code, said.lines().count()), (2, 1), "{said}");
     assert!(!data.path().join("LOCK").exists(), "nothing was touched");
 }

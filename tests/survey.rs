@@ -4,10 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::json;
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, http};
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, http};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -29,18 +29,27 @@ const UNFINISHED: [&str; 4] = [
 
 #[test]
 fn the_protocol_is_pure() {
-    let paxos = root().join("proposer/src/paxos");
-    let files: Vec<_> = sources(&paxos)
-        .chain([paxos.with_extension("rs")])
-        .filter(|file| file.exists())
-        .collect();
+    let files: Vec<_> = sources(&root().join("proposer/paxos/src")).collect();
     assert!(files.len() >= 10, "{files:?}");
     let found = find(&files, &IMPURE);
     assert!(
         found.is_empty(),
-        "proposer/src/paxos stays pure:\n{}",
+        "proposer/paxos/src stays pure:\n{}",
         found.join("\n")
     );
+}
+
+#[test]
+fn every_canary_fits_the_code_as_it_is() {
+    let list = fs::read_to_string(root().join("tests/testkit/canaries.txt")).unwrap();
+    let canaries = testkit::canaries::parse(&list);
+    assert!(canaries.len() > 50, "{}", canaries.len());
+    for canary in canaries {
+        let file = root().join(&canary.file);
+        let good = fs::read_to_string(&file).expect(&canary.what);
+        let bad = testkit::canaries::mutate(&good, &canary);
+        assert_ne!(good, bad, "{}", canary.what);
+    }
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Value as Json, json};
-use tests::cluster::client::Client;
-use tests::cluster::{Cluster, Name, http};
+use testkit::cluster::client::Client;
+use testkit::cluster::{Cluster, Name, http};
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -249,7 +249,7 @@ fn wipe(cluster: &mut Cluster, names: &[Name]) {
 
 #[test]
 fn learners_that_have_all_lost_their_volumes_take_over_a_stores_state() {
-    let place = tests::cluster::Place::default();
+    let place = testkit::cluster::Place::default();
     let mut cluster = Cluster::prepare_in(&place, [2, 3, 2, 1]);
     cluster.start_all();
     fill(&cluster);

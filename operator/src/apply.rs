@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Resource, ResourceExt};
-use proposer::config::Role;
+use node::config::Role;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use proposer::config::DEFAULT_PORT;
+use node::config::DEFAULT_PORT;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -42,7 +42,7 @@ pub struct Answer {
     pub refusal: Option<String>,
     /// A learner's or a store's: why it has stopped for good.
     pub halted: Option<String>,
-    /// The kind of that: a [`Kind`](proposer::driver::halt::Kind) by name, or one of a newer node.
+    /// The kind of that: a [`Kind`](node::driver::halt::Kind) by name, or one of a newer node.
     pub halt_reason: Option<String>,
     /// A proposer's: why none of them may lead.
     pub behind: Option<String>,

@@ -15,7 +15,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::names;
-use crate::observe::condition;
+use crate::pods::condition;
 
 /// A pod that should have ended so long ago is on a Kubernetes node that does not answer.
 const OVERDUE: SignedDuration = SignedDuration::from_secs(60);

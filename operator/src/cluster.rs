@@ -13,9 +13,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use proposer::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
-use proposer::notify::Target;
-use proposer::paxos::ids::{Members, NodeId};
+use node::config::Target;
+use node::config::{DEFAULT_ELECTION_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL, Role};
+use paxos::ids::{Members, NodeId};
 use serde_json::Value;
 
 use crate::crd::{
@@ -28,7 +28,7 @@ use crate::fields::{
     reconcile_defaults,
 };
 use crate::invalid::Invalid;
-use crate::{desired, names, strict};
+use crate::{names, strict};
 
 /// The image of a spec that names none: the one released together with this operator.
 pub const DEFAULT_IMAGE: &str = concat!(
@@ -160,8 +160,9 @@ pub struct Group {
 }
 
 impl Cluster {
-    /// Checks the whole spec, and the acceptor count against the one in the status.
-    pub fn parse(object: &PaxosCluster) -> Result<Cluster, Invalid> {
+    /// Checks the spec but for patches of the pods' templates, which [`read`](crate::desired::read) does,
+    /// and the acceptor count against the one in the status.
+    pub(crate) fn parse(object: &PaxosCluster) -> Result<Cluster, Invalid> {
         let spec = &object.spec;
         let name = parse_name(object.metadata.name.as_deref().unwrap_or_default())?;
         let heartbeat_interval = millis(
@@ -228,7 +229,7 @@ impl Cluster {
             spec.security_context.as_ref(),
         )?;
         let reserved = names::labels(&name, Some(Role::Learner));
-        let cluster = Cluster {
+        Ok(Cluster {
             name,
             namespace: object
                 .metadata
@@ -273,11 +274,7 @@ impl Cluster {
             operator_namespace: None,
             members,
             groups,
-        };
-        for group in &cluster.groups {
-            desired::pod_template(&cluster, group)?;
-        }
-        Ok(cluster)
+        })
     }
 
     /// A role's nodes; `None` when the cluster has none of that role.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::api::{Api, Patch, PatchParams};
-use kube::core::DeserializeGuard;
 use kube::runtime::events::Recorder;
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -14,16 +13,12 @@ use tokio::time::Instant;
 
 use crate::apply::Writes;
 use crate::ask::{Node, NodeStatus};
-use crate::crd::{PaxosCluster, PaxosClusterSpec, PaxosClusterStatus};
+use crate::crd::{Guarded, PaxosCluster, PaxosClusterSpec, PaxosClusterStatus};
 use crate::defaults::Defaults;
 use crate::names;
 use crate::roll::Waiting;
 use crate::rollouts::Rollouts;
 use crate::telemetry::Metrics;
-
-/// What is watched: a PaxosCluster, or one that does not parse, so that one bad object does not hide
-/// all others.
-pub type Guarded = DeserializeGuard<PaxosCluster>;
 
 /// What an operator is told at its start.
 #[derive(Clone, Debug, Default)]

@@ -21,8 +21,9 @@ use kube::runtime::watcher;
 use kube::{Client, CustomResourceExt, Resource};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::context::{Context, Guarded, Key};
+use crate::context::{Context, Key};
 use crate::counters::{self, COUNTERS_INTERVAL};
+use crate::crd::Guarded;
 use crate::crd::PaxosCluster;
 use crate::lease::{Election, Lost};
 use crate::reconcile::{Error, TIME_LIMIT, on_error, reconcile};

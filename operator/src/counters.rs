@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::apply::in_short;
 use crate::ask::Answer;
-use crate::context::{Context, Guarded};
+use crate::context::Context;
+use crate::crd::Guarded;
 use crate::names;
 
 /// Counters are no older than this, and alone are written no more often: a busy log moves all the time.

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, LocalObjectReference, Toleration, TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::DeserializeGuard;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -546,3 +547,7 @@ fn objects(_: &mut SchemaGenerator) -> Schema {
         "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
     })
 }
+
+/// What is watched: a PaxosCluster, or one that does not parse, so that one bad object does not hide
+/// all others.
+pub type Guarded = DeserializeGuard<PaxosCluster>;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
-use proposer::config::Role;
+use node::config::Role;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

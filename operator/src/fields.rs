@@ -6,10 +6,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proposer::config::{DEFAULT_RETRY_WINDOW, MIN_STATE_QUOTA};
-use proposer::notify::Target;
-use proposer::paxos::stamp::RETRY_WINDOW_MS;
-use proposer::quota;
+use node::config::DEFAULT_RETRY_WINDOW;
+use node::config::Target;
+use node::quota;
+use node::quota::MIN_STATE_QUOTA;
+use paxos::stamp::RETRY_WINDOW_MS;
 use serde_json::Value;
 
 use crate::crd::{DisruptionBudget, Resources, ServicesSpec};
@@ -130,7 +131,7 @@ pub(crate) fn parse_domain(given: Option<&str>) -> Result<Option<String>, Invali
         return Ok(None);
     };
     let domain = given.strip_suffix('.').unwrap_or(given);
-    match proposer::config::host(domain) {
+    match node::config::host(domain) {
         Some(domain) if domain.split('.').all(|label| !label.is_empty()) => Ok(Some(domain)),
         _ => Err(Invalid::new(
             "spec.clusterDomain",
@@ -235,7 +236,7 @@ pub(crate) fn parse_hosts(hosts: &[String]) -> Result<Vec<String>, Invalid> {
         return Err(Invalid::new("spec.hosts", problem));
     }
     let parse = |(i, name): (usize, &String)| {
-        proposer::config::host(name).ok_or_else(|| {
+        node::config::host(name).ok_or_else(|| {
             let problem =
                 format!("is {name:?}, must be a name without a port, such as paxos.example.com");
             Invalid::new(format!("spec.hosts[{i}]"), problem)

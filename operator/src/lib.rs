@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`cluster`] | `PaxosCluster` → [`cluster::Cluster`], or which field is wrong and why | no |
 //! | [`observe`](mod@observe) | cluster → [`observe::Observed`]: its objects and what its nodes say | reads |
-//! | [`scale`] | cluster, observed → [`scale::Plan`]: how many nodes there are and are listed for now | no |
+//! | [`scale`] | cluster, observed → [`plan::Plan`]: how many nodes there are and are listed for now | no |
 //! | [`desired`](mod@desired) | cluster, plan → `Objects<Desired>` | no |
 //! | [`apply`](mod@apply) | desired, observed → `Objects<Applied>` | writes |
 //! | [`roll`] | observed, applied → [`roll::Decision`]: which pod is restarted next, if any | no |
@@ -17,6 +17,7 @@
 
 pub mod apply;
 pub mod ask;
+pub mod before;
 pub mod causes;
 pub mod check;
 pub mod client;
@@ -38,7 +39,10 @@ pub mod local;
 pub mod manifest;
 pub mod names;
 pub mod observe;
+pub mod plan;
+mod pods;
 pub mod quantity;
+pub mod reasons;
 pub mod reconcile;
 pub mod roll;
 mod rollouts;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use proposer::config::{Access, Config, Role};
+use node::config::{Access, Config, Role};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -19,9 +19,11 @@ use self::console::{Console, ask};
 use self::folder::Claim;
 use crate::desired::{Desired, Objects};
 use crate::names;
+pub use founded::{OtherCount, check_folders};
 
 mod console;
 mod folder;
+mod founded;
 mod keep;
 mod ports;
 mod process;
@@ -50,7 +52,7 @@ pub enum Error {
     NoProgram(PathBuf),
     /// The data folder is of a cluster with another number of acceptors.
     #[error(transparent)]
-    OtherCount(#[from] crate::founded::OtherCount),
+    OtherCount(#[from] founded::OtherCount),
     /// A port past the last one.
     #[error(
         "--port-base {0} leaves no room: role and node are added to it, up to {PORT_SPAN} for store 255, \
@@ -208,7 +210,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let program = program()?;
     let console = Console::new();
-    crate::founded::check_folders(&nodes)?;
+    founded::check_folders(&nodes)?;
     let claim = Claim::take(data_dir)?;
     let leftovers = claim.leftovers()?;
     if !leftovers.is_empty() {

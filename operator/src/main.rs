@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches};
 use futures::FutureExt;
 use kube::CustomResourceExt;
+use node::config::DEFAULT_PORT;
 use operator::ask::OverHttp;
 use operator::config::{Check, Cli, Command, Local, Run};
 use operator::context::{Context, Options};
@@ -17,13 +18,12 @@ use operator::desired::{Desired, Objects, to_document};
 use operator::lease::{Election, Times};
 use operator::telemetry::{self, Metrics};
 use operator::{client, controller, local, manifest};
-use proposer::config::DEFAULT_PORT;
 use tokio::signal::unix::{SignalKind, signal};
 
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let matches = proposer::client::without_empty_variables(Cli::command()).get_matches();
+    let matches = node::client::without_empty_variables(Cli::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {
         Command::Run(options) => run(&options),
@@ -88,7 +88,7 @@ async fn run(options: &Run) -> Result<(), Failure> {
         Some(address) => tokio::net::TcpListener::bind(address)
             .await
             .map_err(|error| format!("--listen {address}: {error}"))?,
-        None => proposer::serve::bind(DEFAULT_PORT)
+        None => node::serve::bind(DEFAULT_PORT)
             .map_err(|error| format!("{error}: --listen chooses another address"))?,
     };
     let listen = listener.local_addr()?;

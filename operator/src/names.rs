@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use proposer::config::Role;
-use proposer::paxos::ids::NodeId;
+use node::config::Role;
+use paxos::ids::NodeId;
 
 /// The API group.
 pub const GROUP: &str = "clustersync.io";

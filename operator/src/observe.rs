@@ -7,17 +7,15 @@ use futures::future::join_all;
 use futures::try_join;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, PersistentVolumeClaim, Pod, PodCondition, Service,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, ListParams};
 use kube::core::Status;
 use kube::{Client, Resource};
-use proposer::config::{DEFAULT_PORT, Role};
-use proposer::driver::halt::Kind;
+use node::config::{DEFAULT_PORT, Role};
+use node::driver::halt::Kind;
 use serde::de::DeserializeOwned;
 
 use crate::ask::{Answer, Node, NodeStatus};
@@ -25,6 +23,7 @@ use crate::causes::{self, Hearsay};
 use crate::cluster::{Cluster, Group};
 use crate::desired::PodMonitor;
 use crate::invalid::Invalid;
+use crate::pods::is_ready;
 use crate::{founded, names, quantity};
 
 /// As many events of one object are read. The same event again is counted, and makes no other.
@@ -361,17 +360,6 @@ pub(crate) fn plays(pod: &Pod, role: Role) -> bool {
     labels.and_then(|labels| labels.get(names::ROLE_LABEL)) == Some(&role.to_string())
 }
 
-/// Whether a pod serves: it is ready, and not on its way out.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let ready = condition(pod, "Ready").is_some_and(|condition| condition.status == "True");
-    ready && pod.metadata.deletion_timestamp.is_none()
-}
-
-pub(crate) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == type_)
-}
-
 fn refused(pod: &Pod, answer: Answer) -> Option<Refused> {
     let pod = pod.metadata.name.clone()?;
     Some(Refused {
@@ -393,4 +381,24 @@ pub(crate) fn node(cluster: &Cluster, pod: &Pod) -> Option<Node> {
         ready: is_ready(pod),
         pod: name,
     })
+}
+
+/// Who leads in the latest term of which anybody knows: by its own word, or else by the others'.
+pub(crate) fn leader(answers: &[Answer]) -> Option<i32> {
+    let node = |id: i32| (1..=255).contains(&id).then_some(id);
+    let latest = |a: &&Answer| a.term;
+    match answers
+        .iter()
+        .filter(|answer| answer.is_leader)
+        .max_by_key(latest)
+    {
+        Some(leader) => node(leader.node_id),
+        None => {
+            answers
+                .iter()
+                .filter(|answer| answer.leader_id.is_some_and(|id| node(id).is_some()))
+                .max_by_key(latest)?
+                .leader_id
+        }
+    }
 }

@@ -15,16 +15,17 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
-use proposer::config::Role;
+use node::config::Role;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::context::{Context, Guarded, Key};
+use crate::context::{Context, Key};
+use crate::crd::Guarded;
 use crate::crd::{PaxosCluster, PaxosClusterSpec, PaxosClusterStatus};
 use crate::invalid::Invalid;
 use crate::observe::{self, Observed, observe};
 use crate::roll::{self, Decision, Restart};
-use crate::scale::Plan;
+use crate::scale;
 use crate::status::{self, Before};
 use crate::{apply, desired, names};
 
@@ -167,7 +168,7 @@ async fn pipeline(
         let look = Look::at(&status);
         return Ok((status, look));
     }
-    let desired = desired::desired(&cluster, &Plan::of(&cluster, &observed));
+    let desired = desired::desired(&cluster, &scale::plan(&cluster, &observed));
     let writes = context.remember(object, |memory| memory.writes.clone());
     let operator = &context.options.identity;
     let applied = apply::apply(
@@ -280,7 +281,7 @@ fn parse(
     Ok(Cluster {
         operator_namespace: context.options.own_namespace.clone(),
         spec: serde_json::to_string(spec).ok(),
-        ..Cluster::parse(&context.options.defaults.complete(object))?
+        ..desired::read(&context.options.defaults.complete(object))?
     })
 }
 

@@ -9,17 +9,20 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::SignedDuration;
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::before::Before;
 use crate::causes;
 use crate::cluster::Cluster;
-use crate::compare::{covers, digest, to_json};
+use crate::compare::{covers, to_json};
+use crate::desired::without_addresses;
 use crate::growth;
 use crate::names;
-use crate::observe::{Observed, condition, is_ready, set_of};
-use crate::status::{self, Before};
+use crate::observe::{Observed, set_of};
+use crate::pods::{condition, is_ready};
+use crate::{observe, reasons};
 
 /// Learners first: they show whether the new template works at all, and two do not vote.
 const ORDER: [Role; 4] = [Role::Learner, Role::Store, Role::Acceptor, Role::Proposer];
@@ -29,14 +32,6 @@ const DOWN_AFTER: SignedDuration = SignedDuration::from_secs(30);
 /// How long a pod may take to come back: the kubelet gives it five minutes to start. Whatever else a
 /// roll waits for may take as long.
 pub(crate) const BACK_WITHIN: SignedDuration = SignedDuration::from_mins(6);
-/// The variables that change with the scale. Running pods hear of that without a restart.
-const ADDRESSES: [&str; 5] = [
-    "ACCEPTORS",
-    "PROPOSERS",
-    "LEARNERS",
-    "STORES",
-    "USE_CLUSTER_STORE",
-];
 
 /// What to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,17 +86,6 @@ impl Waiting {
     }
 }
 
-/// Writes into a StatefulSet's template the digest by which its pods are told from older ones.
-pub(crate) fn with_digest(mut set: StatefulSet) -> StatefulSet {
-    if let Some(spec) = &mut set.spec {
-        let digest = digest(&without_addresses(&spec.template));
-        let metadata = spec.template.metadata.get_or_insert_default();
-        let annotations = metadata.annotations.get_or_insert_default();
-        annotations.insert(names::TEMPLATE_ANNOTATION.to_owned(), digest);
-    }
-    set
-}
-
 /// What to do now. `sets` are as the API server answered after they were applied.
 pub fn decide(
     before: Before<'_>,
@@ -110,7 +94,7 @@ pub fn decide(
     sets: &[StatefulSet],
 ) -> Decision {
     let now = before.now;
-    let leader = status::leader(&observed.proposers);
+    let leader = observe::leader(&observed.proposers);
     let pods = expected(before, cluster, observed, sets, leader);
     let away: Vec<_> = pods.iter().filter(|pod| pod.is_waited_for()).collect();
     let outdated: Vec<_> = pods.iter().filter(|pod| pod.outdated.is_some()).collect();
@@ -121,7 +105,7 @@ pub fn decide(
     let Some(next) = outdated.first() else {
         // The last one that was restarted is still to come back.
         let rolled = before.status.condition("Progressing");
-        let rolled = rolled.is_some_and(|was| status::ROLL.contains(&was.reason.as_str()));
+        let rolled = rolled.is_some_and(|was| reasons::ROLL.contains(&was.reason.as_str()));
         return wait().filter(|_| rolled).unwrap_or(Decision::Done);
     };
     // Its pods would come back with the template before this one.
@@ -374,22 +358,6 @@ fn outdated(pod: &Pod, template: &PodTemplateSpec) -> Option<String> {
         changes.push("its template".to_owned());
     }
     Some(changes.join(", "))
-}
-
-fn without_addresses(template: &PodTemplateSpec) -> Value {
-    let mut template = to_json(template);
-    let containers = template["spec"]["containers"].as_array_mut();
-    for container in containers.into_iter().flatten() {
-        if let Some(env) = container["env"].as_array_mut() {
-            env.retain(|variable| !is_address(variable));
-        }
-    }
-    template
-}
-
-fn is_address(variable: &Value) -> bool {
-    let name = variable["name"].as_str().unwrap_or_default();
-    ADDRESSES.contains(&name)
 }
 
 /// The fields of a pod's spec that are not as wanted. A pod has more than its template says.

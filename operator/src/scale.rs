@@ -8,73 +8,37 @@
 //! Learners leave one at a time, and only when one that stays has on disk all that the acceptors have
 //! forgotten: that was on the disks of a majority of the learners, which may be those that leave.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::Pod;
-use proposer::config::Role;
-use proposer::paxos::ids::NodeId;
+use node::config::Role;
+use paxos::ids::NodeId;
 
 use crate::cluster::Cluster;
 use crate::desired::config_map;
 use crate::names;
-use crate::observe::{Observed, is_ready, plays, set_of};
+use crate::observe::{Observed, plays, set_of};
+use crate::plan::Plan;
+use crate::pods::is_ready;
 
-/// The numbers for now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    replicas: BTreeMap<Role, u8>,
-    listed: BTreeMap<Role, u8>,
-    /// Why there are more learners than there should be; `None` when there are not.
-    pub held: Option<String>,
-    /// How many acceptors must not vote with the disks they have.
-    pub voteless: u8,
-    /// Whether clients are to reach proposers that are not ready, since none is and some answer.
-    pub answers_unready: bool,
-}
-
-impl Plan {
-    /// For a cluster of which nothing exists yet.
-    pub fn new(cluster: &Cluster) -> Plan {
-        let count = |role| cluster.group(role).map_or(0, |group| group.replicas);
-        let counts = Role::ALL.map(|role| (role, count(role)));
-        Plan {
-            replicas: counts.into(),
-            listed: counts.into(),
-            ..Plan::default()
+/// The numbers for what there is.
+pub fn plan(cluster: &Cluster, observed: &Observed) -> Plan {
+    let mut plan = Plan::new(cluster);
+    if let Some(live) = surplus(cluster, observed) {
+        plan.held = keep(cluster, observed, live);
+        let next = if plan.held.is_some() { live } else { live - 1 };
+        plan.replicas.insert(Role::Learner, next);
+    }
+    for role in Role::ALL {
+        // Their number is fixed, whatever pods there may be.
+        if role != Role::Acceptor {
+            let listed = last_pod(cluster, role, &observed.pods).max(plan.replicas(role));
+            plan.listed.insert(role, listed);
         }
     }
-
-    /// For what there is.
-    pub fn of(cluster: &Cluster, observed: &Observed) -> Plan {
-        let mut plan = Plan::new(cluster);
-        if let Some(live) = surplus(cluster, observed) {
-            plan.held = keep(cluster, observed, live);
-            let next = if plan.held.is_some() { live } else { live - 1 };
-            plan.replicas.insert(Role::Learner, next);
-        }
-        for role in Role::ALL {
-            // Their number is fixed, whatever pods there may be.
-            if role != Role::Acceptor {
-                let listed = last_pod(cluster, role, &observed.pods).max(plan.replicas(role));
-                plan.listed.insert(role, listed);
-            }
-        }
-        plan.voteless = u8::try_from(observed.refused.len()).unwrap_or(u8::MAX);
-        let mut pods = observed.pods.iter();
-        let serves = pods.any(|pod| plays(pod, Role::Proposer) && is_ready(pod));
-        plan.answers_unready = !serves && !observed.proposers.is_empty();
-        plan
-    }
-
-    /// How many pods a role is to have.
-    pub fn replicas(&self, role: Role) -> u8 {
-        self.replicas.get(&role).copied().unwrap_or(0)
-    }
-
-    /// How many nodes of a role the lists name.
-    pub fn listed(&self, role: Role) -> u8 {
-        self.listed.get(&role).copied().unwrap_or(0)
-    }
+    plan.voteless = u8::try_from(observed.refused.len()).unwrap_or(u8::MAX);
+    let mut pods = observed.pods.iter();
+    let serves = pods.any(|pod| plays(pod, Role::Proposer) && is_ready(pod));
+    plan.answers_unready = !serves && !observed.proposers.is_empty();
+    plan
 }
 
 /// How many learners there are, if that is more than there should be.
@@ -199,7 +163,7 @@ mod tests {
     }
 
     fn learners(wanted: u8, observed: &Observed) -> (u8, u8) {
-        let plan = Plan::of(&cluster(wanted), observed);
+        let plan = super::plan(&cluster(wanted), observed);
         (plan.replicas(Role::Learner), plan.listed(Role::Learner))
     }
 
@@ -211,7 +175,7 @@ mod tests {
                 .into(),
             ..Observed::default()
         };
-        let plan = Plan::of(&cluster(2), &observed);
+        let plan = super::plan(&cluster(2), &observed);
         assert_eq!(
             (plan.replicas(Role::Proposer), plan.listed(Role::Proposer)),
             (3, 5)
@@ -221,7 +185,7 @@ mod tests {
             (0, 0)
         );
         observed.pods = vec![pod("ledger-store-2"), pod("ledger-acceptor-9")];
-        let plan = Plan::of(&cluster(2), &observed);
+        let plan = super::plan(&cluster(2), &observed);
         assert_eq!(plan.listed(Role::Proposer), 3);
         assert_eq!(
             (plan.replicas(Role::Store), plan.listed(Role::Store)),
@@ -285,7 +249,7 @@ mod tests {
         for durable in [[Some(49), Some(90), Some(90)], [None, Some(90), Some(90)]] {
             let observed = three_learners(durable);
             assert_eq!(learners(1, &observed), (3, 3));
-            let held = Plan::of(&cluster(1), &observed).held.unwrap();
+            let held = plan(&cluster(1), &observed).held.unwrap();
             assert!(held.contains("learners 1 to 1 has instance 50"), "{held}");
             // Two may stay: one of them has it.
             assert_eq!(learners(2, &observed), (2, 3));

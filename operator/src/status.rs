@@ -3,12 +3,10 @@
 
 mod conditions;
 mod events;
-mod reasons;
 mod situation;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::ask::Answer;
 use crate::cluster::Cluster;
 use crate::crd::PaxosClusterStatus;
 use crate::desired::{Applied, Objects};
@@ -17,21 +15,11 @@ use crate::names;
 use crate::observe::Observed;
 use crate::roll::Decision;
 
+pub use crate::before::Before;
+pub use crate::reasons::*;
 use conditions::Conditions;
 pub use events::{events, other_operator, restarted};
-pub use reasons::*;
 use situation::Situation;
-
-/// What a status is written from besides what was observed.
-#[derive(Clone, Copy, Debug)]
-pub struct Before<'a> {
-    /// The status that there is.
-    pub status: &'a PaxosClusterStatus,
-    /// The PaxosCluster's `metadata.generation`.
-    pub generation: Option<i64>,
-    /// When a condition that changes does so.
-    pub now: &'a Time,
-}
 
 /// The status of a cluster whose objects are as desired.
 pub fn status(
@@ -202,26 +190,6 @@ impl PaxosClusterStatus {
     pub fn is(&self, type_: &str) -> bool {
         self.condition(type_)
             .is_some_and(|condition| condition.status == "True")
-    }
-}
-
-/// Who leads in the latest term of which anybody knows: by its own word, or else by the others'.
-pub(crate) fn leader(answers: &[Answer]) -> Option<i32> {
-    let node = |id: i32| (1..=255).contains(&id).then_some(id);
-    let latest = |a: &&Answer| a.term;
-    match answers
-        .iter()
-        .filter(|answer| answer.is_leader)
-        .max_by_key(latest)
-    {
-        Some(leader) => node(leader.node_id),
-        None => {
-            answers
-                .iter()
-                .filter(|answer| answer.leader_id.is_some_and(|id| node(id).is_some()))
-                .max_by_key(latest)?
-                .leader_id
-        }
     }
 }
 

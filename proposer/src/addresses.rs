@@ -7,17 +7,16 @@
 //! those that follow the list would not take it for a leader.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use paxos::ids::NodeName;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Role};
-use crate::paxos::ids::NodeName;
 
 /// How often the files are read.
 const EVERY: Duration = Duration::from_secs(1);
@@ -88,15 +87,6 @@ impl Addresses {
     }
 }
 
-/// What the file of a role's list holds; `None` when there is no such file.
-pub(crate) fn read(dir: &Path, role: Role) -> io::Result<Option<String>> {
-    match fs::read_to_string(dir.join(role.list_variable())) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// The files, and what was in them the last time, so that each change is looked at once.
 struct Files {
     me: NodeName,
@@ -122,7 +112,7 @@ impl Files {
     fn read(&mut self, lists: &Lists) -> Option<Lists> {
         let mut changed = lists.clone();
         for role in Role::ALL {
-            let found = read(&self.dir, role).map_err(|error| error.kind());
+            let found = config::read(&self.dir, role).map_err(|error| error.kind());
             if self.seen.get(&role) == Some(&found) {
                 continue;
             }
@@ -182,10 +172,13 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
     use crate::identity::Identity;
     use crate::link::{Link, Links};
-    use crate::paxos::ids::NodeId;
+    use paxos::ids::NodeId;
 
     fn config(role: Role, id: u8, dir: &Path) -> Config {
         Config {

@@ -20,19 +20,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use paxos::codec::Entry;
+use paxos::ids::Slot;
+use paxos::machine::{
+    Current, Ledger, NotApplied, Page, PageLimits, Resource, Resources, page_start,
+};
+use paxos::outcome::resource_bytes;
+use paxos::snapshot::write_parts;
 use redb::{
     Builder, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
     ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 
 use crate::media::{FileMedia, Media};
-use crate::paxos::codec::Entry;
-use crate::paxos::ids::Slot;
-use crate::paxos::machine::{
-    Current, Ledger, NotApplied, Page, PageLimits, Resource, Resources, page_start,
-};
-use crate::paxos::outcome::resource_bytes;
-use crate::paxos::snapshot::write_parts;
 use crate::snapshots::{Snapshots, UnpackError};
 
 /// By name: the checksum of the bytes, then those of [`Resource::write`].

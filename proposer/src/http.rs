@@ -12,6 +12,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use paxos::codec::{Frame, NodeName};
+use paxos::message::Message;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::IntoParams;
@@ -22,8 +24,6 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::paxos::codec::{Frame, NodeName};
-use crate::paxos::message::Message;
 use crate::problem::{BodyLimits, Params, Problem, finish, no_memory};
 use crate::survey::Survey;
 use crate::wire::answers::{Health, LogsView, NodeStatus, Ready};
@@ -32,6 +32,7 @@ use door::{Caller, Door};
 pub mod acceptor;
 pub mod door;
 pub mod learner;
+mod openapi;
 pub mod proposer;
 mod resources;
 mod snapshots;
@@ -289,7 +290,7 @@ pub(crate) async fn metrics<S: RoleState>(State(state): State<Arc<S>>) -> Respon
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value))
 )]
 pub(crate) async fn openapi<S: RoleState>(State(state): State<Arc<S>>) -> Json<serde_json::Value> {
-    Json(crate::openapi::document(state.node().name().role))
+    Json(openapi::document(state.node().name().role))
 }
 
 async fn measure<S: RoleState>(

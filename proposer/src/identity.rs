@@ -2,20 +2,20 @@
 //! the node's number, the disk's incarnation and the name of its last start.
 //!
 //! It catches what the node can see by itself, the disk of another node. The rest it takes to the
-//! acceptors ([`crate::paxos::standing`]), who know which disk each node has had.
+//! acceptors ([`paxos::standing`]), who know which disk each node has had.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use paxos::codec::Frame;
+use paxos::ids::{ClusterId, Members, NodeId, NodeName};
+use paxos::message::{Message, Reply, Request};
+use paxos::standing::{Refusal, Start};
 
 use crate::config::{Config, Role};
 use crate::json_file::{self, Fields, Loaded};
 use crate::media::FileMedia;
-use crate::paxos::codec::Frame;
-use crate::paxos::ids::{ClusterId, Members, NodeId, NodeName};
-use crate::paxos::message::{Message, Reply, Request};
-use crate::paxos::standing::{Refusal, Start};
 use crate::snapshots::Snapshots;
 
 const FILE: &str = "identity.json";

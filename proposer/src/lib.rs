@@ -1,8 +1,8 @@
 //! The Cluster Sync node: one program that plays a proposer, an acceptor, a learner or a store.
 //!
-//! [`paxos`] decides and is pure; [`driver`] runs it, one thread per role; [`wal`], [`state_file`],
-//! [`snapshots`] and [`database`] are its doors to the disk, [`peers`] and [`link`] those to other
-//! nodes; [`http`] is what clients see, and [`wire`] the JSON they speak; [`config`] reads the
+//! The protocol, the crate [`paxos`], decides and is pure; [`driver`] runs it, one thread per role;
+//! [`wal`], [`state_file`], [`snapshots`] and [`database`] are its doors to the disk, [`peers`] and
+//! [`link`] those to other nodes; [`http`] is what clients see, and [`wire`] the JSON they speak; [`config`] reads the
 //! environment; [`client`] is the client's side of all this, a command of the same program.
 
 pub mod addresses;
@@ -21,9 +21,7 @@ pub mod media;
 pub mod metrics;
 pub mod newest;
 pub mod notify;
-pub mod openapi;
 pub mod pace;
-pub mod paxos;
 pub mod peers;
 pub mod problem;
 pub mod quota;

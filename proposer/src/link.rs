@@ -3,16 +3,16 @@
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use paxos::codec::{self, Frame, NodeName};
+use paxos::ids::{ClusterId, NodeId};
+use paxos::message::Message;
+use paxos::outcome::Applied;
 use std::ops::Deref;
 use std::time::Duration;
 
 use crate::addresses::Addresses;
 use crate::config::Role;
 use crate::identity::{Identity, OtherCluster};
-use crate::paxos::codec::{self, Frame, NodeName};
-use crate::paxos::ids::{ClusterId, NodeId};
-use crate::paxos::message::Message;
-use crate::paxos::outcome::Applied;
 use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
 
 /// The path at which a node takes the cluster's own traffic. It names the node, because an address

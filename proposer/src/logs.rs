@@ -50,9 +50,7 @@ const FILTER: &str = "RUST_LOG";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `RUST_LOG` is set to something bad.
-    #[error(
-        "RUST_LOG={held:?} is invalid: expected directives like info,proposer=debug ({reason})"
-    )]
+    #[error("RUST_LOG={held:?} is invalid: expected directives like info,node=debug ({reason})")]
     Filter {
         /// What it held.
         held: String,
@@ -126,7 +124,7 @@ fn build(
     stdout: Box<dyn Write + Send>,
 ) -> Result<(Logs, impl Subscriber + Send + Sync + use<>), Error> {
     let default = if config.debug {
-        "info,proposer=debug"
+        "info,node=debug"
     } else {
         "info"
     };

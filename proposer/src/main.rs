@@ -4,10 +4,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use proposer::config::Config;
-use proposer::driver::StartError;
-use proposer::media::FileMedia;
-use proposer::{client, logs, serve};
+use node::config::Config;
+use node::driver::StartError;
+use node::media::FileMedia;
+use node::{client, logs, serve};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,7 +89,7 @@ fn node() -> ExitCode {
         };
         ignore_hangups().map_err(failed)?;
         let listener = prepare(&config)?;
-        let ended = proposer::run(config, listener, logs, shutdown).await;
+        let ended = node::run(config, listener, logs, shutdown).await;
         ended.map_err(|error| vec![error.to_string()])
     });
     // Threads that only wait for the next message end with the process.

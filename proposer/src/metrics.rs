@@ -7,6 +7,10 @@ mod peers;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use paxos::machine::Ledger;
+use paxos::message::{Reply, Request};
+use paxos::standing::Refusal;
+use paxos::verify::Verdict;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -15,14 +19,10 @@ use prometheus::{
 
 use crate::bounds::{CUT, Shown};
 use crate::config::{Config, Role};
-use crate::paxos::machine::Ledger;
-use crate::paxos::message::{Reply, Request};
-use crate::paxos::standing::Refusal;
-use crate::paxos::verify::Verdict;
 use make::Maker;
 
 pub use make::Described;
-pub(crate) use peers::PeerMetrics;
+pub(crate) use peers::{PeerMetrics, Reason};
 
 /// What all names begin with, but for those of the process.
 const PREFIX: &str = "paxos";

@@ -6,7 +6,6 @@
 //! address that is looked up once, so that no later answer of the DNS leads elsewhere.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,66 +14,26 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http::header::{CONTENT_TYPE, HOST};
-use http::uri::Authority;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use paxos::codec::Entry;
+use paxos::command::{Command, Operation};
+use paxos::machine::Outcome;
 use serde::Serialize;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::addresses::Addresses;
-use crate::config::{Config, Role};
+use crate::config::{Config, Role, Target};
 use crate::logs;
 use crate::metrics::Metrics;
-use crate::paxos::codec::Entry;
-use crate::paxos::command::{Command, Operation};
-use crate::paxos::machine::Outcome;
 
 /// From looking the address up to the answer.
 const WITHIN: Duration = Duration::from_secs(2);
 /// Notifications that may wait for one client; further ones are dropped.
 const QUEUE: usize = 256;
-/// The port of an address without one, as in any `http` URL.
-const DEFAULT_PORT: u16 = 80;
-
-/// Where a client is told: `host:port`, in one spelling.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target(String);
-
-impl Target {
-    /// Reads `host[:port]`; `None` for anything else.
-    pub fn parse(text: &str) -> Option<Target> {
-        let address: Authority = text.parse().ok()?;
-        let host = address.host();
-        // User names, which come before the host, have no place here.
-        let port = match text.strip_prefix(host)? {
-            "" => DEFAULT_PORT,
-            port => port.strip_prefix(':')?.parse().ok()?,
-        };
-        // As in names and addresses: an authority may hold more, such as `*`.
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-        if host.is_empty() || !host.chars().all(plain) || port == 0 {
-            return None;
-        }
-        let host = host.to_ascii_lowercase();
-        Some(Target(format!("{host}:{port}")))
-    }
-
-    /// Its port.
-    pub fn port(&self) -> u16 {
-        let port = self.0.rsplit(':').next();
-        port.and_then(|port| port.parse().ok())
-            .expect("parsed with a port")
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What a client is told.
 #[derive(Serialize)]
@@ -205,7 +164,9 @@ async fn post(
     let address = match *pinned {
         Some(address) => address,
         None => {
-            let found = lookup_host(&target.0).await.map_err(|e| e.to_string())?;
+            let found = lookup_host(target.address())
+                .await
+                .map_err(|e| e.to_string())?;
             *pinned.insert({ found }.next().ok_or("its name has no address")?)
         }
     };
@@ -216,7 +177,7 @@ async fn post(
         .await
         .map_err(|e| e.to_string())?;
     let request = Request::post("/notification")
-        .header(HOST, &target.0)
+        .header(HOST, target.address())
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(notification))
         .map_err(|e| e.to_string())?;

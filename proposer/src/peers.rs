@@ -19,7 +19,7 @@ use tokio::time::timeout_at;
 use tracing::{info, warn};
 
 use crate::breaker::{self, Breaker, Pass, Policy, State};
-use crate::metrics::PeerMetrics;
+use crate::metrics::{PeerMetrics, Reason};
 use backoff::Backoff;
 use pool::{Connection, Pool, Slot};
 
@@ -123,6 +123,19 @@ pub enum CallError {
     /// The answer is over [`PeerOptions::max_response_bytes`].
     #[error("the peer's answer is too large")]
     TooLarge,
+}
+
+impl CallError {
+    fn reason(&self) -> Reason {
+        match self {
+            CallError::Connect(_) => Reason::Connect,
+            CallError::TimedOut => Reason::Timeout,
+            CallError::Broken(_) | CallError::TooLarge => Reason::Broken,
+            CallError::BackingOff => Reason::Backoff,
+            CallError::BreakerOpen => Reason::Breaker,
+            CallError::Busy => Reason::Busy,
+        }
+    }
 }
 
 /// What a peer's calls came to since the start, for metrics.
@@ -239,7 +252,7 @@ impl Peer {
         let inner = &*self.0;
         let result = inner.call(lane, request, timeout, breakers, heard).await;
         if let Err(why) = &result {
-            inner.metrics.failed(why);
+            inner.metrics.failed(why.reason());
         }
         match &result {
             Ok(_) => add(&inner.counts.answered, 1),

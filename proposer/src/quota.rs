@@ -8,6 +8,8 @@ const QUOTA_WITHOUT_LIMIT: u64 = 1 << 30;
 /// Of a learner's memory, resources may take one part in so many. As much again goes to requests that
 /// are remembered, the rest to messages, snapshots and the allocator.
 pub const QUOTA_SHARE: u64 = 4;
+/// The least of `STATE_QUOTA_BYTES`.
+pub const MIN_STATE_QUOTA: u64 = 64 << 10;
 
 /// The quota of a leader that was told none: by its own limit, as all roles have the same unless told
 /// otherwise.
@@ -18,7 +20,7 @@ pub fn default_quota() -> u64 {
 
 /// The quota that fits a learner with so much memory.
 pub fn quota_for(memory: u64) -> u64 {
-    (memory / QUOTA_SHARE).max(crate::config::MIN_STATE_QUOTA)
+    (memory / QUOTA_SHARE).max(MIN_STATE_QUOTA)
 }
 
 /// The least of the limits of a process's group and of those around it (cgroup v2).

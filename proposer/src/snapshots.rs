@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use paxos::ids::Slot;
+use paxos::in_memory::InMemory;
+use paxos::machine::{Frozen, Ledger, Machine, Resources};
+use paxos::snapshot::{NotTaken, Reader};
 use tracing::warn;
 
 use crate::media::{FileMedia, Media, MediaFile, lacks_room};
-use crate::paxos::ids::Slot;
-use crate::paxos::in_memory::InMemory;
-use crate::paxos::machine::{Frozen, Ledger, Machine, Resources};
-use crate::paxos::snapshot::{NotTaken, Reader};
 
 const MAGIC: &[u8; 8] = b"PXSN\x01\0\0\0";
 const PREFIX: &str = "snapshot-";
@@ -392,7 +392,7 @@ fn incoming(slot: Slot) -> String {
 mod tests {
     use super::*;
     use crate::media::SimMedia;
-    use crate::paxos::message::Value;
+    use paxos::message::Value;
 
     fn machine(slots: u64) -> Machine {
         let mut machine = Machine::new();

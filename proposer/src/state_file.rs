@@ -9,12 +9,12 @@
 
 use std::path::Path;
 
+use paxos::ids::NodeId;
 use serde_json::Value;
 
 pub use crate::json_file::Error;
 use crate::json_file::{self, Fields, Loaded, io_error};
 use crate::media::{FileMedia, Media};
-use crate::paxos::ids::NodeId;
 
 #[cfg(test)]
 mod tests;

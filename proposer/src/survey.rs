@@ -16,6 +16,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use paxos::ids::{ClusterId, Members, NodeId, NodeName};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,7 +25,6 @@ use tracing::{info, warn};
 use crate::addresses::Addresses;
 use crate::config::{self, Config, Role};
 use crate::identity::Identity;
-use crate::paxos::ids::{ClusterId, Members, NodeId, NodeName};
 
 /// The pause between two rounds.
 const EVERY: Duration = Duration::from_secs(1);

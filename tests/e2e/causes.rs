@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::kubernetes::{apply, eventually, kubectl};
 use super::losses::{cluster, offer};
-use super::table::Table;
 use super::{NAMESPACE, remove, wait_until_whole};
+use testkit::table::Table;
 
 /// How long it may take until the cause stands in the status.
 const WITHIN: Duration = Duration::from_secs(120);

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::kubernetes::{eventually, get, kubectl, request};
-use super::table::Table;
 use super::writers::{Committed, Writers};
 use super::{NAMESPACE, RELEASE, SYSTEM, at_least, condition, leader, tale, wait_until_whole};
+use testkit::table::Table;
 
 /// How long a change of a whole cluster may take.
 const CHANGED_WITHIN: Duration = Duration::from_secs(300);

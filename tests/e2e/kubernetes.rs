@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tests::tools::{root, run, said, tool};
+use testkit::tools::{root, run, said, tool};
 
 /// A pod that goes may take its network along without a word on its connections.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

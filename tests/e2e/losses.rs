@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::tools::said;
+use testkit::tools::said;
 
 use super::kubernetes::{apply, eventually, get, kubectl, request};
-use super::table::Table;
 use super::writers::{Committed, Writers};
 use super::{NAMESPACE, at_least, condition, leader, read_all, remove, tale, wait_until_whole};
+use testkit::table::Table;
 
 /// How long the operator may take to tell of a loss, and nodes to get over it.
 const WITHIN: Duration = Duration::from_secs(180);

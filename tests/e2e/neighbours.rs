@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::kubernetes::{apply, eventually, get, kubectl};
 use super::losses::cluster;
-use super::table::Table;
 use super::{NAMESPACE, remove, wait_until_whole};
+use testkit::table::Table;
 
 const WITHIN: Duration = Duration::from_secs(120);
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request};
-use proposer::config::Role;
-use proposer::paxos::codec::Frame;
-use proposer::paxos::ids::ClusterId;
+use node::config::Role;
+use paxos::codec::Frame;
+use paxos::ids::ClusterId;
 use proptest::prelude::*;
 use proptest::sample::select;
-use tests::cluster::http::{agent, send};
-use tests::cluster::{Cluster, Name};
-use tests::fuzz::Fuzz;
+use testkit::cluster::http::{agent, send};
+use testkit::cluster::{Cluster, Name};
+use testkit::fuzz::Fuzz;
 
 use super::messages::{damaged, frame};
 

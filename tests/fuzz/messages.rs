@@ -1,15 +1,15 @@
 //! Random messages, records, entries and commands, and ways to damage bytes.
 
 use bytes::Bytes;
-use proposer::paxos::acceptor::Record;
-use proposer::paxos::codec::{Entry, Frame};
-use proposer::paxos::command::{Command, MAX_SEQUENCE, Operation};
-use proposer::paxos::ids::{Ballot, ClusterId, Members, NodeId, NodeName, Role, Slot};
-use proposer::paxos::machine::{Applied, Outcome, Resource};
-use proposer::paxos::message::{
+use paxos::acceptor::Record;
+use paxos::codec::{Entry, Frame};
+use paxos::command::{Command, MAX_SEQUENCE, Operation};
+use paxos::ids::{Ballot, ClusterId, Members, NodeId, NodeName, Role, Slot};
+use paxos::machine::{Applied, Outcome, Resource};
+use paxos::message::{
     Forwarded, Learn, Learned, Message, Recalled, Reply, Request, Value, Values, Vote,
 };
-use proposer::paxos::standing::{Refusal, Roster, Start};
+use paxos::standing::{Refusal, Roster, Start};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

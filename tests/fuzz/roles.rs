@@ -7,19 +7,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use proposer::config::Role;
-use proposer::paxos::codec::Frame;
-use proposer::paxos::ids::{Ballot, ClusterId, NodeId, Slot};
-use proposer::paxos::message::{Learn, Message, Request, Value};
+use node::config::Role;
+use paxos::codec::Frame;
+use paxos::ids::{Ballot, ClusterId, NodeId, Slot};
+use paxos::message::{Learn, Message, Request, Value};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::json;
-use tests::cluster::client::Client;
-use tests::cluster::http::{agent, post};
-use tests::cluster::{Cluster, Name};
-use tests::forge;
-use tests::fuzz::Fuzz;
+use testkit::cluster::client::Client;
+use testkit::cluster::http::{agent, post};
+use testkit::cluster::{Cluster, Name};
+use testkit::forge;
+use testkit::fuzz::Fuzz;
 
 use super::messages::{damaged, frame, value};
 
@@ -98,7 +98,7 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn messages_of_every_kind_stop_no_node_and_everything_is_read_afterwards() {
     let fuzz = Fuzz::begin("messages_of_every_kind_stop_no_node_and_everything_is_read_afterwards");
-    let place = tests::cluster::Place::default();
+    let place = testkit::cluster::Place::default();
     let mut cluster = Cluster::prepare_in(&place, [2, 3, 2, 1]);
     cluster.start_all();
     let mut client = Client::new("honest", cluster.urls(Role::Proposer));
@@ -149,7 +149,7 @@ fn messages_of_every_kind_stop_no_node_and_everything_is_read_afterwards() {
     }
     for i in 0..SLOTS {
         for url in [cluster.urls(Role::Learner), cluster.urls(Role::Store)].concat() {
-            let read = tests::cluster::http::get(&format!("{url}/resource/before/{i}"));
+            let read = testkit::cluster::http::get(&format!("{url}/resource/before/{i}"));
             assert_eq!(read.unwrap().json()["data"], json!(i));
         }
     }

@@ -2,12 +2,12 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proposer::config::Role;
+use node::config::Role;
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::local::Local;
-use tests::prometheus::{self, Prometheus};
-use tests::tools::{run, said, tool};
+use testkit::local::Local;
+use testkit::prometheus::{self, Prometheus};
+use testkit::tools::{run, said, tool};
 
 use super::{named, read};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::tools::{run, said, tool};
+use testkit::tools::{run, said, tool};
 
 use super::{named, read};
 

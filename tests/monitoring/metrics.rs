@@ -7,13 +7,13 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use node::config::{Config, Role};
+use node::metrics::{Described, Metrics};
 use operator::telemetry::Metrics as OperatorMetrics;
-use proposer::config::{Config, Role};
-use proposer::metrics::{Described, Metrics};
-use proposer::paxos::ids::NodeId;
-use tests::cluster::http;
-use tests::local::Local;
-use tests::tools::{root, said, tool};
+use paxos::ids::NodeId;
+use testkit::cluster::http;
+use testkit::local::Local;
+use testkit::tools::{root, said, tool};
 
 use super::read;
 

@@ -15,7 +15,7 @@ use operator::context::{Context, Options};
 use operator::controller::operate;
 use operator::telemetry::Metrics;
 use serde_json::json;
-use tests::kube::{ApiServer, Nodes};
+use testkit::kube::{ApiServer, Nodes};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;

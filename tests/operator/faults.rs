@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use operator::crd::CONDITIONS;
 use serde_json::{Value, json};
-use tests::kube::scenarios::{NAMESPACE, World};
-use tests::kube::{ApiServer, Call, Fault};
+use testkit::kube::scenarios::{NAMESPACE, World};
+use testkit::kube::{ApiServer, Call, Fault};
 
 /// How a call that changes something may fail; one that looks is not lost on its way back.
 const FAULTS: [Fault; 5] = [

@@ -9,8 +9,8 @@ use operator::defaults::Defaults;
 use operator::lease::{Election, Held, Lost};
 use operator::telemetry::Phase;
 use serde_json::{Value, json};
-use tests::kube::scenarios::{NAMESPACE, SYSTEM, World};
-use tests::kube::{ApiServer, Fault, Line, Nodes};
+use testkit::kube::scenarios::{NAMESPACE, SYSTEM, World};
+use testkit::kube::{ApiServer, Fault, Line, Nodes};
 use tokio::time::Instant;
 
 fn holder(server: &ApiServer) -> Value {

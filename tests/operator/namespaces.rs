@@ -2,8 +2,8 @@
 
 use operator::context::Options;
 use serde_json::{Value, json};
-use tests::kube::scenarios::World;
-use tests::kube::{ApiServer, Nodes};
+use testkit::kube::scenarios::World;
+use testkit::kube::{ApiServer, Nodes};
 
 fn both() -> World {
     let options = Options {

@@ -3,8 +3,8 @@
 use operator::context::Options;
 use operator::defaults::Defaults;
 use serde_json::{Value, json};
-use tests::kube::scenarios::{CHILDREN, NAMESPACE, World};
-use tests::kube::{ApiServer, Call, Nodes};
+use testkit::kube::scenarios::{CHILDREN, NAMESPACE, World};
+use testkit::kube::{ApiServer, Call, Nodes};
 
 fn object(name: &str, spec: Value) -> Value {
     json!({

@@ -1,8 +1,8 @@
 //! What the status says of pods that are not there, and of specs that make no sense meanwhile.
 
 use serde_json::{Value, json};
-use tests::kube::scenarios::{NAMESPACE, World};
-use tests::kube::{OFFLINE, STUCK};
+use testkit::kube::scenarios::{NAMESPACE, World};
+use testkit::kube::{OFFLINE, STUCK};
 
 fn message(world: &World, kind: &str) -> String {
     let status = world.status("ledger");

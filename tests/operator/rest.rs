@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use tests::kube::scenarios::{NAMESPACE, World};
+use testkit::kube::scenarios::{NAMESPACE, World};
 
 fn small() -> Value {
     json!({

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use tests::kube::ApiServer;
-use tests::kube::scenarios::{NAMESPACE, World};
+use testkit::kube::ApiServer;
+use testkit::kube::scenarios::{NAMESPACE, World};
 
 const PODS: [&str; 6] = [
     "ledger-learner-1",

@@ -1,8 +1,8 @@
 //! Nodes come and go: what the lists say, what the StatefulSets say, and in which order.
 
 use serde_json::{Value, json};
-use tests::kube::Fault;
-use tests::kube::scenarios::{NAMESPACE, World};
+use testkit::kube::Fault;
+use testkit::kube::scenarios::{NAMESPACE, World};
 
 /// How many addresses a list has.
 fn listed(world: &World, list: &str) -> usize {

@@ -1,7 +1,7 @@
 //! Volumes: they grow while pods run, never shrink, and go only where that is asked for.
 
 use serde_json::{Value, json};
-use tests::kube::scenarios::{NAMESPACE, World};
+use testkit::kube::scenarios::{NAMESPACE, World};
 
 const CLAIMS: &str = "persistentvolumeclaims";
 

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Value as Json, json};
-use tests::cluster::{Cluster, http};
+use testkit::cluster::{Cluster, http};
 
 const AT_ONCE: u64 = 4;
 

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value as Json;
-use tests::cluster::{Cluster, Name, Node, http};
+use testkit::cluster::{Cluster, Name, Node, http};
 
 fn open(
     cluster: &Cluster,

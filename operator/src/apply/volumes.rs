@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::core::Status;
-use proposer::config::Role;
-use proposer::paxos::ids::NodeId;
+use node::config::Role;
+use paxos::ids::NodeId;
 use serde_json::json;
 
 use super::{Error, Writer, merging};

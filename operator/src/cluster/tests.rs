@@ -2,7 +2,7 @@ use super::*;
 use crate::fields::Quantities;
 
 fn parse(yaml: &str) -> Result<Cluster, Invalid> {
-    Cluster::parse(&serde_saphyr::from_str(yaml).expect("the fixture is a PaxosCluster"))
+    crate::desired::read(&serde_saphyr::from_str(yaml).expect("the fixture is a PaxosCluster"))
 }
 
 fn with_spec(spec: &str) -> Result<Cluster, Invalid> {

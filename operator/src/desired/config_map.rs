@@ -1,13 +1,13 @@
 //! The lists of addresses that running nodes follow.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use proposer::config::{DEFAULT_PORT, Role};
-use proposer::paxos::ids::NodeId;
+use node::config::{DEFAULT_PORT, Role};
+use paxos::ids::NodeId;
 
 use super::metadata;
 use crate::cluster::Cluster;
 use crate::names;
-use crate::scale::Plan;
+use crate::plan::Plan;
 
 /// A file for each list, called as the variable in whose place it is.
 pub(super) fn members(cluster: &Cluster, plan: &Plan) -> ConfigMap {

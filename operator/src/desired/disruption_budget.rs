@@ -2,13 +2,13 @@
 
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proposer::config::Role;
+use node::config::Role;
 
 use super::{label_selector, metadata};
 use crate::cluster::{Cluster, Group};
 use crate::fields::Budget;
 use crate::names;
-use crate::scale::Plan;
+use crate::plan::Plan;
 
 /// Acceptors keep a quorum, the other roles keep one node. Where that would forbid every eviction (a
 /// role of one, two acceptors, acceptors that must not vote) it allows one: a drain that can never finish

@@ -1,6 +1,7 @@
 //! [`Cluster`] → the objects it is made of. Pure, and complete without Kubernetes.
 
 pub(crate) mod config_map;
+mod digest;
 mod disruption_budget;
 mod network_policy;
 mod pod_monitor;
@@ -16,13 +17,13 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use proposer::config::Role;
+use node::config::Role;
 
 use crate::cluster::{Cluster, Group};
 use crate::crd::PaxosCluster;
 use crate::invalid::Invalid;
-use crate::scale::Plan;
-use crate::{names, roll};
+use crate::names;
+use crate::plan::Plan;
 
 /// All objects of a cluster. The marker says whether they are wanted or known to be in the
 /// API server; only [`crate::apply`] makes the one into the other.
@@ -51,8 +52,9 @@ pub enum Desired {}
 #[derive(Clone, Copy, Debug)]
 pub enum Applied {}
 
+pub(crate) use digest::without_addresses;
 pub use pod_monitor::PodMonitor;
-pub(crate) use pod_template::pod_template;
+use pod_template::pod_template;
 
 /// The objects of a cluster, in a fixed order.
 pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
@@ -60,7 +62,7 @@ pub fn desired(cluster: &Cluster, plan: &Plan) -> Objects<Desired> {
     Objects {
         stateful_sets: groups
             .iter()
-            .map(|group| roll::with_digest(stateful_set::stateful_set(cluster, group, plan)))
+            .map(|group| digest::with_digest(stateful_set::stateful_set(cluster, group, plan)))
             .map(|set| if cluster.stopped { stopped(set) } else { set })
             .collect(),
         services: groups
@@ -99,8 +101,18 @@ fn stopped(mut set: StatefulSet) -> StatefulSet {
 
 /// The objects that a PaxosCluster becomes, touching nothing. Fails with the field that makes no sense.
 pub fn render(object: &PaxosCluster) -> Result<Objects<Desired>, Invalid> {
-    let cluster = Cluster::parse(object)?;
+    let cluster = read(object)?;
     Ok(desired(&cluster, &Plan::new(&cluster)))
+}
+
+/// Reads a spec, and sees whether its patches leave pods that can be. Fails with the field that makes no
+/// sense.
+pub fn read(object: &PaxosCluster) -> Result<Cluster, Invalid> {
+    let cluster = Cluster::parse(object)?;
+    for group in &cluster.groups {
+        pod_template(&cluster, group)?;
+    }
+    Ok(cluster)
 }
 
 impl Objects<Desired> {

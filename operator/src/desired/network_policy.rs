@@ -9,8 +9,8 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proposer::config::{DEFAULT_PORT, Role};
-use proposer::notify::Target;
+use node::config::Target;
+use node::config::{DEFAULT_PORT, Role};
 
 use super::{label_selector, metadata};
 use crate::cluster::{Access, Cluster};

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
-use proposer::config::Role;
+use node::config::Role;
 use serde::{Deserialize, Serialize};
 
 use super::metadata;

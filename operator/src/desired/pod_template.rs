@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use proposer::config::Role;
+use node::config::Role;
 use serde_json::{Map, Value};
 
 use super::stateful_set;

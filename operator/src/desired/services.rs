@@ -3,12 +3,12 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proposer::config::{DEFAULT_PORT, Role};
+use node::config::{DEFAULT_PORT, Role};
 
 use super::{metadata, selector};
 use crate::cluster::Cluster;
 use crate::names;
-use crate::scale::Plan;
+use crate::plan::Plan;
 
 /// Peers must find each other before they are ready, or none ever would be.
 pub(super) fn headless(cluster: &Cluster, role: Role) -> Service {

@@ -15,18 +15,16 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use proposer::config::{
-    Access, Config, DEFAULT_DATA_DIR, DEFAULT_PORT, DEFAULT_RETRY_WINDOW, Role,
-};
-use proposer::paxos::ids::NodeId;
+use node::config::{Access, Config, DEFAULT_DATA_DIR, DEFAULT_PORT, DEFAULT_RETRY_WINDOW, Role};
 
+use paxos::ids::NodeId;
 use serde_json::json;
 
 use super::{label_selector, metadata, pod_template};
 use crate::cluster::{Cluster, Group};
 use crate::compare::digest;
 use crate::names;
-use crate::scale::Plan;
+use crate::plan::Plan;
 
 /// The node's binary in the image.
 const COMMAND: &str = "/usr/local/bin/proposer";

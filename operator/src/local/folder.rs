@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use proposer::media::LOCK;
+use node::media::LOCK;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -306,7 +306,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let claim = Claim::take(root.path()).unwrap();
         let pod = claim.folder.join("a-store-2");
-        let media = proposer::media::FileMedia::open(&pod).unwrap();
+        let media = node::media::FileMedia::open(&pod).unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         let found = claim.leftovers().unwrap();
         let expected = Leftover {

@@ -6,9 +6,9 @@ use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::{Error, TIME_LIMIT, now};
-use crate::context::{Context, Guarded, Written};
+use crate::context::{Context, Written};
 use crate::counters::COUNTERS_INTERVAL;
-use crate::crd::{PaxosCluster, PaxosClusterStatus};
+use crate::crd::{Guarded, PaxosCluster, PaxosClusterStatus};
 use crate::names;
 use crate::status::{self, Before};
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
-use proposer::driver::halt::Kind;
+use node::driver::halt::Kind;
 use serde_json::json;
 
 use super::*;
@@ -9,7 +9,7 @@ use crate::ask::Answer;
 use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::desired::desired;
 use crate::observe::{Halted, Refused};
-use crate::scale::Plan;
+use crate::plan::Plan;
 
 /// A cluster at minute 100, all of whose pods have been ready since minute 0.
 struct World {
@@ -534,7 +534,8 @@ fn a_pod_without_a_digest_is_outdated_only_if_its_spec_differs() {
         // Its list of addresses is that of another scale.
         let env = spec.containers[0].env.as_mut().unwrap();
         for variable in env {
-            if ADDRESSES.contains(&variable.name.as_str()) {
+            let name = variable.name.as_str();
+            if Role::ALL.iter().any(|role| role.list_variable() == name) {
                 variable.value = Some("elsewhere:8080".into());
             }
         }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::Before;
-use super::reasons::STARTING;
+use crate::reasons::STARTING;
 
 /// What a condition says: status, reason, message.
 pub(super) type Verdict = (&'static str, &'static str, String);

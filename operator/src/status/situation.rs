@@ -2,22 +2,21 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::jiff::SignedDuration;
-use proposer::config::Role;
-use proposer::driver::halt::Kind;
+use node::config::Role;
+use node::driver::halt::Kind;
 
 use super::Before;
 use super::conditions::{Conditions, Verdict};
-use super::leader;
-use super::reasons::*;
 use crate::ask::Answer;
 use crate::causes;
 use crate::cluster::{Cluster, Group};
 use crate::crd::{MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
 use crate::growth;
 use crate::names;
-use crate::observe::{Observed, Refused, set_of};
+use crate::observe::{Observed, Refused, leader, set_of};
+use crate::reasons::*;
 use crate::roll::{self, Decision};
-use crate::scale::Plan;
+use crate::scale;
 
 /// How long a cluster may take to be whole for the first time.
 const START_WITHIN: SignedDuration = SignedDuration::from_mins(5);
@@ -101,7 +100,7 @@ impl Situation {
             set.is_some_and(|set| has_all_pods(set) && replicas(set) == wanted)
                 && !outdated.contains(&role)
         };
-        let held = Plan::of(cluster, observed).held;
+        let held = scale::plan(cluster, observed).held;
         let held = held.filter(|_| !cluster.stopped);
         let claims: Vec<String> = pods.iter().map(|pod| names::claim_of(&pod.name)).collect();
         let growing = growth::unfinished(&observed.claims, &claims);

@@ -3,18 +3,20 @@ use std::marker::PhantomData;
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use proposer::config::Role;
-use proposer::driver::halt::Kind;
+use node::config::Role;
+use node::driver::halt::Kind;
 use serde_json::json;
 
 use super::*;
 use crate::ask::Answer;
 use crate::crd::PaxosCluster;
 use crate::desired::desired;
+use crate::observe::leader;
 use crate::observe::{Halted, Refused, set_of};
+use crate::plan::Plan;
 use crate::roll;
-use crate::scale::Plan;
 
 struct World {
     cluster: Cluster,

@@ -13,8 +13,8 @@ use prometheus::{
 };
 
 use super::Phase;
-use crate::context::Guarded;
 use crate::crd::CONDITIONS;
+use crate::crd::Guarded;
 
 /// How long a reconciliation may take, in seconds.
 const BUCKETS: [f64; 11] = [
@@ -47,7 +47,7 @@ const WRITTEN: [&str; 7] = [
 /// The operator's metrics.
 pub struct Metrics {
     registry: Registry,
-    described: Vec<proposer::metrics::Described>,
+    described: Vec<node::metrics::Described>,
     reconciliations: IntCounterVec,
     errors: IntCounterVec,
     api_errors: IntCounterVec,
@@ -68,7 +68,7 @@ pub struct Metrics {
 #[derive(Default)]
 struct Maker {
     registry: Registry,
-    made: Vec<proposer::metrics::Described>,
+    made: Vec<node::metrics::Described>,
 }
 
 impl Maker {
@@ -81,7 +81,7 @@ impl Maker {
         let described = metric
             .desc()
             .into_iter()
-            .map(|desc| proposer::metrics::Described {
+            .map(|desc| node::metrics::Described {
                 name: desc.fq_name.clone(),
                 kind,
                 labels: desc.variable_labels.clone(),
@@ -191,7 +191,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Each metric but those of the process, in the order of their names.
-    pub fn described(&self) -> Vec<proposer::metrics::Described> {
+    pub fn described(&self) -> Vec<node::metrics::Described> {
         let mut described = self.described.clone();
         described.sort();
         described

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use paxos::ids::Role;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -18,7 +19,6 @@ use super::read::{escape, is_passing};
 use super::sse::Events;
 use super::troubles::Troubles;
 use super::who::{Misplaced, Who, who};
-use crate::paxos::ids::Role;
 use crate::wire::present;
 
 /// A stream that is silent for this long is opened anew: its learner may be gone without a word.

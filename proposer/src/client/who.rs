@@ -4,9 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use paxos::ids::Role;
+
 use super::args::Server;
 use super::http::{Answer, Http};
-use crate::paxos::ids::Role;
 
 /// The roles that take requests.
 pub(super) const WRITERS: &[Role] = &[Role::Proposer];

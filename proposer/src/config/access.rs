@@ -76,7 +76,7 @@ fn origin(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use crate::config::{Config, Role};
-    use crate::paxos::ids::NodeId;
+    use paxos::ids::NodeId;
 
     fn config(more: &[(&str, &str)]) -> Result<Config, Vec<&'static str>> {
         let base = [("NODE_ID", "1"), ("ROLE", "acceptor"), ("ACCEPTORS", "a:1")];

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
+use paxos::ids::Slot;
+use paxos::sessions::{ClientRow, RequestRow, SequencedRow, Session, Sessions, TimeRow};
 use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::{Error, at, damaged};
-use crate::paxos::ids::Slot;
-use crate::paxos::sessions::{ClientRow, RequestRow, SequencedRow, Session, Sessions, TimeRow};
 
 type BySlot = TableDefinition<'static, u64, &'static [u8]>;
 

@@ -1,9 +1,10 @@
+use paxos::command::{Command, Operation};
+use paxos::machine::{Applied, Machine, Outcome};
+use paxos::sessions::SESSIONS;
+use paxos::stamp::{Stamp, Terms};
+
 use super::*;
 use crate::media::SimMedia;
-use crate::paxos::command::{Command, Operation};
-use crate::paxos::machine::{Applied, Machine, Outcome};
-use crate::paxos::sessions::SESSIONS;
-use crate::paxos::stamp::{Stamp, Terms};
 use tempfile::TempDir;
 
 const ALL: PageLimits = PageLimits {

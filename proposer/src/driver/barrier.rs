@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use paxos::ids::{NodeId, Slot};
+use paxos::message::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -11,8 +13,6 @@ use crate::addresses::Addresses;
 use crate::config::Role;
 use crate::identity::Identity;
 use crate::link::Links;
-use crate::paxos::ids::{NodeId, Slot};
-use crate::paxos::message::Message;
 use crate::peers::{Breakers, Lane};
 
 /// How long one proposer may take to answer.

@@ -15,11 +15,11 @@ pub(crate) mod volume;
 
 use std::io::Write;
 
+use paxos::ids::Members;
 use tracing::error;
 
 use crate::config::Config;
 use crate::media::FileMedia;
-use crate::paxos::ids::Members;
 
 /// Why a role's loop refuses to start.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,13 @@
 //! Shows the disk of a proposer, learner or store to the acceptors: they know which cluster it must
 //! belong to, with how many acceptors that was founded, and whether a newer copy of the disk has been
-//! in use. What follows from their answers is decided in [`crate::paxos::roll_call`].
+//! in use. What follows from their answers is decided in [`paxos::roll_call`].
 
 use std::time::Duration;
 
 use http::StatusCode;
+use paxos::message::{Message, Reply, Request};
+use paxos::roll_call::{Finding, RollCall};
+use paxos::standing::Refusal;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -13,9 +16,6 @@ use crate::addresses::Addresses;
 use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::{Error, Link, Links};
-use crate::paxos::message::{Message, Reply, Request};
-use crate::paxos::roll_call::{Finding, RollCall};
-use crate::paxos::standing::Refusal;
 use crate::peers::{Breakers, Lane};
 
 const TIMEOUT: Duration = Duration::from_secs(1);

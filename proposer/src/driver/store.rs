@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use paxos::acceptor::Room;
+use paxos::ids::Slot;
+use paxos::machine::Ledger;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
@@ -26,9 +29,6 @@ use crate::database::{ApplyError, Database};
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::metrics::Metrics;
-use crate::paxos::acceptor::Room;
-use crate::paxos::ids::Slot;
-use crate::paxos::machine::Ledger;
 use crate::snapshots::{self, Snapshots, UnpackError};
 
 /// How long a learner may hold an answer until it has something new.

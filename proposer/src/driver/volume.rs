@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use paxos::acceptor::Room;
 use tracing::{error, info};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::paxos::acceptor::Room;
 
 /// What a log may take of the space that it could have, in hundredths: from here on nothing new should
 /// come, and a little later nothing new is taken; and what it must be below again before it may go on.

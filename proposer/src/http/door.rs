@@ -310,7 +310,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::paxos::ids::NodeId;
+    use paxos::ids::NodeId;
 
     fn door(hosts: &str, acceptors: &[&str]) -> Door {
         let config = Config {

@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::{ETAG, HeaderMap, IF_NONE_MATCH};
 use http::{HeaderValue, StatusCode};
+use paxos::command::MAX_RESOURCE_CHARS;
+use paxos::machine::{Page, PageLimits, Resource};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{RoleState, json_bytes, render, reserve};
 use crate::driver::barrier::Barrier;
-use crate::paxos::command::MAX_RESOURCE_CHARS;
-use crate::paxos::machine::{Page, PageLimits, Resource};
 use crate::problem::{Params, PathParams, Problem};
 use crate::wire::{PageView, ResourceView};
 

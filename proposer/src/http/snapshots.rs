@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::HeaderValue;
+use paxos::ids::Slot;
 use serde::Deserialize;
 
 use super::{Node, reserve};
 use crate::driver::learner::transfer::{LENGTH_HEADER, SLOT_HEADER};
 use crate::link::CLUSTER_HEADER;
-use crate::paxos::ids::Slot;
 use crate::problem::Problem;
 use crate::snapshots::Error;
 

@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
+use paxos::ids::Slot;
+use paxos::machine::{Page, Resource};
 use utoipa::OpenApi;
 
 use super::resources::{self, PageQuery, Reads};
@@ -17,8 +19,6 @@ use crate::driver::barrier::Barrier;
 use crate::driver::end_on_disk_error;
 use crate::driver::store::Handle;
 use crate::link;
-use crate::paxos::ids::Slot;
-use crate::paxos::machine::{Page, Resource};
 use crate::problem::{Params, Problem};
 use crate::wire::answers::{NodeStatus, StoreStatus};
 

@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
+use paxos::codec::Entry;
+use paxos::ids::Slot;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 use utoipa::IntoParams;
 
 use super::learner::{Learner, no_entries, rendered_size, slot};
 use crate::bounds::Stream;
-use crate::paxos::codec::Entry;
-use crate::paxos::ids::Slot;
 use crate::problem::{Params, Problem};
 use crate::wire::{ChangeView, write_line};
 

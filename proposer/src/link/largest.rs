@@ -2,23 +2,23 @@
 
 use std::convert::Infallible;
 
+use paxos::acceptor::{Acceptor, Record};
+use paxos::codec::{Entry, Frame, NodeName, encode_entries};
+use paxos::command::{Command, Operation};
+use paxos::ids::{Ballot, ClusterId, Members, NodeId, Role, Slot};
+use paxos::learner::records;
+use paxos::machine::{Applied, Machine};
+use paxos::message::{Learned, Message, Recalled, Reply, Request, Value, Values, Vote};
+use paxos::output::Output;
+use paxos::proposer::{Effects, Input, Proposer, Settings};
+use paxos::recall::Recalls;
+use paxos::recent::{ANSWER_BYTES, RECALLED_BYTES, first, fit};
+use paxos::stamp::{Stamp, Terms};
+use paxos::telling::Telling;
+use paxos::votes::Place;
 use proptest::prelude::*;
 
 use super::MAX_FRAME_BYTES;
-use crate::paxos::acceptor::{Acceptor, Record};
-use crate::paxos::codec::{Entry, Frame, NodeName, encode_entries};
-use crate::paxos::command::{Command, Operation};
-use crate::paxos::ids::{Ballot, ClusterId, Members, NodeId, Role, Slot};
-use crate::paxos::learner::records;
-use crate::paxos::machine::{Applied, Machine};
-use crate::paxos::message::{Learned, Message, Recalled, Reply, Request, Value, Values, Vote};
-use crate::paxos::output::Output;
-use crate::paxos::proposer::{Effects, Input, Proposer, Settings};
-use crate::paxos::recall::Recalls;
-use crate::paxos::recent::{ANSWER_BYTES, RECALLED_BYTES, first, fit};
-use crate::paxos::stamp::{Stamp, Terms};
-use crate::paxos::telling::Telling;
-use crate::paxos::votes::Place;
 use crate::problem::MAX_BODY_BYTES;
 
 /// A client's value has at most the bytes of its request, a head and a stamp.

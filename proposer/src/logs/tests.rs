@@ -1,11 +1,11 @@
 use std::path::Path;
 
+use paxos::ids::NodeId;
 use tracing::subscriber::with_default;
 use tracing::{debug, error, info, trace, warn};
 
 use super::*;
 use crate::config::Role;
-use crate::paxos::ids::NodeId;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -217,9 +217,9 @@ fn a_bad_filter_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let built = build(
         &config(dir.path(), false),
-        Some("info,proposer=loud"),
+        Some("info,node=loud"),
         Box::new(io::sink()),
     );
     let refused = built.err().unwrap().to_string();
-    assert!(refused.starts_with("RUST_LOG=\"info,proposer=loud\" is invalid"));
+    assert!(refused.starts_with("RUST_LOG=\"info,node=loud\" is invalid"));
 }

@@ -8,8 +8,6 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
 
-use crate::peers::CallError;
-
 pub(super) struct Peers {
     pub(super) round_trip: HistogramVec,
     pub(super) failures: IntCounterVec,
@@ -39,6 +37,18 @@ pub(super) static PEERS: LazyLock<Peers> = LazyLock::new(|| {
     }
 });
 
+/// Why a message had no answer.
+#[derive(Clone, Copy)]
+pub(crate) enum Reason {
+    Connect,
+    Timeout,
+    Broken,
+    Backoff,
+    Breaker,
+    Busy,
+}
+
+/// In the order of [`Reason`].
 const REASONS: [&str; 6] = ["connect", "timeout", "broken", "backoff", "breaker", "busy"];
 
 /// The metrics of one peer.
@@ -62,15 +72,7 @@ impl PeerMetrics {
         self.round_trip.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn failed(&self, why: &CallError) {
-        let reason = match why {
-            CallError::Connect(_) => 0,
-            CallError::TimedOut => 1,
-            CallError::Broken(_) | CallError::TooLarge => 2,
-            CallError::BackingOff => 3,
-            CallError::BreakerOpen => 4,
-            CallError::Busy => 5,
-        };
-        self.failures[reason].inc();
+    pub(crate) fn failed(&self, reason: Reason) {
+        self.failures[reason as usize].inc();
     }
 }

@@ -1,3 +1,6 @@
+use paxos::ids::{NodeId, Slot};
+use paxos::machine::Applied;
+
 use super::*;
 
 use std::sync::Mutex;
@@ -5,9 +8,6 @@ use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-
-use crate::paxos::ids::{NodeId, Slot};
-use crate::paxos::machine::Applied;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,10 +1,10 @@
 //! The door for values that other nodes bring: all limits of `POST /propose`, on the encoded form.
 
+use paxos::command::{Command, MAX_ID_CHARS, MAX_RESOURCE_CHARS, Operation};
+use paxos::message::Value;
 use serde_json::value::RawValue;
 
 use super::{BadField, has_chars, json};
-use crate::paxos::command::{Command, MAX_ID_CHARS, MAX_RESOURCE_CHARS, Operation};
-use crate::paxos::message::Value;
 
 /// The largest value: a body of `POST /propose`, which is text about the same things.
 const MAX_BYTES: usize = 1 << 20;

@@ -6,11 +6,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use paxos::acceptor::{Record, Room, TrimPolicy};
+use paxos::votes::{self, Place, Unread};
+
 use crate::driver::volume::{Seen, Volume};
 use crate::media::FileMedia;
 use crate::metrics::Metrics;
-use crate::paxos::acceptor::{Record, Room, TrimPolicy};
-use crate::paxos::votes::{self, Place, Unread};
 use crate::wal::{self, Position, Reader, Wal};
 
 /// Segments and what stays behind learners are smaller on a small volume, so that what a healthy

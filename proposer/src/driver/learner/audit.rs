@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use http::StatusCode;
+use paxos::audit::{Checkpoint, FORMAT};
+use paxos::ids::{NodeId, Slot};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, info};
 
@@ -16,8 +18,6 @@ use crate::config::Role;
 use crate::driver::halt::{Halt, Kind};
 use crate::identity::Identity;
 use crate::link::{Link, Links};
-use crate::paxos::audit::{Checkpoint, FORMAT};
-use crate::paxos::ids::{NodeId, Slot};
 
 /// The pause between two rounds of questions.
 const EVERY: Duration = Duration::from_secs(1);

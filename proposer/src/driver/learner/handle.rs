@@ -6,6 +6,13 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
+use paxos::audit::{Checkpoint, Trail};
+use paxos::codec::{Entry, NodeName};
+use paxos::digests::Digests;
+use paxos::ids::{NodeId, Slot};
+use paxos::machine::Machine;
+use paxos::message::{Learn, Learned, Recalled, Reply, Value};
+use paxos::recent::Recent;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::debug;
 
@@ -17,13 +24,6 @@ use super::transfer::Piece;
 use crate::driver::halt::Halt;
 use crate::driver::turn::Turn;
 use crate::metrics::Metrics;
-use crate::paxos::audit::{Checkpoint, Trail};
-use crate::paxos::codec::{Entry, NodeName};
-use crate::paxos::digests::Digests;
-use crate::paxos::ids::{NodeId, Slot};
-use crate::paxos::machine::Machine;
-use crate::paxos::message::{Learn, Learned, Recalled, Reply, Value};
-use crate::paxos::recent::Recent;
 use crate::snapshots::{self, Snapshots};
 
 /// How much of a snapshot one message carries.

@@ -7,16 +7,16 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use bytes::Bytes;
+use paxos::codec::{self, Entry};
+use paxos::command::Undecodable;
+use paxos::ids::Slot;
+use paxos::learner::records;
+use paxos::message::Value;
+use paxos::recent::up_to;
 
 use super::Run;
 use crate::driver::end_on_disk_error;
 use crate::media::Media;
-use crate::paxos::codec::{self, Entry};
-use crate::paxos::command::Undecodable;
-use crate::paxos::ids::Slot;
-use crate::paxos::learner::records;
-use crate::paxos::message::Value;
-use crate::paxos::recent::up_to;
 use crate::wal::{Position, Wal};
 
 /// Bytes of values in a record of the log; a larger value has one to itself.
@@ -171,8 +171,8 @@ impl LogReader {
 mod tests {
     use super::*;
     use crate::media::SimMedia;
-    use crate::paxos::machine::{Applied, Outcome};
     use crate::wal::Options;
+    use paxos::machine::{Applied, Outcome};
 
     /// A log of records with so many entries of so many bytes.
     fn log(records: &[(u64, usize)]) -> (Wal<SimMedia>, BTreeMap<Slot, Position>) {

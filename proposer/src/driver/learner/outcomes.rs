@@ -4,11 +4,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use paxos::ids::Slot;
+use paxos::machine::Applied;
+use paxos::message::{Learned, Recalled, Value};
+use paxos::recent::{ANSWER_BYTES, RECALLED_BYTES, first, fit, outcomes};
+
 use super::{Held, Run};
-use crate::paxos::ids::Slot;
-use crate::paxos::machine::Applied;
-use crate::paxos::message::{Learned, Recalled, Value};
-use crate::paxos::recent::{ANSWER_BYTES, RECALLED_BYTES, first, fit, outcomes};
 
 impl Run {
     /// Answers whose values are applied, and those that have waited long enough.

@@ -5,17 +5,17 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use paxos::codec::{Entry, NodeName};
+use paxos::digests::Digests;
+use paxos::ids::Slot;
+use paxos::learner::Input;
+use paxos::message::Learn;
 use tracing::{error, info, warn};
 
 use super::handle::{Ask, State};
 use super::transfer::Incoming;
 use super::{Run, transfer};
 use crate::driver::end_on_disk_error;
-use crate::paxos::codec::{Entry, NodeName};
-use crate::paxos::digests::Digests;
-use crate::paxos::ids::Slot;
-use crate::paxos::learner::Input;
-use crate::paxos::message::Learn;
 use crate::snapshots;
 
 /// Bytes of log between two snapshots. The log is kept from the older of two snapshots on.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use http::{Request, StatusCode};
+use paxos::ids::{NodeId, Slot};
 use serde::Deserialize;
 
 use super::Handle;
@@ -16,7 +17,6 @@ use crate::config::Role;
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::metrics::Metrics;
-use crate::paxos::ids::{NodeId, Slot};
 use crate::peers::{Breakers, Lane};
 
 /// The pause between two rounds of questions.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use paxos::codec::{Entry, NodeName, decode_entries};
+use paxos::ids::Slot;
 use tracing::{error, warn};
 
 use super::{Ask, Handle};
@@ -15,8 +17,6 @@ use crate::config::Role;
 use crate::driver::end_on_disk_error;
 use crate::driver::volume::Probe;
 use crate::link::{Error as LinkError, Link};
-use crate::paxos::codec::{Entry, NodeName, decode_entries};
-use crate::paxos::ids::Slot;
 use crate::snapshots::Snapshots;
 
 /// Names the slot of a snapshot in an answer.

@@ -11,16 +11,16 @@
 
 use std::time::{Duration, Instant};
 
+use paxos::codec::NodeName;
+use paxos::ids::{NodeId, Slot};
+use paxos::message::{Learn, Message, Reply};
+use paxos::verify::{Verdict, Verify};
 use rand::Rng;
 use tracing::{debug, error, warn};
 
 use super::Run;
 use super::handle::Ask;
 use crate::driver::halt::{Halt, Kind};
-use crate::paxos::codec::NodeName;
-use crate::paxos::ids::{NodeId, Slot};
-use crate::paxos::message::{Learn, Message, Reply};
-use crate::paxos::verify::{Verdict, Verify};
 use crate::peers::{Breakers, Lane};
 
 /// Between two samples while the log grows, and while it does not.

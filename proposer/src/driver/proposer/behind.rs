@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use paxos::ids::{NodeId, NodeName, Slot};
+use paxos::kept::kept;
+use paxos::proposer::{Behind, Input};
 use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use super::{Event, Progress, Run};
+use super::learners::Progress;
+use super::{Event, Run};
 use crate::config::Role;
 use crate::link::Link;
-use crate::paxos::ids::{NodeId, NodeName, Slot};
-use crate::paxos::kept::kept;
-use crate::paxos::proposer::{Behind, Input};
 use crate::peers::{Breakers, Lane};
 
 /// The pause between two rounds of questions to the stores.

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use paxos::command::{Command, Operation};
+use paxos::ids::{NodeId, Slot};
+use paxos::machine::{Applied, Outcome};
+use paxos::message::{Message, Recalled, Value};
+use paxos::recent::{ANSWER_BYTES, RECALLED_BYTES};
 use tracing::debug;
 
-use super::{Answer, Event, Item, Run, Shared};
-use crate::paxos::command::{Command, Operation};
-use crate::paxos::ids::{NodeId, Slot};
-use crate::paxos::machine::{Applied, Outcome};
-use crate::paxos::message::{Message, Recalled, Value};
-use crate::paxos::recent::{ANSWER_BYTES, RECALLED_BYTES};
+use super::handle::Shared;
+use super::requests::Item;
+use super::{Answer, Event, Run};
 use crate::peers::{Breakers, Lane};
 
 /// What READs found may take in this process, bytes.

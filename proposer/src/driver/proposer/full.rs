@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::paxos::ids::NodeId;
-use crate::paxos::message::Reply;
+use paxos::ids::NodeId;
+use paxos::message::Reply;
 
 /// By acceptor: bytes of its log, and bytes left.
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl Full {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::paxos::ids::{Ballot, Slot};
+    use paxos::ids::{Ballot, Slot};
 
     fn id(number: u8) -> NodeId {
         NodeId::new(number).unwrap()

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use paxos::ids::Slot;
 use tokio::time::Instant;
-
-use crate::paxos::ids::Slot;
 
 /// Between two samples.
 const EVERY: Duration = Duration::from_secs(1);

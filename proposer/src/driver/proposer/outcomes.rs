@@ -3,14 +3,15 @@
 
 use std::collections::BTreeSet;
 
+use paxos::ids::{NodeId, NodeName, Slot};
+use paxos::message::{Learn, Learned};
+use paxos::proposer::Input;
 use tokio::time::Instant;
 
+use super::learners::Progress;
 use super::send::{Told, Untold};
-use super::{Answer, Progress, Run};
+use super::{Answer, Run};
 use crate::config::Role;
-use crate::paxos::ids::{NodeId, NodeName, Slot};
-use crate::paxos::message::{Learn, Learned};
-use crate::paxos::proposer::Input;
 
 /// So many learners must have applied a value and know no outcome of it, or all there are, before
 /// it is given up.

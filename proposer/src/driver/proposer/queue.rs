@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Item;
+use super::requests::Item;
 
 /// So many of one job come before it is the next job's turn.
 const TURN: usize = 16;
@@ -67,7 +67,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::paxos::message::Value;
+    use paxos::message::Value;
 
     fn items(job: u64, count: usize) -> impl Iterator<Item = Item> {
         (0..count).map(move |index| Item {

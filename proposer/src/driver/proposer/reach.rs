@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use paxos::message::Message;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::{Event, Run};
 use crate::link::Link;
-use crate::paxos::message::Message;
 use crate::peers::{Breakers, Lane};
 use crate::reach::Look;
 

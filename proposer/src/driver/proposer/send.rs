@@ -7,16 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
+use paxos::ids::{NodeId, NodeName};
+use paxos::message::{Heartbeat, Message, Reply, Request};
+use paxos::proposer::{Input, Sent, To};
+use paxos::telling::Tell;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::{Event, Run};
 use crate::link::{Error as LinkError, Link};
 use crate::pace::Pace;
-use crate::paxos::ids::{NodeId, NodeName};
-use crate::paxos::message::{Heartbeat, Message, Reply, Request};
-use crate::paxos::proposer::{Input, Sent, To};
-use crate::paxos::telling::Tell;
 use crate::peers::{Breakers, CallError, Lane, guard, post};
 use crate::wire::HeartbeatBody;
 
@@ -49,7 +49,7 @@ pub(super) struct Took {
 /// A telling that is over.
 #[derive(Clone, Copy)]
 pub(super) struct Told {
-    pub(super) first: crate::paxos::ids::Slot,
+    pub(super) first: paxos::ids::Slot,
     pub(super) count: usize,
     bytes: usize,
     time: Duration,

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use paxos::ids::NodeId;
+use paxos::message::Reply;
 use tokio::time::Instant;
 use tracing::warn;
-
-use crate::paxos::ids::NodeId;
-use crate::paxos::message::Reply;
 
 /// From here on an acceptor is slow.
 const SLOW: Duration = Duration::from_millis(200);

@@ -1,0 +1,192 @@
+//! The bytes of the cluster's own traffic and of its logs. Numbers are little-endian. A frame:
+//!
+//! ```text
+//! 'P' · version u8 · from (role u8, id u8) · cluster u64, 0 when not known · kind u8 · body
+//! ```
+//!
+//! The receiver is named by the path that a frame is posted to, so a broadcast is encoded once.
+//! Outcomes of kinds that the first release does not know go only to peers that say that they take them
+//! (`node::link`); others get the nearest one that they know.
+//!
+//! Decoding never copies values: they are slices of the frame. It refuses what is cut short, too
+//! long or unknown.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::ids::ClusterId;
+pub use super::ids::NodeName;
+use super::message::Message;
+use super::record::Record;
+use super::roster::Roster;
+pub use entries::{Entry, decode_entries, encode_entries};
+use fields::*;
+use messages::{message, put_message};
+
+/// The version of this encoding. A node refuses frames of another one by name.
+pub const VERSION: u8 = 2;
+const MAGIC: u8 = b'P';
+
+/// A message on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Who sends it.
+    pub from: NodeName,
+    /// The cluster that it belongs to, once it knows.
+    pub cluster: Option<ClusterId>,
+    /// What it says.
+    pub message: Message,
+}
+
+/// Why bytes are no frame or no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not ours at all.
+    #[error("these bytes are no message of this service")]
+    NotAFrame,
+    /// Of another version.
+    #[error("the message has version {0}, and this node speaks version {VERSION}")]
+    Version(u8),
+    /// Ours, but cut short, too long or with an impossible number.
+    #[error("the message is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+mod entries;
+mod fields;
+mod messages;
+mod outcomes;
+
+type Result<T> = std::result::Result<T, Error>;
+
+impl Frame {
+    /// The bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(64 + self.message.size_hint());
+        out.put_u8(MAGIC);
+        out.put_u8(VERSION);
+        put_node_name(&mut out, self.from);
+        put_cluster(&mut out, self.cluster);
+        put_message(&mut out, &self.message);
+        out.freeze()
+    }
+
+    /// The frame in these bytes.
+    pub fn decode(mut bytes: Bytes) -> Result<Frame> {
+        if bytes.len() < 5 || bytes[0] != MAGIC {
+            return Err(Error::NotAFrame);
+        }
+        if bytes[1] != VERSION {
+            return Err(Error::Version(bytes[1]));
+        }
+        bytes.advance(2);
+        let from = node_name(&mut bytes)?;
+        let cluster = cluster(&mut bytes)?;
+        let message = message(&mut bytes)?;
+        if !bytes.is_empty() {
+            return Err(Error::Malformed("bytes follow its end"));
+        }
+        Ok(Frame {
+            from,
+            cluster,
+            message,
+        })
+    }
+}
+
+impl Record {
+    /// The bytes, as an acceptor's log keeps them.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        match self {
+            Record::Promised { ballot, run } => {
+                out.put_u8(4);
+                out.put_u64_le(ballot.number());
+                out.put_u64_le(*run);
+            }
+            Record::Known(roster) => {
+                out.put_u8(if roster.founders.is_some() { 7 } else { 6 });
+                put_cluster(&mut out, roster.cluster);
+                if let Some(founders) = roster.founders {
+                    out.put_u8(founders.count());
+                }
+                out.put_u32_le(roster.starts.len() as u32);
+                for (node, start) in &roster.starts {
+                    put_node_name(&mut out, *node);
+                    put_start(&mut out, *start);
+                }
+            }
+            Record::Trimmed {
+                promised,
+                run,
+                floor,
+                committed,
+            } => {
+                out.put_u8(5);
+                out.put_u64_le(promised.number());
+                out.put_u64_le(*run);
+                out.put_u64_le(floor.0);
+                out.put_u64_le(committed.0);
+            }
+            Record::Accepted {
+                ballot,
+                first,
+                values,
+                committed,
+            } => {
+                out.reserve(32 + values_size(values));
+                out.put_u8(2);
+                out.put_u64_le(ballot.number());
+                out.put_u64_le(first.0);
+                out.put_u64_le(committed.0);
+                put_values(&mut out, values);
+            }
+        }
+        out.freeze()
+    }
+
+    /// The record in these bytes.
+    pub fn decode(mut bytes: Bytes) -> Result<Record> {
+        let record = match u8(&mut bytes)? {
+            // Kinds 1 and 3 are those of logs from before an acceptor had a standing.
+            4 => Record::Promised {
+                ballot: ballot(&mut bytes)?,
+                run: u64(&mut bytes)?,
+            },
+            2 => {
+                let ballot = ballot(&mut bytes)?;
+                let (first, committed) = (slot(&mut bytes)?, slot(&mut bytes)?);
+                Record::Accepted {
+                    ballot,
+                    first,
+                    committed,
+                    values: values(&mut bytes, first)?,
+                }
+            }
+            5 => Record::Trimmed {
+                promised: promise(&mut bytes)?,
+                run: u64(&mut bytes)?,
+                floor: slot(&mut bytes)?,
+                committed: slot(&mut bytes)?,
+            },
+            // Kind 6 is also that of logs from before the founders were counted.
+            kind @ (6 | 7) => Record::Known(Roster {
+                cluster: cluster(&mut bytes)?,
+                founders: (kind == 7).then(|| members(&mut bytes)).transpose()?,
+                starts: list(&mut bytes, 26, |bytes| {
+                    Ok((node_name(bytes)?, start(bytes)?))
+                })?
+                .into_iter()
+                .collect(),
+            }),
+            _ => return Err(Error::Malformed("unknown kind of record")),
+        };
+        if bytes.is_empty() {
+            Ok(record)
+        } else {
+            Err(Error::Malformed("bytes follow its end"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

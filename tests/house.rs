@@ -1,0 +1,304 @@
+//! Rules for the structure of the code: which crate may use which, no cycles between modules, files that
+//! can be read at once, and queues with a bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each crate may use of the others.
+const ARROWS: [(&str, &[&str]); 3] = [
+    ("proposer/paxos", &[]),
+    ("proposer", &["paxos"]),
+    ("operator", &["paxos", "proposer"]),
+];
+/// Bytes, hashes and derived errors: nothing that could wait, ask the time or throw dice.
+const PURE: [&str; 5] = ["bytes", "crc32c", "hashbrown", "siphasher", "thiserror"];
+/// Lines of a file that is no test.
+const LONGEST: usize = 600;
+/// A queue that may grow says so, within so many lines before it.
+const REASON: &str = "Unbounded:";
+const REASON_WITHIN: usize = 6;
+
+#[test]
+fn crates_use_each_other_in_one_direction() {
+    let ours = BTreeSet::from([
+        "api",
+        "node",
+        "operator",
+        "paxos",
+        "paxos-operator",
+        "proposer",
+    ]);
+    for (krate, may) in ARROWS {
+        let used = dependencies(&read(&root().join(krate).join("Cargo.toml")));
+        let used = used.iter().filter(|name| ours.contains(name.as_str()));
+        let wrong: Vec<_> = used.filter(|name| !may.contains(&name.as_str())).collect();
+        assert!(wrong.is_empty(), "{krate} must not depend on {wrong:?}");
+    }
+}
+
+#[test]
+fn the_protocol_depends_on_nothing_that_is_not_pure() {
+    let used = dependencies(&read(&root().join("proposer/paxos/Cargo.toml")));
+    assert_eq!(used, PURE);
+}
+
+#[test]
+fn modules_of_a_crate_form_no_cycle() {
+    for (krate, _) in ARROWS {
+        let uses = uses(&sources(&root().join(krate).join("src")));
+        assert!(uses.len() > 5, "{krate}: {uses:?}");
+        let cycle = cycle(&uses);
+        assert_eq!(
+            cycle, None,
+            "{krate}: each of these modules uses the next one"
+        );
+    }
+}
+
+#[test]
+fn files_can_be_read_at_once() {
+    let too_long: Vec<_> = ["proposer/paxos/src", "proposer/src", "operator/src"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .filter(|source| source.text.lines().count() > LONGEST)
+        .map(|source| source.path)
+        .collect();
+    assert!(too_long.is_empty(), "over {LONGEST} lines: {too_long:?}");
+}
+
+#[test]
+fn queues_have_a_bound_or_say_why_not() {
+    let folders = ["proposer/paxos/src", "proposer/src", "operator/src"];
+    let all = folders.iter().flat_map(|f| sources(&root().join(f)));
+    let bare: Vec<_> = all
+        .flat_map(|source| {
+            let lines = unbounded(&source.text);
+            lines
+                .into_iter()
+                .map(move |line| (source.path.clone(), line))
+        })
+        .collect();
+    assert!(
+        bare.is_empty(),
+        "give it a bound, or say \"{REASON}\" why not: {bare:?}"
+    );
+}
+
+#[test]
+fn the_rules_notice_what_breaks_them() {
+    let manifest = "[package]\nname = \"a\"\n\n[dependencies]\ntokio.workspace = true\n\
+                    x = { path = \"../x\" }\n\n[dev-dependencies]\ny = \"1\"\n";
+    assert_eq!(dependencies(manifest), ["tokio", "x"]);
+
+    let source = |path: &str, text: &str| Source {
+        path: path.into(),
+        module: module_of(Path::new(path)).unwrap_or_default(),
+        text: text.to_owned(),
+    };
+    let uses_of = |texts: [&str; 3]| {
+        uses(&[
+            source("one.rs", texts[0]),
+            source("two/part.rs", texts[1]),
+            source("three.rs", texts[2]),
+        ])
+    };
+    let straight = [
+        "use crate::two::A;",
+        "use crate::{\n    three::{self, B},\n};",
+        "fn f() {}",
+    ];
+    assert_eq!(cycle(&uses_of(straight)), None);
+    let round = [straight[0], straight[1], "fn f() { crate::one::g() }"];
+    let found = cycle(&uses_of(round)).expect("a cycle");
+    assert_eq!(found.len(), 3, "{found:?}");
+    let in_words_and_tests = [
+        straight[0],
+        straight[1],
+        "// crate::one\n#[cfg(test)]\nmod tests {\n    use crate::one;\n}\n",
+    ];
+    assert_eq!(cycle(&uses_of(in_words_and_tests)), None);
+    let of_the_root = [straight[0], straight[1], "use super::one;"];
+    assert!(cycle(&uses_of(of_the_root)).is_some());
+
+    assert_eq!(unbounded("let a = mpsc::unbounded_channel();"), [1]);
+    assert!(
+        unbounded("// Unbounded: one a second.\nlet a = mpsc::unbounded_channel();").is_empty()
+    );
+    assert_eq!(module_of(Path::new("a/tests.rs")), None);
+    assert_eq!(module_of(Path::new("a/b/c.rs")).as_deref(), Some("a"));
+}
+
+/// A file that is no test.
+struct Source {
+    path: PathBuf,
+    /// The module of the crate's root that it belongs to; empty for the root itself.
+    module: String,
+    text: String,
+}
+
+/// The module of the crate's root that a file is in; `None` for tests.
+fn module_of(path: &Path) -> Option<String> {
+    let mut names: Vec<_> = path.iter().map(|name| name.to_string_lossy()).collect();
+    let last = names.pop()?;
+    let last = last.strip_suffix(".rs")?.to_owned();
+    if last == "tests" || names.iter().any(|name| *name == "tests") {
+        return None;
+    }
+    match names.first() {
+        Some(first) => Some(first.to_string()),
+        None if last == "lib" || last == "main" => Some(String::new()),
+        None => Some(last),
+    }
+}
+
+fn sources(folder: &Path) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(&next).expect("a folder of the tree") {
+            let path = entry.expect("it can be listed").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if let Some(module) = module_of(path.strip_prefix(folder).unwrap()) {
+                let text = read(&path);
+                found.push(Source { path, module, text });
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{}", folder.display());
+    found
+}
+
+/// By module, those that it uses and the file in which it does.
+fn uses(sources: &[Source]) -> BTreeMap<String, BTreeMap<String, PathBuf>> {
+    let modules: BTreeSet<&str> = sources.iter().map(|s| s.module.as_str()).collect();
+    let mut uses: BTreeMap<String, BTreeMap<String, PathBuf>> = BTreeMap::new();
+    for source in sources.iter().filter(|source| !source.module.is_empty()) {
+        let own = uses.entry(source.module.clone()).or_default();
+        let code = code_of(&source.text);
+        let is_at_the_root = source.path.ends_with(format!("{}.rs", source.module));
+        let mut named = after(&code, "crate::");
+        if is_at_the_root {
+            named.extend(after(&code, "super::"));
+        }
+        named.retain(|name| modules.contains(name.as_str()) && *name != source.module);
+        own.extend(named.into_iter().map(|name| (name, source.path.clone())));
+    }
+    uses
+}
+
+/// The text without comments and without its tests.
+fn code_of(text: &str) -> String {
+    let text = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    let lines = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The names that follow a prefix: one, or those of a group in braces.
+fn after(code: &str, prefix: &str) -> Vec<String> {
+    let name_of = |text: &str| {
+        let part_of_name = |c: &char| c.is_alphanumeric() || *c == '_';
+        text.trim_start()
+            .chars()
+            .take_while(part_of_name)
+            .collect::<String>()
+    };
+    let mut names = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        let rest = &code[at + prefix.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            names.push(name_of(rest));
+            continue;
+        };
+        let mut depth = 1;
+        names.push(name_of(group));
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => names.push(name_of(&group[at + 1..])),
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+/// Modules each of which uses the next one, and the last one the first, with the files that do.
+fn cycle(uses: &BTreeMap<String, BTreeMap<String, PathBuf>>) -> Option<Vec<(String, PathBuf)>> {
+    fn visit(
+        at: &str,
+        uses: &BTreeMap<String, BTreeMap<String, PathBuf>>,
+        way: &mut Vec<(String, PathBuf)>,
+        done: &mut BTreeSet<String>,
+    ) -> bool {
+        for (next, file) in uses.get(at).into_iter().flatten() {
+            if let Some(start) = way.iter().position(|(name, _)| name == next) {
+                way.drain(..start);
+                way.last_mut().expect("it has the start").1 = file.clone();
+                return true;
+            }
+            if done.contains(next) {
+                continue;
+            }
+            way.last_mut().expect("it has where we are").1 = file.clone();
+            way.push((next.clone(), PathBuf::new()));
+            if visit(next, uses, way, done) {
+                return true;
+            }
+            way.pop();
+        }
+        done.insert(at.to_owned());
+        false
+    }
+    let mut done = BTreeSet::new();
+    uses.keys().find_map(|start| {
+        let mut way = vec![(start.clone(), PathBuf::new())];
+        (!done.contains(start) && visit(start, uses, &mut way, &mut done)).then_some(way)
+    })
+}
+
+/// The lines that make a queue without a bound and without a reason.
+fn unbounded(text: &str) -> Vec<usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    let makes =
+        |line: &str| line.contains("unbounded_channel()") || line.contains("mpsc::channel()");
+    let has_reason = |at: usize| {
+        let near = &lines[at.saturating_sub(REASON_WITHIN)..at];
+        near.iter().any(|line| line.contains(REASON))
+    };
+    let all = lines.iter().enumerate();
+    let bare = all.filter(|(at, line)| makes(line) && !has_reason(*at));
+    bare.map(|(at, _)| at + 1).collect()
+}
+
+/// The names under `[dependencies]`.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let section = manifest
+        .lines()
+        .skip_while(|line| *line != "[dependencies]");
+    let section = section.skip(1).take_while(|line| !line.starts_with('['));
+    let name = |line: &str| {
+        let end = line.find(['.', ' ', '='])?;
+        Some(line[..end].to_owned())
+    };
+    section.filter_map(name).collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}

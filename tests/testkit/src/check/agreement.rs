@@ -1,0 +1,158 @@
+//! A slot is chosen once, and it is what somebody proposed.
+
+use std::collections::BTreeMap;
+
+use paxos::acceptor::Record;
+use paxos::ids::{Ballot, Members, NodeId, Slot};
+use paxos::message::Value;
+
+/// Every vote and every proposal, by slot.
+#[derive(Debug)]
+pub struct Agreement {
+    members: Members,
+    slots: Vec<History>,
+    chosen_up_to: Slot,
+    /// How often clients proposed a value, less the slots in which it is chosen.
+    proposals: BTreeMap<Value, u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct History {
+    /// What the leaders proposed, once per ballot.
+    sent: Vec<(Ballot, Value)>,
+    /// Who voted, by ballot: bit k for acceptor k.
+    votes: Vec<(Ballot, u32)>,
+    /// The lowest ballot at which a quorum voted.
+    chosen: Option<(Ballot, Value)>,
+}
+
+impl History {
+    fn sent_at(&self, ballot: Ballot) -> Option<&Value> {
+        self.sent
+            .iter()
+            .find(|(at, _)| *at == ballot)
+            .map(|(_, value)| value)
+    }
+}
+
+impl Agreement {
+    /// Nothing is chosen.
+    pub fn new(members: Members) -> Agreement {
+        Agreement {
+            members,
+            slots: Vec::new(),
+            chosen_up_to: Slot::ZERO,
+            proposals: BTreeMap::new(),
+        }
+    }
+
+    /// What is chosen in a slot.
+    pub fn chosen(&self, slot: Slot) -> Option<&Value> {
+        let history = self.slots.get(usize::try_from(slot.0).ok()?)?;
+        history.chosen.as_ref().map(|(_, value)| value)
+    }
+
+    /// Every slot up to here is chosen.
+    pub fn chosen_up_to(&self) -> Slot {
+        self.chosen_up_to
+    }
+
+    pub(super) fn proposed(&mut self, value: &Value) {
+        *self.proposals.entry(value.clone()).or_default() += 1;
+    }
+
+    pub(super) fn accept_sent(&mut self, ballot: Ballot, first: Slot, values: &[Value]) {
+        assert_ne!(first, Slot::ZERO, "slot 0 never holds a value");
+        for (i, value) in values.iter().enumerate() {
+            let history = self.history(first.plus(i as u64));
+            match history.sent_at(ballot) {
+                Some(sent) => assert_eq!(sent, value, "a ballot carries one value per slot"),
+                None => history.sent.push((ballot, value.clone())),
+            }
+            if let Some((at, chosen)) = &history.chosen
+                && *at < ballot
+            {
+                assert_eq!(
+                    value, chosen,
+                    "a ballot after the choice carries what is chosen"
+                );
+            }
+        }
+    }
+
+    pub(super) fn durable(&mut self, acceptor: NodeId, record: &Record) {
+        let Record::Accepted {
+            ballot,
+            first,
+            values,
+            ..
+        } = record
+        else {
+            return;
+        };
+        for (i, value) in values.iter().enumerate() {
+            self.voted(acceptor, *ballot, first.plus(i as u64), value);
+        }
+        while self.chosen(self.chosen_up_to.next()).is_some() {
+            self.chosen_up_to = self.chosen_up_to.next();
+        }
+    }
+
+    fn voted(&mut self, acceptor: NodeId, ballot: Ballot, slot: Slot, value: &Value) {
+        let quorum = self.members.quorum() as u32;
+        let history = self.history(slot);
+        assert_eq!(
+            history.sent_at(ballot),
+            Some(value),
+            "a vote is for what its ballot's owner sent"
+        );
+        let index = history
+            .votes
+            .iter()
+            .position(|(at, _)| *at == ballot)
+            .unwrap_or_else(|| {
+                history.votes.push((ballot, 0));
+                history.votes.len() - 1
+            });
+        let voters = &mut history.votes[index].1;
+        *voters |= 1 << acceptor.number();
+        if voters.count_ones() < quorum {
+            return;
+        }
+        match &mut history.chosen {
+            Some((at, chosen)) => {
+                assert_eq!(chosen, value, "a slot is chosen once");
+                *at = ballot.min(*at);
+            }
+            None => {
+                for (at, sent) in &history.sent {
+                    assert!(
+                        *at < ballot || sent == value,
+                        "a ballot after the choice carries what is chosen"
+                    );
+                }
+                history.chosen = Some((ballot, value.clone()));
+                self.taken(slot, value);
+            }
+        }
+    }
+
+    fn taken(&mut self, slot: Slot, value: &Value) {
+        if value.is_noop() {
+            return;
+        }
+        match self.proposals.get_mut(value) {
+            Some(left) if *left > 0 => *left -= 1,
+            _ => panic!("{slot} holds {value:?}, which no client proposed for it"),
+        }
+    }
+
+    fn history(&mut self, slot: Slot) -> &mut History {
+        let index = slot.0 as usize;
+        assert!(index < 1 << 24, "slots are given out in order");
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, History::default);
+        }
+        &mut self.slots[index]
+    }
+}

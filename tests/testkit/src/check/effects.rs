@@ -1,0 +1,162 @@
+//! What requests do to the state: each its effect once, on its conditions, within the quota.
+
+use std::collections::BTreeMap;
+
+use paxos::codec::Entry;
+use paxos::command::{Command, Operation};
+use paxos::ids::Slot;
+use paxos::machine::{Applied, Outcome, Resource};
+use paxos::message::Value;
+use paxos::sessions::READ_KEPT_BYTES;
+use paxos::stamp::Terms;
+
+/// A memory for requests in which all that is sent here has room.
+const ENOUGH_MEMORY: u64 = 1 << 20;
+/// What each resource counts beside its texts.
+const RESOURCE_BYTES: u64 = 128;
+
+/// The state as it must be, kept in the plain way.
+#[derive(Debug)]
+pub struct Effects {
+    terms: Terms,
+    /// Log time, once a stamp was applied.
+    now: Option<u64>,
+    /// What became of each request where it was last executed, and when.
+    executed: BTreeMap<Value, (Applied, Option<u64>)>,
+    /// Version, last write and bytes, by name.
+    resources: BTreeMap<String, (u64, Slot, u64)>,
+}
+
+impl Effects {
+    /// Nothing has happened.
+    pub fn new(terms: Terms) -> Effects {
+        Effects {
+            terms,
+            now: None,
+            executed: BTreeMap::new(),
+            resources: BTreeMap::new(),
+        }
+    }
+
+    /// The next slot is applied for the first time.
+    pub(super) fn applied(&mut self, entry: &Entry) {
+        let (slot, applied) = (entry.slot, &entry.applied);
+        let decoded = Command::decode_with_stamp(&entry.value);
+        let (stamp, command) = decoded.expect("clients and leaders say what can be read");
+        if let Some(stamp) = stamp {
+            let elapsed = u64::from(stamp.elapsed_ms);
+            self.now = Some(self.now.map_or(elapsed, |now| now + elapsed));
+        }
+        let Some(command) = command else {
+            return assert_eq!(applied.outcome, Outcome::Noop);
+        };
+        let request = command.encode();
+        let known = self.executed.get(&request);
+        let is_recent = known.is_some_and(|(_, at)| {
+            let age = self.now.zip(*at).map_or(0, |(now, at)| now - at);
+            age <= self.terms.retry_window_ms.into()
+        });
+        if applied.slot != slot {
+            let (before, _) = known.expect("only what was executed is answered again");
+            return assert_eq!(applied, before, "a retry gets the first outcome");
+        }
+        match &applied.outcome {
+            Outcome::Committed { .. } | Outcome::NotCommitted { .. } => {
+                assert!(
+                    !is_recent,
+                    "{slot}: a request has its effect once within the retry window"
+                );
+                assert!(
+                    known.is_none() || command.sequence.is_none(),
+                    "{slot}: a request with a sequence never has a second effect"
+                );
+                self.change(slot, &command, &applied.outcome);
+            }
+            Outcome::Read(found) => {
+                let has_name = command.request_id.is_some() || command.sequence.is_some();
+                let was_kept = known.is_some_and(|(before, at)| {
+                    let small = |found: &Resource| found.data.len() <= READ_KEPT_BYTES;
+                    let is_small = match &before.outcome {
+                        Outcome::Read(found) => found.as_ref().is_none_or(small),
+                        _ => true,
+                    };
+                    at.is_some() && is_small && self.terms.retry_memory >= ENOUGH_MEMORY
+                });
+                assert!(
+                    !(has_name && is_recent && was_kept),
+                    "{slot}: a read with a name gets its first answer"
+                );
+                let current = self.resources.get(command.resource);
+                let found = found.as_ref().map(|found| (found.version, found.slot));
+                let expected = current.map(|(version, slot, _)| (*version, *slot));
+                assert_eq!(found, expected, "{slot}: a read sees the state");
+            }
+            Outcome::OldSequence { .. } | Outcome::OldTimestamp { .. } => {
+                assert!(!is_recent, "{slot}: what is recent is remembered");
+                return;
+            }
+            Outcome::Full => {
+                assert!(!is_recent, "{slot}: what is recent is remembered");
+                let memory = self.terms.retry_memory;
+                assert!(memory < ENOUGH_MEMORY, "{slot}: there is room");
+                return;
+            }
+            Outcome::Quota { .. } => {
+                assert!(
+                    self.is_over_quota(&command),
+                    "{slot}: the quota leaves room"
+                );
+                return;
+            }
+            Outcome::Noop | Outcome::Reused | Outcome::Untold | Outcome::Withheld => {
+                panic!(
+                    "{slot}: {:?} of a request with a name of its own",
+                    applied.outcome
+                )
+            }
+        }
+        self.executed.insert(request, (applied.clone(), self.now));
+    }
+
+    fn change(&mut self, slot: Slot, command: &Command<'_>, outcome: &Outcome) {
+        let current = self.resources.get(command.resource).copied();
+        let (version, last, _) = current.unwrap_or((0, Slot::ZERO, 0));
+        let holds = command
+            .if_version
+            .is_none_or(|expected| expected == version)
+            && command
+                .if_instance
+                .is_none_or(|expected| expected == last.0);
+        let new = match (holds, command.operation, current) {
+            (false, ..) => {
+                let instance = self.now.map(|_| last);
+                let expected = Outcome::NotCommitted { version, instance };
+                return assert_eq!(outcome, &expected, "{slot}: a condition does not hold");
+            }
+            (true, Operation::Delete, None) => 0,
+            (true, ..) => version + 1,
+        };
+        let expected = Outcome::Committed { version: new };
+        assert_eq!(outcome, &expected, "{slot}: what was refused has no effect");
+        assert!(!self.is_over_quota(command), "{slot}: the quota is kept");
+        if command.operation == Operation::Delete {
+            self.resources.remove(command.resource);
+        } else {
+            let row = (new, slot, bytes(command));
+            self.resources.insert(command.resource.to_owned(), row);
+        }
+    }
+
+    fn is_over_quota(&self, command: &Command<'_>) -> bool {
+        let is_write = command.operation == Operation::Write;
+        let before = self.resources.get(command.resource).map_or(0, |row| row.2);
+        let all: u64 = self.resources.values().map(|row| row.2).sum();
+        let grown = bytes(command);
+        self.now.is_some() && is_write && grown > before && all - before + grown > self.terms.quota
+    }
+}
+
+fn bytes(command: &Command<'_>) -> u64 {
+    let texts = command.resource.len() + command.data.len() + command.client_id.len();
+    RESOURCE_BYTES + texts as u64
+}

@@ -1,0 +1,124 @@
+//! One process, its disk, and what strikes it next.
+
+use std::collections::VecDeque;
+
+use paxos::acceptor::{Record, Room};
+use paxos::codec::NodeName;
+use paxos::ids::NodeId;
+use paxos::message::{Reply, Request};
+use paxos::output::Output;
+use paxos::proposer::Proposer;
+use paxos::roll_call::RollCall;
+use paxos::standing::Member;
+use paxos::votes::Answer;
+
+use super::desk::Desk;
+use super::disk::{BadWrite, Claims};
+use super::lists::Belongs;
+use super::log::{Copy, Log};
+use super::replica::{Replica, Shelf};
+use super::wire::Dialect;
+
+/// A node: at most one process at a time, on one disk.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Role and number.
+    pub(super) name: NodeName,
+    /// How often it was started before.
+    pub(super) life: u32,
+    /// It does nothing until then.
+    pub(super) paused_until: u64,
+    /// The next write goes wrong.
+    pub(super) bad_write: Option<BadWrite>,
+    /// Its clock runs at so many tenths of the true speed.
+    pub(super) clock: u64,
+    /// Its disk takes so many times longer than others.
+    pub(super) slow: u64,
+    /// How full its disk is.
+    pub(super) room: Room,
+    /// Which version of the encoding its program speaks.
+    pub(super) dialect: Dialect,
+    /// How many acceptors its list names.
+    pub(super) list: u8,
+    /// What a proposer or a learner has heard of the acceptors in this life.
+    pub(super) call: Option<RollCall>,
+    /// And what it knew of its cluster before.
+    pub(super) belongs: Option<Belongs>,
+    /// Whether its program writes down how many founded the cluster.
+    pub(super) counts: bool,
+    /// Only the newest election timer counts.
+    pub(super) election_timer: u64,
+    /// It is not the node's own disk any more: an acceptor must never vote again.
+    pub(super) lost: bool,
+    /// It is an older copy of it.
+    pub(super) set_back: bool,
+    /// It never starts again.
+    pub(super) gone: bool,
+    /// An older state of an acceptor's disk.
+    pub(super) copy: Option<Copy>,
+    /// The state at the moment when those of all were kept.
+    pub(super) early: Option<Copy>,
+    /// What runs.
+    pub(super) process: Process,
+    /// What it keeps.
+    pub(super) disk: Disk,
+}
+
+/// The process, if one runs.
+#[derive(Debug)]
+pub(super) enum Process {
+    /// None runs.
+    Down,
+    /// A proposer, and what its driver keeps for it.
+    Proposer(Proposer, Desk),
+    /// An acceptor with its queue.
+    Acceptor(Voter),
+    /// A learner and what it has applied.
+    Learner(Box<Replica>),
+}
+
+/// An acceptor's process: while one write is under way, what arrives waits and forms the next one.
+#[derive(Debug)]
+pub(super) struct Voter {
+    /// The state, ahead of the disk by the write under way.
+    pub(super) member: Member,
+    /// What waits.
+    pub(super) inbox: VecDeque<Waiting>,
+    /// The write under way.
+    pub(super) writing: Option<Write>,
+    /// How full its disk was when that was put together.
+    pub(super) room: Room,
+}
+
+/// What reaches an acceptor.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// A request.
+    Request(Asker, Request),
+    /// Another acceptor's answer to its own.
+    Heard(NodeId, Reply),
+}
+
+/// A write and whom it answers, if anybody.
+#[derive(Debug)]
+pub(super) enum Write {
+    /// Requests.
+    Answers(Vec<Asker>, Output<Record, Vec<Answer>>),
+    /// What it heard of its standing.
+    Standing(Output<Record, ()>),
+}
+
+/// Who waits for an answer: a node, by number, and its life. An answer never reaches another life,
+/// as it comes back on the connection of its question.
+pub(super) type Asker = (usize, u32);
+
+/// What a node keeps when its process ends.
+#[derive(Debug)]
+pub(super) enum Disk {
+    /// A proposer's.
+    Claims(Claims),
+    /// An acceptor's.
+    Log(Box<Log>),
+    /// A learner's.
+    Shelf(Shelf),
+}
