@@ -1,4 +1,4 @@
-//! The simulator's worlds with slow and far links, see `sim/worlds.rs`.
+//! The simulator's worlds in which one thing happens: see `sim/worlds.rs`.
 
 use testkit::sim::worlds;
 
@@ -35,6 +35,16 @@ fn a_leader_stays_where_no_proposer_reaches_a_learner() {
 #[test]
 fn what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back() {
     worlds::what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back();
+}
+
+#[test]
+fn old_requests_of_clients_that_rest_take_no_second_effect() {
+    worlds::old_requests_of_clients_that_rest_take_no_second_effect();
+}
+
+#[test]
+fn a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout() {
+    worlds::a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout();
 }
 
 #[test]

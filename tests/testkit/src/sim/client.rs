@@ -37,13 +37,16 @@ pub(super) struct Clients {
     values: u64,
     reads: u64,
     reads_in_log: u64,
-    sent: VecDeque<Value>,
+    sent: VecDeque<(usize, Value)>,
+    /// Who says nothing new for a while, and what it sent last: old requests of it still arrive.
+    resting: Option<(usize, Vec<Value>)>,
 }
 
 impl Clients {
     /// The values of one proposal: new ones, each unlike any other, and some sent before. At times all
     /// of them are others' and never sent again.
-    pub(super) fn values(&mut self, config: &Config, rng: &mut Rng) -> Vec<Value> {
+    pub(super) fn values(&mut self, config: &Config, now: u64, rng: &mut Rng) -> Vec<Value> {
+        self.take_turns(config.rests, now);
         let count = rng.between(1, config.burst);
         if rng.chance(config.floods) {
             let client = format!("flood-{}", rng.below(config.flooders));
@@ -54,19 +57,49 @@ impl Clients {
 
     fn value(&mut self, config: &Config, rng: &mut Rng) -> Value {
         if rng.chance(config.retries)
-            && let Some(again) = self.sent.get(rng.below(REMEMBERED as u64) as usize)
+            && let Some(again) = self.again(rng)
         {
-            return again.clone();
+            return again;
         }
         self.reads_in_log = config.reads_in_log;
         let bytes = rng.between(0, config.value_bytes) as usize;
-        let client = CLIENTS[rng.below(CLIENTS.len() as u64) as usize];
-        let value = self.of(client, bytes);
-        self.sent.push_back(value.clone());
+        let mut client = rng.below(CLIENTS.len() as u64) as usize;
+        if self.resting.as_ref().is_some_and(|(at, _)| *at == client) {
+            client = (client + 1) % CLIENTS.len();
+        }
+        let value = self.of(CLIENTS[client], bytes);
+        self.sent.push_back((client, value.clone()));
         if self.sent.len() > REMEMBERED {
             self.sent.pop_front();
         }
         value
+    }
+
+    /// One that was sent before.
+    fn again(&self, rng: &mut Rng) -> Option<Value> {
+        let place = rng.below(REMEMBERED as u64) as usize;
+        if let Some((_, values)) = &self.resting
+            && place.is_multiple_of(4)
+        {
+            return values.get(place / 4).cloned();
+        }
+        self.sent.get(place).map(|(_, value)| value.clone())
+    }
+
+    /// Has the clients rest for so long, one after the other, and all work in between; 0: none ever does.
+    fn take_turns(&mut self, rests: u64, now: u64) {
+        let Some(turn) = now.checked_div(rests) else {
+            return;
+        };
+        let turn = turn as usize % (2 * CLIENTS.len());
+        let who = (turn % 2 == 1).then_some(turn / 2);
+        if who != self.resting.as_ref().map(|(who, _)| *who) {
+            let of = |who| {
+                let sent = self.sent.iter().filter(|(client, _)| *client == who);
+                (who, sent.map(|(_, value)| value.clone()).collect())
+            };
+            self.resting = who.map(of);
+        }
     }
 
     /// A command unlike any other: a write with so many bytes of data, a removal, at times on a

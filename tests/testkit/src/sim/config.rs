@@ -50,6 +50,8 @@ pub struct Config {
     pub outcome_bytes: (usize, usize),
     /// Of so many values one is a READ; 0: none.
     pub reads_in_log: u64,
+    /// How long a client says nothing new, or all of them work, in milliseconds; 0: none ever rests.
+    pub rests: u64,
     /// The round all proposers have claimed before the start.
     pub first_round: u64,
     /// How many of a thousand programs speak another version of the encoding.
@@ -304,7 +306,11 @@ impl Config {
             set_back: r.chance(150),
             slow_for_good: r.chance(300),
             stores: pick(r, &[0, 0, 1, 2]),
+            rests: 0,
         };
+        // Drawn from what is there already: what earlier seeds have found stays what it was.
+        let rests = [0, 0, 2_000, 10_000][(config.propose_every + config.burst) as usize % 4];
+        let config = Config { rests, ..config };
         // Who had all when the acceptors were set back is for the learners to say there.
         match config.set_back {
             true => Config {

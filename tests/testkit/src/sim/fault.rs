@@ -177,7 +177,7 @@ impl Sim {
                 self.network.cut(leader, acceptor);
             }
         }
-        let values = self.clients.values(&self.config, &mut self.rng);
+        let values = self.clients.values(&self.config, self.now, &mut self.rng);
         self.offer(leader, values);
         self.network.set_links_from(leader, links);
         self.crash(leader, down);

@@ -106,6 +106,11 @@ impl Sim {
         self.offer(leader, values);
     }
 
+    /// Whatever the clients have to say now, new and again.
+    pub fn offer_some(&mut self) {
+        self.propose();
+    }
+
     /// How many slots are given out and not applied by any learner.
     pub fn open_slots(&self) -> u64 {
         let leader = self.leader().and_then(|(at, _)| self.proposer(at));

@@ -616,7 +616,7 @@ impl Sim {
         if proposer.open_slots() >= self.config.open_slots {
             return;
         }
-        let values = self.clients.values(&self.config, &mut self.rng);
+        let values = self.clients.values(&self.config, self.now, &mut self.rng);
         self.offer(at, values);
     }
 

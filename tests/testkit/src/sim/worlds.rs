@@ -8,11 +8,12 @@
 
 use paxos::acceptor::TrimPolicy;
 use paxos::ids::{Role, Slot};
+use paxos::stamp::Terms;
 
 use super::{Config, Sim};
 
 /// All of them, by name.
-pub const WORLDS: [(&str, fn()); 7] = [
+pub const WORLDS: [(&str, fn()); 9] = [
     (
         "large_writes_use_slow_links_well_and_send_nothing_twice",
         large_writes_use_slow_links_well_and_send_nothing_twice,
@@ -40,6 +41,14 @@ pub const WORLDS: [(&str, fn()); 7] = [
     (
         "what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back",
         what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_comes_back,
+    ),
+    (
+        "old_requests_of_clients_that_rest_take_no_second_effect",
+        old_requests_of_clients_that_rest_take_no_second_effect,
+    ),
+    (
+        "a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout",
+        a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout,
     ),
 ];
 
@@ -268,4 +277,41 @@ pub fn what_no_node_has_any_more_is_not_made_up_and_counts_again_when_a_disk_com
         assert_eq!(sim.applied(0), sim.applied(1));
         assert!(sim.applied(0) > forgotten);
     }
+}
+
+/// Clients rest for longer than the retry window while others write, and requests of theirs from before
+/// still arrive. What comes of each is for the checker's rule on effects.
+pub fn old_requests_of_clients_that_rest_take_no_second_effect() {
+    let mut sim = led_in(&Config {
+        burst: 4,
+        retries: 300,
+        rests: 3_000,
+        floods: 0,
+        reads_in_log: 0,
+        value_bytes: 10,
+        terms: Terms {
+            retry_window_ms: 1_000,
+            retry_memory: 1 << 20,
+            quota: u64::MAX,
+        },
+        ..Config::quiet(1, 1, 0)
+    });
+    for _ in 0..3_000 {
+        sim.offer_some();
+        sim.wait(10);
+    }
+    settle(&mut sim);
+    assert!(sim.chosen() > Slot(3_000), "{:?}", sim.chosen());
+}
+
+/// A promise takes a second, and no election timeout is longer than 0.8 of one.
+pub fn a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout() {
+    let mut sim = led_in(&Config {
+        sync: (1_000, 1_000),
+        ..Config::quiet(3, 1, 0)
+    });
+    let (_, term) = sim.leader().unwrap();
+    sim.offer_large(8, KB);
+    settle(&mut sim);
+    assert_eq!(sim.leader().map(|(_, ballot)| ballot), Some(term));
 }
