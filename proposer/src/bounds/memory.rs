@@ -9,10 +9,15 @@ pub const DEFAULT_LIMIT: u64 = 512 << 20;
 /// Version 1 says so when there is no limit.
 const UNLIMITED: u64 = 1 << 60;
 
+/// The limit in bytes that the cgroups set; `None`: they set none.
+pub(crate) fn of_this_process() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    of_cgroups(Path::new("/sys/fs/cgroup"), &groups)
+}
+
 /// The limit in bytes.
 pub fn limit() -> u64 {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = of_cgroups(Path::new("/sys/fs/cgroup"), &groups).unwrap_or(DEFAULT_LIMIT);
+    let limit = of_this_process().unwrap_or(DEFAULT_LIMIT);
     let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     limit.min(total(&machine).unwrap_or(u64::MAX))
 }
