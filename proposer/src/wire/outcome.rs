@@ -57,9 +57,9 @@ pub const NO_LEADER_DETAIL: &str =
     "no leader is known, and the request has no effect: send it again after Retry-After seconds";
 
 /// What a client should do when the leader has no place for its request.
-pub const NOT_PROPOSED_DETAIL: &str = "the leader had no place for it in time, as the acceptors do not vote for what came before it, or \
-     only slowly. The request has no effect: see /status of the acceptors, and send it again after \
-     Retry-After seconds";
+pub const NOT_PROPOSED_DETAIL: &str = "the leader had no place for it in time: what came before it still waits for acceptors to vote or \
+     for a learner to apply it. The request has no effect: see /status of the acceptors and learners, \
+     and send it again after Retry-After seconds";
 
 /// What a client should do when there is no memory to remember its request.
 pub const FULL_DETAIL: &str = "the memory for requests that may be sent again is full of requests younger than the retry window, \

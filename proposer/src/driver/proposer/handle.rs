@@ -37,7 +37,8 @@ pub enum Answer {
     Unknown,
     /// No leader took it: it has no effect.
     NoLeader,
-    /// The leader had no place for it in time, as what came before it is not chosen: it has no effect.
+    /// The leader had no place for it in time, as what came before it is not chosen or not applied: it has no
+    /// effect.
     NotProposed,
     /// The acceptors have no room for it, and why: it has no effect.
     NoRoom(Arc<str>),
