@@ -179,7 +179,7 @@ pub const CONFIGURATIONS: [Configuration; 19] = [
             ticks: 2,
             ..Small::LEAST
         },
-        states: Some(4_235_540),
+        states: Some(4_715_512),
         quick: false,
     },
     Configuration {
@@ -243,7 +243,7 @@ pub const CONFIGURATIONS: [Configuration; 19] = [
             disks_lost: 1,
             ..Small::LEAST
         },
-        states: Some(497_608),
+        states: Some(758_756),
         quick: false,
     },
     Configuration {
