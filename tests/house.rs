@@ -1,9 +1,10 @@
 //! Rules for the structure of the code: which crate may use which, no cycles between modules, files that
-//! can be read at once, and queues with a bound.
+//! can be read at once, queues with a bound, and manifests from which an image can be built.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What each crate may use of the others.
 const ARROWS: [(&str, &[&str]); 3] = [
@@ -86,6 +87,31 @@ fn queues_have_a_bound_or_say_why_not() {
 }
 
 #[test]
+fn what_dockerignore_leaves_is_a_workspace() {
+    let context = tempfile::tempdir().unwrap();
+    let list = read(&root().join(".dockerignore"));
+    for part in list.lines().filter_map(|line| line.strip_prefix('!')) {
+        copy(&root().join(part), &context.path().join(part));
+    }
+    let metadata = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .args([
+            "metadata",
+            "--locked",
+            "--offline",
+            "--no-deps",
+            "--format-version=1",
+        ])
+        .current_dir(context.path())
+        .output()
+        .expect("cargo runs");
+    let said = String::from_utf8_lossy(&metadata.stderr);
+    assert!(
+        metadata.status.success(),
+        "every member needs its manifest: {said}"
+    );
+}
+
+#[test]
 fn the_rules_notice_what_breaks_them() {
     let manifest = "[package]\nname = \"a\"\n\n[dependencies]\ntokio.workspace = true\n\
                     x = { path = \"../x\" }\n\n[dev-dependencies]\ny = \"1\"\n";
@@ -122,6 +148,7 @@ fn the_rules_notice_what_breaks_them() {
     assert!(cycle(&uses_of(of_the_root)).is_some());
 
     assert_eq!(unbounded("let a = mpsc::unbounded_channel();"), [1]);
+    assert_eq!(unbounded("let a = mpsc::channel::<u8>();"), [1]);
     assert!(
         unbounded("// Unbounded: one a second.\nlet a = mpsc::unbounded_channel();").is_empty()
     );
@@ -177,7 +204,9 @@ fn uses(sources: &[Source]) -> BTreeMap<String, BTreeMap<String, PathBuf>> {
     for source in sources.iter().filter(|source| !source.module.is_empty()) {
         let own = uses.entry(source.module.clone()).or_default();
         let code = code_of(&source.text);
-        let is_at_the_root = source.path.ends_with(format!("{}.rs", source.module));
+        let file = |name: String| source.path.ends_with(name);
+        let module = &source.module;
+        let is_at_the_root = file(format!("{module}.rs")) || file(format!("{module}/mod.rs"));
         let mut named = after(&code, "crate::");
         if is_at_the_root {
             named.extend(after(&code, "super::"));
@@ -271,8 +300,14 @@ fn cycle(uses: &BTreeMap<String, BTreeMap<String, PathBuf>>) -> Option<Vec<(Stri
 /// The lines that make a queue without a bound and without a reason.
 fn unbounded(text: &str) -> Vec<usize> {
     let lines: Vec<&str> = text.lines().collect();
-    let makes =
-        |line: &str| line.contains("unbounded_channel()") || line.contains("mpsc::channel()");
+    // With a type between the name and the parentheses, or without.
+    let makes = |line: &str| {
+        let names = ["unbounded_channel", "mpsc::channel", "mpsc::unbounded"];
+        let mut made = names
+            .iter()
+            .flat_map(|name| [format!("{name}("), format!("{name}::<")]);
+        made.any(|call| line.contains(&call))
+    };
     let has_reason = |at: usize| {
         let near = &lines[at.saturating_sub(REASON_WITHIN)..at];
         near.iter().any(|line| line.contains(REASON))
@@ -282,8 +317,24 @@ fn unbounded(text: &str) -> Vec<usize> {
     bare.map(|(at, _)| at + 1).collect()
 }
 
-/// The names under `[dependencies]`.
+/// A file, or a folder with all in it.
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    }
+}
+
+/// The names under `[dependencies]`; there must be no other place for them.
 fn dependencies(manifest: &str) -> Vec<String> {
+    for other in ["[dependencies.", "[target.", "[build-dependencies"] {
+        assert!(!manifest.contains(other), "{other} hides what is used");
+    }
     let section = manifest
         .lines()
         .skip_while(|line| *line != "[dependencies]");
