@@ -9,6 +9,9 @@ use crate::message::{Learn, Request, Value, Values};
 /// How many ticks after an acceptor had no room it is asked again.
 pub(super) const ASK_FULL_TICKS: u64 = 20;
 
+/// After so many failures in a row an acceptor is taken to be down: the pauses between them are 63 ticks.
+pub(super) const SILENT_FAILURES: u32 = 8;
+
 impl Proposer {
     /// Whether it can have anything new chosen: so many acceptors have room for votes, or may have
     /// it. Only a leader knows that they have not.
@@ -22,15 +25,19 @@ impl Proposer {
         usize::from(self.members.count()) - unable >= self.members.quorum()
     }
 
-    /// Acceptors that were asked in vain for a vote that is still wanted, but for those that are full.
+    /// Acceptors that were asked in vain for a vote that is still wanted, again and again, but for those
+    /// that are full. One that starts again, or whose connection broke, is not meant: what waits for it is
+    /// chosen in a moment.
     pub fn silent(&self) -> BTreeSet<NodeId> {
         let Phase::Leading(leading) = &self.phase else {
             return BTreeSet::new();
         };
         let batches = leading.in_flight.values();
         let in_vain = batches.flat_map(|batch| {
-            let failed = batch.failed.keys().copied();
-            failed.filter(|acceptor| !batch.votes.contains(acceptor))
+            let failed = batch.failed.iter();
+            let long = failed.filter(|(_, failure)| failure.count >= SILENT_FAILURES);
+            let long = long.map(|(acceptor, _)| *acceptor);
+            long.filter(|acceptor| !batch.votes.contains(acceptor))
         });
         in_vain
             .filter(|acceptor| !leading.no_room.contains_key(acceptor))

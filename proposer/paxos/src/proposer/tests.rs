@@ -1,5 +1,5 @@
 use super::election::PREPARE_TIMEOUTS;
-use super::replication::ASK_FULL_TICKS;
+use super::replication::{ASK_FULL_TICKS, SILENT_FAILURES};
 use super::*;
 
 mod again;
@@ -835,8 +835,12 @@ fn a_leader_with_a_full_acceptor_and_one_that_is_down_has_no_room() {
     };
     step(&mut leader, failed(1));
     assert!(leader.has_room(), "the two others may have");
-    step(&mut leader, failed(2));
     reply(&mut leader, 3, accepted(1, 1));
+    for _ in 1..SILENT_FAILURES {
+        step(&mut leader, failed(2));
+    }
+    assert!(leader.has_room(), "it may only start again");
+    step(&mut leader, failed(2));
     assert_eq!(leader.committed(), Slot::ZERO);
     assert!(!leader.has_room());
     assert_eq!(leader.silent(), BTreeSet::from([node(2)]));
@@ -850,14 +854,17 @@ fn a_leader_with_a_full_acceptor_and_one_that_is_down_has_no_room() {
 fn acceptors_that_are_down_are_no_reason_to_refuse_while_none_is_full() {
     let mut leader = leader();
     step(&mut leader, Input::Propose(vec![value("a")]));
-    for acceptor in [1, 2] {
-        let sent = Sent::Accept {
-            ballot: mine(),
-            first: Slot(1),
-        };
-        let from = node(acceptor);
-        step(&mut leader, Input::Failed { from, sent });
+    for _ in 0..SILENT_FAILURES {
+        for acceptor in [1, 2] {
+            let sent = Sent::Accept {
+                ballot: mine(),
+                first: Slot(1),
+            };
+            let from = node(acceptor);
+            step(&mut leader, Input::Failed { from, sent });
+        }
     }
+    assert_eq!(leader.silent(), BTreeSet::from([node(1), node(2)]));
     assert!(leader.has_room());
 }
 
