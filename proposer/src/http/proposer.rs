@@ -216,7 +216,7 @@ fn not_executed(applied: &Applied) -> Option<Problem> {
         (status = 200, description = "The outcome, with wait=true", body = OutcomeView<'_>),
         (status = 202, description = "It has its place in the log", body = OutcomeView<'_>),
         (status = 409, description = "requestId or sequence was used before with another body, or the request may be older than what is remembered of its client: it was not executed"),
-        (status = 503, description = "No leader is known, too busy, no memory to remember it, or over the quota, or the acceptors' volumes are full: it was not executed; or too much is being read"),
+        (status = 503, description = "No leader is known or none takes it in time, too busy, no memory to remember it, or over the quota, or the acceptors' volumes are full: it was not executed; or too much is being read"),
         (status = 504, description = "The outcome is not known in time: send it again", body = OutcomeView<'_>)
     )
 )]
@@ -272,7 +272,7 @@ async fn propose(
     responses(
         (status = 200, description = "The outcomes, with wait=true, or of none", body = Vec<OutcomeView<'_>>),
         (status = 202, description = "All have their places in the log, or the answer says which have not", body = Vec<OutcomeView<'_>>),
-        (status = 503, description = "No leader is known, too busy, no memory to remember them, or over the quota, or the acceptors' volumes are full: none was executed"),
+        (status = 503, description = "No leader is known or none takes it in time, too busy, no memory to remember them, or over the quota, or the acceptors' volumes are full: none was executed"),
         (status = 504, description = "No outcome is known in time: send it again", body = Vec<OutcomeView<'_>>)
     )
 )]

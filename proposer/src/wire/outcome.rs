@@ -57,8 +57,8 @@ pub const NO_LEADER_DETAIL: &str =
     "no leader is known, and the request has no effect: send it again after Retry-After seconds";
 
 /// What a client should do when the leader has no place for its request.
-pub const NOT_PROPOSED_DETAIL: &str = "the leader had no place for it in time: what came before it still waits for acceptors to vote or \
-     for a learner to apply it. The request has no effect: see /status of the acceptors and learners, \
+pub const NOT_PROPOSED_DETAIL: &str = "the leader did not take it in time: it cannot be reached, or what came before it still waits for \
+     acceptors to vote or for a learner to apply it. The request has no effect: see /status of the nodes, \
      and send it again after Retry-After seconds";
 
 /// What a client should do when there is no memory to remember its request.

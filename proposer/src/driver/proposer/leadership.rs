@@ -7,6 +7,7 @@ use rand::Rng;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::full::Full;
 use super::requests::Item;
 use super::{Answer, Event, Run};
 
@@ -66,6 +67,7 @@ impl Run {
 
     pub(super) fn leader_changed(&mut self) {
         let leader = self.core.leader();
+        self.full = Full::default();
         if let Some(ballot) = leader {
             self.behind = None;
             self.stores_asked = None;
