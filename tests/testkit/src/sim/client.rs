@@ -40,6 +40,8 @@ pub(super) struct Clients {
     sent: VecDeque<(usize, Value)>,
     /// Who says nothing new for a while, and what it sent last: old requests of it still arrive.
     resting: Option<(usize, Vec<Value>)>,
+    /// How many requests of those that rest were sent again.
+    pub(super) resent: u64,
 }
 
 impl Clients {
@@ -76,12 +78,14 @@ impl Clients {
     }
 
     /// One that was sent before.
-    fn again(&self, rng: &mut Rng) -> Option<Value> {
+    fn again(&mut self, rng: &mut Rng) -> Option<Value> {
         let place = rng.below(REMEMBERED as u64) as usize;
         if let Some((_, values)) = &self.resting
             && place.is_multiple_of(4)
         {
-            return values.get(place / 4).cloned();
+            let value = values.get(place / 4).cloned();
+            self.resent += u64::from(value.is_some());
+            return value;
         }
         self.sent.get(place).map(|(_, value)| value.clone())
     }

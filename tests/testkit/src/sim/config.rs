@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 23;
+pub const VERSION: u32 = 24;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -308,7 +308,7 @@ impl Config {
             stores: pick(r, &[0, 0, 1, 2]),
             rests: 0,
         };
-        // Drawn from what is there already: what earlier seeds have found stays what it was.
+        // Drawn from what is there already, so that the rest of a seed's world stays as it was.
         let rests = [0, 0, 2_000, 10_000][(config.propose_every + config.burst) as usize % 4];
         let config = Config { rests, ..config };
         // Who had all when the acceptors were set back is for the learners to say there.

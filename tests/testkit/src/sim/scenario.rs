@@ -111,6 +111,11 @@ impl Sim {
         self.propose();
     }
 
+    /// How many requests of clients that rest were sent again.
+    pub fn resent(&self) -> u64 {
+        self.clients.resent
+    }
+
     /// How many slots are given out and not applied by any learner.
     pub fn open_slots(&self) -> u64 {
         let leader = self.leader().and_then(|(at, _)| self.proposer(at));

@@ -1,5 +1,5 @@
-//! Links with bandwidth, queues and round trips, in the simulator with production's limits: what is
-//! sent is what is needed, and a slow link is slow, not dead.
+//! Worlds in which one thing happens, in the simulator with production's limits. Most have links with
+//! bandwidth, queues and round trips: what is sent is what is needed, and a slow link is slow, not dead.
 //!
 //! *Needed* is what the task takes at least: an Accept to each acceptor (all get what is chosen, in
 //! the end), each value once to each learner, a quorum's votes to a learner that fetches, and a
@@ -306,6 +306,7 @@ pub fn old_requests_of_clients_that_rest_take_no_second_effect() {
     }
     settle(&mut sim);
     assert!(sim.chosen() > Slot(3_000), "{:?}", sim.chosen());
+    assert!(sim.resent() > 100, "{}", sim.resent());
 }
 
 /// A promise takes a second, and no election timeout is longer than 0.8 of one.
