@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the protocol must not know of: time, disks, networks, chance, threads, hashing order.
-const IMPURE: [&str; 12] = [
+const IMPURE: [&str; 14] = [
     "tokio",
     "axum",
     "hyper",
     "std::time",
+    "Instant",
+    "SystemTime",
     "std::net",
     "std::fs",
     "std::env",
