@@ -149,6 +149,11 @@ fn the_rules_notice_what_breaks_them() {
 
     assert_eq!(unbounded("let a = mpsc::unbounded_channel();"), [1]);
     assert_eq!(unbounded("let a = mpsc::channel::<u8>();"), [1]);
+    assert_eq!(
+        unbounded("let a = mpsc::unbounded_channel::<Vec<u8>>();"),
+        [1]
+    );
+    assert!(unbounded("let a = mpsc::channel::<Vec<u8>>(16);").is_empty());
     assert!(
         unbounded("// Unbounded: one a second.\nlet a = mpsc::unbounded_channel();").is_empty()
     );
@@ -300,13 +305,11 @@ fn cycle(uses: &BTreeMap<String, BTreeMap<String, PathBuf>>) -> Option<Vec<(Stri
 /// The lines that make a queue without a bound and without a reason.
 fn unbounded(text: &str) -> Vec<usize> {
     let lines: Vec<&str> = text.lines().collect();
-    // With a type between the name and the parentheses, or without.
     let makes = |line: &str| {
-        let names = ["unbounded_channel", "mpsc::channel", "mpsc::unbounded"];
-        let mut made = names
-            .iter()
-            .flat_map(|name| [format!("{name}("), format!("{name}::<")]);
-        made.any(|call| line.contains(&call))
+        let any = ["unbounded_channel", "mpsc::unbounded"];
+        // That of the standard library takes no bound.
+        any.iter().any(|name| calls(line, name).is_some())
+            || calls(line, "mpsc::channel") == Some("")
     };
     let has_reason = |at: usize| {
         let near = &lines[at.saturating_sub(REASON_WITHIN)..at];
@@ -328,6 +331,16 @@ fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(from, to).unwrap();
     }
+}
+
+/// What a line passes to a function of that name, with or without a type in between.
+fn calls<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = line.split_once(name)?;
+    let rest = match rest.strip_prefix("::<") {
+        Some(typed) => typed.split_once(">(")?.1,
+        None => rest.strip_prefix('(')?,
+    };
+    Some(rest.split_once(')')?.0)
 }
 
 /// The names under `[dependencies]`; there must be no other place for them.
