@@ -13,13 +13,7 @@ use operator::desired::to_document;
 use operator::render;
 use paxos::ids::Members;
 use serde_json::{Value, json};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the repository")
-        .to_owned()
-}
+use testkit::tools::root;
 
 fn parse(path: &Path) -> PaxosCluster {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

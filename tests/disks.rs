@@ -9,6 +9,7 @@ use node::config::Role;
 use serde_json::json;
 use testkit::cluster::client::Client;
 use testkit::cluster::{Cluster, Name, http};
+use testkit::files::copy;
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,17 +25,6 @@ fn folder(cluster: &Cluster, name: Name) -> &Path {
 
 fn wipe(cluster: &Cluster, name: Name) {
     fs::remove_dir_all(folder(cluster, name)).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
 }
 
 /// kill -9, and a start on a copy of another folder.

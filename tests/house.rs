@@ -6,6 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use testkit::files::{copy, rust_files};
+use testkit::tools::root;
+
 /// What each crate may use of the others.
 const ARROWS: [(&str, &[&str]); 3] = [
     ("proposer/paxos", &[]),
@@ -185,19 +188,13 @@ fn module_of(path: &Path) -> Option<String> {
 }
 
 fn sources(folder: &Path) -> Vec<Source> {
-    let mut found = Vec::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(&next).expect("a folder of the tree") {
-            let path = entry.expect("it can be listed").path();
-            if path.is_dir() {
-                open.push(path);
-            } else if let Some(module) = module_of(path.strip_prefix(folder).unwrap()) {
-                let text = read(&path);
-                found.push(Source { path, module, text });
-            }
-        }
-    }
+    let files = rust_files(folder).into_iter();
+    let found = files.filter_map(|path| {
+        let module = module_of(path.strip_prefix(folder).unwrap())?;
+        let text = read(&path);
+        Some(Source { path, module, text })
+    });
+    let found: Vec<_> = found.collect();
     assert!(!found.is_empty(), "{}", folder.display());
     found
 }
@@ -320,19 +317,6 @@ fn unbounded(text: &str) -> Vec<usize> {
     bare.map(|(at, _)| at + 1).collect()
 }
 
-/// A file, or a folder with all in it.
-fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
-    }
-}
-
 /// What a line passes to a function of that name, with or without a type in between.
 fn calls<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(name)?;
@@ -361,8 +345,4 @@ fn dependencies(manifest: &str) -> Vec<String> {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

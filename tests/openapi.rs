@@ -2,18 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, Request};
 use node::config::Role;
 use serde_json::Value as Json;
 use testkit::cluster::{Cluster, Name, http as wire};
+use testkit::files::rust_files;
+use testkit::tools::root;
 
 /// The routes of the sources. Those built from a variable are the cluster's own, below `/paxos/`.
 fn routes() -> BTreeSet<String> {
     let mut routes = BTreeSet::new();
-    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../proposer/src")) {
+    let files = rust_files(&root().join("proposer/src")).into_iter();
+    for file in files.filter(|file| !file.ends_with("tests.rs")) {
         let text = fs::read_to_string(&file).unwrap();
         for call in text.split(".route(").skip(1) {
             let argument = call.trim_start();
@@ -30,18 +32,6 @@ fn routes() -> BTreeSet<String> {
         }
     }
     routes
-}
-
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    let files = paths.flat_map(|path| match path.is_dir() {
-        true => sources(&path),
-        false => vec![path],
-    });
-    files
-        .filter(|file| !file.ends_with("tests.rs") && file.extension().is_some_and(|e| e == "rs"))
-        .collect()
 }
 
 /// What the server allows at a path; `None` when there is nothing.

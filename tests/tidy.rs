@@ -1,7 +1,10 @@
 //! Rules for the text of the tree that no compiler checks.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use testkit::files::rust_files;
+use testkit::tools::root;
 
 /// What the protocol must not know of: time, disks, networks, chance, threads, hashing order.
 const IMPURE: [&str; 14] = [
@@ -31,7 +34,7 @@ const UNFINISHED: [&str; 4] = [
 
 #[test]
 fn the_protocol_is_pure() {
-    let files: Vec<_> = sources(&root().join("proposer/paxos/src")).collect();
+    let files: Vec<_> = rust_files(&root().join("proposer/paxos/src"));
     assert!(files.len() >= 10, "{files:?}");
     let found = find(&files, &IMPURE);
     assert!(
@@ -58,7 +61,7 @@ fn every_canary_fits_the_code_as_it_is() {
 fn nothing_is_left_unfinished() {
     let files: Vec<_> = ["proposer", "operator", "tests"]
         .iter()
-        .flat_map(|part| sources(&root().join(part)))
+        .flat_map(|part| rust_files(&root().join(part)))
         .collect();
     let found = find(&files, &UNFINISHED);
     assert!(
@@ -103,29 +106,6 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-fn sources(dir: &Path) -> Box<dyn Iterator<Item = PathBuf>> {
-    let entries = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    Box::new(
-        entries.flat_map(|path| -> Box<dyn Iterator<Item = PathBuf>> {
-            if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
-                sources(&path)
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                Box::new([path].into_iter())
-            } else {
-                Box::new([].into_iter())
-            }
-        }),
-    )
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 #[test]
 fn tests_that_the_table_of_pains_names_exist() {
     let readme = fs::read_to_string(root().join("tests/README.md")).unwrap();
@@ -135,7 +115,7 @@ fn tests_that_the_table_of_pains_names_exist() {
     let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
     let sources: Vec<_> = ["operator", "proposer", "tests"]
         .iter()
-        .flat_map(|part| sources(&root().join(part)))
+        .flat_map(|part| rust_files(&root().join(part)))
         .map(|file| fs::read_to_string(file).unwrap())
         .collect();
     let mut named = 0;

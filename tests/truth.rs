@@ -3,7 +3,7 @@
 //! and what is still on some disk is found.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use node::config::Role;
 use serde_json::{Value as Json, json};
 use testkit::cluster::client::Client;
 use testkit::cluster::{Cluster, Name, http};
+use testkit::files::copy;
 
 /// Long enough for anything that works at all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,17 +21,6 @@ const MANY: u64 = 34_000;
 fn put(cluster: &Cluster, resource: &str, data: &str) -> u64 {
     let mut client = Client::new(format!("{resource} {data}"), cluster.urls(Role::Proposer));
     client.write(resource, json!(data)).0
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
 }
 
 fn kept(cluster: &Cluster, (role, id): Name) -> PathBuf {

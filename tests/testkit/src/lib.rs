@@ -2,6 +2,7 @@
 pub mod canaries;
 pub mod check;
 pub mod cluster;
+pub mod files;
 pub mod forge;
 pub mod fuzz;
 pub mod history;

@@ -10,6 +10,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 use testkit::canaries::{Canary, mutate, parse};
+use testkit::files;
+use testkit::tools::root;
 
 /// Parts of the proposer and of the tests that the copy has, beside all of the protocol.
 const PROPOSER: [&str; 7] = [
@@ -30,7 +32,7 @@ const PANIC: i32 = 101;
 fn main() -> ExitCode {
     let word = env::args().nth(1).unwrap_or_default();
     let seeds = env::args().nth(2).unwrap_or_else(|| "0..1000".into());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = root();
     let copy = root.join("target/canaries");
     let list = fs::read_to_string(root.join("tests/testkit/canaries.txt"))
         .expect("tests/testkit/canaries.txt is there");
@@ -192,15 +194,22 @@ fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
     let lib = bounds.to_owned() + &modules(&PROPOSER);
     fs::write(copy.join("proposer/src/lib.rs"), lib)?;
     let paxos = PathBuf::from("proposer/paxos");
-    copy_all(&root.join(&paxos), &copy.join(&paxos))?;
+    files::copy(&root.join(&paxos), &copy.join(&paxos));
     for (part, names) in [
         ("proposer/src", &PROPOSER[..]),
         ("tests/testkit/src", &TESTS[..]),
     ] {
         for name in names {
             let (from, to) = (root.join(part).join(name), copy.join(part).join(name));
-            copy_all(&from.with_extension("rs"), &to.with_extension("rs"))?;
-            copy_all(&from, &to)?;
+            // A module is a file, or a folder, or both.
+            for (from, to) in [
+                (from.with_extension("rs"), to.with_extension("rs")),
+                (from, to),
+            ] {
+                if from.exists() {
+                    files::copy(&from, &to);
+                }
+            }
         }
     }
     Ok(())
@@ -212,18 +221,4 @@ fn modules(names: &[&str]) -> String {
         .filter(|name| !name.contains('/'))
         .map(|name| format!("pub mod {name};\n"))
         .collect()
-}
-
-/// A file, or a folder with all in it; nothing if there is neither.
-fn copy_all(from: &PathBuf, to: &PathBuf) -> io::Result<()> {
-    if from.is_dir() {
-        for entry in fs::read_dir(from)? {
-            let entry = entry?;
-            copy_all(&entry.path(), &to.join(entry.file_name()))?;
-        }
-    } else if from.is_file() {
-        fs::create_dir_all(to.parent().unwrap_or(to))?;
-        fs::copy(from, to)?;
-    }
-    Ok(())
 }
