@@ -298,9 +298,15 @@ impl Member {
             return;
         }
         // Who is of another cluster may have the wrong disk itself: it is one witness less.
-        if let Refusal::OtherCluster { .. } | Refusal::NotAMember | Refusal::OtherCount { .. } =
-            refusal
-        {
+        let is_stranger = match refusal {
+            Refusal::OtherCluster { .. } | Refusal::NotAMember | Refusal::OtherCount { .. } => true,
+            // It wrote this very start down, so it is its own disk that has been exchanged since. A
+            // disk of another cluster says so itself, unless the question was put before the founding
+            // and named no cluster.
+            Refusal::OtherDisk { .. } => self.witnesses.contains(&from),
+            _ => false,
+        };
+        if is_stranger {
             self.strangers.insert(from);
             let others = usize::from(self.members.count()) - 1;
             let needed = match self.roster.cluster {

@@ -342,6 +342,41 @@ fn an_acceptor_with_a_disk_of_another_cluster_keeps_no_other_from_voting() {
     assert_eq!(world.refusal(id(1)), Some("other-cluster"));
 }
 
+/// Simulator, seed 408558.
+#[test]
+fn a_question_from_the_founding_that_reaches_a_disk_of_another_cluster_keeps_nobody_from_voting() {
+    let mut world = World::new(3);
+    world.start_all();
+    let (_, delayed) = world.up[&id(3)].enlist().unwrap();
+    world.meet();
+    let other = World::founded_later(3);
+    world.stop(id(1));
+    world.disks.insert(id(1), other.disks[&id(1)].clone());
+    world.start(id(1));
+    let reply = world.ask(id(1), delayed.clone()).unwrap();
+    let is_other_disk = |reply: &Reply| {
+        let refusal = match reply {
+            Reply::Refused { refusal, .. } => Some(refusal),
+            _ => None,
+        };
+        matches!(refusal, Some(Refusal::OtherDisk { .. }))
+    };
+    assert!(is_other_disk(&reply), "{reply:?}");
+    let heard = world.up.get_mut(&id(3)).unwrap().heard(id(1), &reply);
+    world.persist(id(3), heard);
+    assert_eq!(world.refusal(id(3)), None);
+    assert_eq!(world.voting(), [id(2), id(3)]);
+    // The same from a second one, and there is no quorum left that knows it.
+    world.stop(id(2));
+    world.disks.insert(id(2), other.disks[&id(2)].clone());
+    world.start(id(2));
+    let reply = world.ask(id(2), delayed).unwrap();
+    assert!(is_other_disk(&reply), "{reply:?}");
+    let heard = world.up.get_mut(&id(3)).unwrap().heard(id(2), &reply);
+    world.persist(id(3), heard);
+    assert_eq!(world.refusal(id(3)), Some("amnesia"));
+}
+
 #[test]
 fn an_acceptor_more_is_refused_however_it_is_added() {
     for older in [false, true] {
