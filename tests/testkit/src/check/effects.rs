@@ -1,11 +1,11 @@
 //! What requests do to the state: each its effect once, on its conditions, within the quota.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use paxos::codec::Entry;
 use paxos::command::{Command, Operation};
 use paxos::ids::Slot;
-use paxos::machine::{Applied, Outcome, Resource};
+use paxos::machine::{Applied, Outcome};
 use paxos::message::Value;
 use paxos::sessions::READ_KEPT_BYTES;
 use paxos::stamp::Terms;
@@ -23,6 +23,8 @@ pub struct Effects {
     now: Option<u64>,
     /// What became of each request where it was last executed, and when.
     executed: BTreeMap<Value, (Applied, Option<u64>)>,
+    /// READs that once found more than is kept: from then on each retry reads again, whatever it finds.
+    found_much: BTreeSet<Value>,
     /// Version, last write and bytes, by name.
     resources: BTreeMap<String, (u64, Slot, u64)>,
 }
@@ -34,6 +36,7 @@ impl Effects {
             terms,
             now: None,
             executed: BTreeMap::new(),
+            found_much: BTreeSet::new(),
             resources: BTreeMap::new(),
         }
     }
@@ -74,18 +77,19 @@ impl Effects {
             }
             Outcome::Read(found) => {
                 let has_name = command.request_id.is_some() || command.sequence.is_some();
-                let was_kept = known.is_some_and(|(before, at)| {
-                    let small = |found: &Resource| found.data.len() <= READ_KEPT_BYTES;
-                    let is_small = match &before.outcome {
-                        Outcome::Read(found) => found.as_ref().is_none_or(small),
-                        _ => true,
-                    };
-                    at.is_some() && is_small && self.terms.retry_memory >= ENOUGH_MEMORY
-                });
+                let was_kept = known.is_some_and(|(_, at)| at.is_some())
+                    && !self.found_much.contains(&request)
+                    && self.terms.retry_memory >= ENOUGH_MEMORY;
                 assert!(
                     !(has_name && is_recent && was_kept),
                     "{slot}: a read with a name gets its first answer"
                 );
+                if found
+                    .as_ref()
+                    .is_some_and(|found| found.data.len() > READ_KEPT_BYTES)
+                {
+                    self.found_much.insert(request.clone());
+                }
                 let current = self.resources.get(command.resource);
                 let found = found.as_ref().map(|found| (found.version, found.slot));
                 let expected = current.map(|(version, slot, _)| (*version, *slot));
