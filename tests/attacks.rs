@@ -7,7 +7,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use paxos::codec::Frame;
 use paxos::ids::{Ballot, NodeId, Slot};
 use paxos::message::{Forwarded, Learn, Message, Request, Value};

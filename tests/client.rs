@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use node::config::Role;
-use node::config::Target;
+use api::env::Role;
+use api::env::Target;
 use serde_json::{Value as Json, json};
 use testkit::cluster::{Cluster, binary, http};
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use api::env::{Config, Role};
 use kube::CustomResourceExt;
 use kube::core::cel::Validator;
-use node::config::{Config, Role};
 use operator::crd::PaxosCluster;
 use operator::desired::to_document;
 use operator::render;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::json;
 use testkit::cluster::client::Client;
 use testkit::cluster::{Cluster, Name, http};

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 use testkit::cluster::client::Client;

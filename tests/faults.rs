@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value as Json, json};
 use testkit::cluster::client::{Client, Outcome, Proposal};

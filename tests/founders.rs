@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use operator::local::{self, Node, check_folders};
 use serde_json::{Value, json};
 use testkit::cluster::client::Client;

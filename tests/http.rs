@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use api::env::Role;
 use http::{Method, Request};
-use node::config::Role;
 use serde_json::{Value as Json, json};
 use testkit::cluster::client::Client;
 use testkit::cluster::http::{Answer, agent, send};

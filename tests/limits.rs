@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
+use api::env::Role;
 use http::{Method, Request};
-use node::config::Role;
 use serde_json::Value as Json;
 use testkit::cluster::{Cluster, Name, http as wire};
 use testkit::files::rust_files;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::cluster::client::{Client, Outcome, Proposal};

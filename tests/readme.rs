@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use node::config::Role;
+use api::env::Role;
 use testkit::cluster::{Cluster, binary};
 
 /// The section whose commands are run.

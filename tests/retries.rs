@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::{Value as Json, json};
 use testkit::cluster::http::{self, Answer};
 use testkit::cluster::{Cluster, Name};
@@ -13,7 +13,7 @@ use ureq::Agent;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster whose proposers have these settings.
-fn cluster(counts: (u8, u8, u8), set: impl Fn(&mut node::config::Config)) -> Cluster {
+fn cluster(counts: (u8, u8, u8), set: impl Fn(&mut api::env::Config)) -> Cluster {
     let mut cluster = Cluster::prepare(counts.0, counts.1, counts.2);
     for name in cluster.of_role(Role::Proposer) {
         set(&mut cluster.node_mut(name).config);

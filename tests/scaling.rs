@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::json;
 use testkit::cluster::client::Client;
 use testkit::cluster::workload::{Load, Seen, Workload};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::{Value as Json, json};
 use testkit::cluster::workload::write_through_each;
 use testkit::cluster::{Cluster, Name, http};

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::json;
 use testkit::cluster::client::Client;
 use testkit::cluster::{Cluster, Name, binary, http};

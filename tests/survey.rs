@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::json;
 use testkit::cluster::client::Client;
 use testkit::cluster::{Cluster, Name, http};

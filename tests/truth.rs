@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::{Value as Json, json};
 use testkit::cluster::client::Client;
 use testkit::cluster::{Cluster, Name, http};

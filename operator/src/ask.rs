@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use api::env::DEFAULT_PORT;
+use api::problem::Problem;
+use api::status::Status;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use node::config::DEFAULT_PORT;
-use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -23,42 +24,6 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 const PROXY_TIMEOUT: Duration = Duration::from_secs(2);
 /// A `/status` is a few hundred bytes; more than this is not one.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
-
-/// The part of a node's `GET /status` that the operator reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Answer {
-    /// Who answers.
-    pub node_id: i32,
-    /// Whether it leads.
-    pub is_leader: bool,
-    /// Who leads, as far as it knows.
-    pub leader_id: Option<i32>,
-    /// The highest term it has seen a leader in.
-    pub term: i64,
-    /// The last instance that it knows to be chosen.
-    pub committed_instance_id: i64,
-    /// An acceptor's: why it must not vote.
-    pub refusal: Option<String>,
-    /// A learner's or a store's: why it has stopped for good.
-    pub halted: Option<String>,
-    /// The kind of that: a [`Kind`](node::driver::halt::Kind) by name, or one of a newer node.
-    pub halt_reason: Option<String>,
-    /// A proposer's: why none of them may lead.
-    pub behind: Option<String>,
-    /// A learner's: what it needs and no node has.
-    pub data_lost: Option<String>,
-    /// An acceptor's: up to here it has forgotten what was chosen.
-    pub trimmed_instance_id: Option<i64>,
-    /// An acceptor's: why it takes no new values, such as a volume that is almost full.
-    pub no_room: Option<String>,
-    /// A learner's: up to here it has on disk what was chosen.
-    pub durable_instance_id: Option<i64>,
-    /// Names its disk; the same after every restart.
-    pub incarnation: Option<String>,
-    /// What somebody should see to, such as an address at which another node answers.
-    pub warnings: Vec<String>,
-}
 
 /// A node, and how it can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +41,9 @@ pub struct Node {
 }
 
 /// How to ask a node how it is.
-pub trait NodeStatus: Send + Sync {
+pub trait AskNode: Send + Sync {
     /// `None` when it does not answer, or not in time, or not with a status.
-    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Answer>>;
+    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Status>>;
 
     /// Why it is not ready, in its own words; `None` when it is, or does not answer.
     fn why_unready(&self, node: &Node) -> BoxFuture<'static, Option<String>>;
@@ -164,7 +129,7 @@ impl OverHttp {
         timeout(limit, answer).await?
     }
 
-    async fn status(&self, way: Way, node: &Node) -> Option<Answer> {
+    async fn status(&self, way: Way, node: &Node) -> Option<Status> {
         let answer = match self.get(way, node, "/status").await {
             Ok((200, body)) => serde_json::from_slice(&body).map_err(Failure::from),
             Ok((code, _)) => Err(format!("it answers with code {code}").into()),
@@ -177,8 +142,8 @@ impl OverHttp {
     }
 }
 
-impl NodeStatus for OverHttp {
-    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Answer>> {
+impl AskNode for OverHttp {
+    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Status>> {
         let (this, node) = (self.clone(), node.clone());
         async move {
             let first = this.first();
@@ -200,17 +165,11 @@ impl NodeStatus for OverHttp {
         async move {
             let way = WAYS[this.first()];
             let (code, body) = this.get(way, &node, "/ready").await.ok()?;
-            let problem: Problem = serde_json::from_slice(&body).ok()?;
-            (code != 200).then_some(problem.detail)
+            let problem: Problem<'_> = serde_json::from_slice(&body).ok()?;
+            (code != 200).then(|| problem.detail.into_owned())
         }
         .boxed()
     }
-}
-
-/// What a node answers where it cannot do what it was asked.
-#[derive(Deserialize)]
-struct Problem {
-    detail: String,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -240,11 +199,13 @@ async fn get(stream: TcpStream, host: &str, path: &str) -> Result<(u16, Vec<u8>)
 
 #[cfg(test)]
 mod tests {
+    use api::status::{NodeStatus, ProposerStatus};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
-    async fn node_that_says(response: &'static str) -> Node {
+    async fn node_that_says(response: impl Into<String>) -> Node {
+        let response = response.into();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -262,12 +223,27 @@ mod tests {
         }
     }
 
+    fn proposer(node_id: u8) -> Status {
+        let node = NodeStatus {
+            node_id,
+            role: "proposer".into(),
+            ..NodeStatus::default()
+        };
+        Status::Proposer(ProposerStatus {
+            node,
+            is_leader: true,
+            term: 7,
+            ..ProposerStatus::default()
+        })
+    }
+
     /// An API server that reaches every pod, and says so.
     fn api_server() -> Client {
         let service = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
             let path = "/api/v1/namespaces/shop/pods/ledger-proposer-2:8080/proxy/status";
             assert_eq!(request.uri().path(), path);
-            let body = http_body_util::Full::new(bytes::Bytes::from("{\"node_id\":9}"));
+            let body = serde_json::to_vec(&proposer(9)).unwrap();
+            let body = http_body_util::Full::new(bytes::Bytes::from(body));
             Ok::<_, std::convert::Infallible>(http::Response::new(body))
         });
         Client::new(service, "default")
@@ -276,19 +252,10 @@ mod tests {
     #[tokio::test]
     async fn a_status_is_read_and_what_is_none_is_no_answer() {
         let nodes = OverHttp::new(api_server());
-        let node = node_that_says(
-            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
-             {\"node_id\":2,\"role\":\"proposer\",\"is_leader\":true,\"leader_id\":2,\"term\":7,\
-             \"committed_instance_id\":41,\"uptime\":1.5}",
-        );
-        let answer = Answer {
-            node_id: 2,
-            is_leader: true,
-            leader_id: Some(2),
-            term: 7,
-            committed_instance_id: 41,
-            ..Answer::default()
-        };
+        let answer = proposer(2);
+        let body = serde_json::to_string(&answer).unwrap();
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+        let node = node_that_says(format!("{head}{body}"));
         assert_eq!(nodes.ask(&node.await).await, Some(answer));
         for nonsense in [
             "HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\n{}",
@@ -306,20 +273,23 @@ mod tests {
         let mut node = node_that_says("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
         node.ready = true;
         let answer = nodes.ask(&node).await.unwrap();
-        assert_eq!(answer.node_id, 9);
+        assert_eq!(answer, proposer(9));
         // From then on at once: this one would answer by its address.
+        let body = serde_json::to_string(&proposer(1)).unwrap();
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
         let node = Node {
             ready: false,
-            ..node_that_says("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await
+            ..node_that_says(format!("{head}{body}")).await
         };
-        assert_eq!(nodes.ask(&node).await.unwrap().node_id, 9);
+        assert_eq!(nodes.ask(&node).await, Some(proposer(9)));
     }
 
     #[tokio::test]
     async fn a_node_says_itself_why_it_is_not_ready() {
         let nodes = OverHttp::new(api_server());
         let node = node_that_says(
-            "HTTP/1.1 503 Unavailable\r\nconnection: close\r\n\r\n{\"detail\":\"acceptor 3 is missing\"}",
+            "HTTP/1.1 503 Unavailable\r\nconnection: close\r\n\r\n\
+             {\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"acceptor 3 is missing\"}",
         );
         let why = nodes.why_unready(&node.await).await;
         assert_eq!(why.as_deref(), Some("acceptor 3 is missing"));

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::apply::Writes;
-use crate::ask::{Node, NodeStatus};
+use crate::ask::{AskNode, Node};
 use crate::crd::{Guarded, PaxosCluster, PaxosClusterSpec, PaxosClusterStatus};
 use crate::defaults::Defaults;
 use crate::names;
@@ -38,7 +38,7 @@ pub struct Options {
 /// What every reconciliation shares.
 pub struct Context {
     pub(crate) client: Client,
-    pub(crate) nodes: Box<dyn NodeStatus>,
+    pub(crate) nodes: Box<dyn AskNode>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) options: Options,
@@ -97,7 +97,7 @@ impl Context {
     /// A context whose calls go through `client`.
     pub fn new(
         client: Client,
-        nodes: Box<dyn NodeStatus>,
+        nodes: Box<dyn AskNode>,
         metrics: Arc<Metrics>,
         options: Options,
     ) -> Context {

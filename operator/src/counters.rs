@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use api::status::Status;
 use futures::future::join_all;
 use kube::ResourceExt;
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::apply::in_short;
-use crate::ask::Answer;
 use crate::context::Context;
 use crate::crd::Guarded;
 use crate::names;
@@ -32,11 +32,14 @@ pub(crate) async fn refresh(context: &Context, object: &Guarded) {
         return;
     }
     let answers = join_all(proposers.iter().map(|node| context.nodes.ask(node))).await;
-    let latest = |of: fn(&Answer) -> i64| answers.iter().flatten().map(of).max();
+    let latest = |of: fn(&Status) -> u64| {
+        let latest = answers.iter().flatten().map(of).max()?;
+        i64::try_from(latest).ok()
+    };
     let (Some(known), Some(term), Some(committed)) = (
         context.known_status(object),
-        latest(|answer| answer.term),
-        latest(|answer| answer.committed_instance_id),
+        latest(|said| said.term().unwrap_or(0)),
+        latest(Status::committed_instance_id),
     ) else {
         return;
     };

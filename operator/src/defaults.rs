@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use api::env::Role;
 use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
-use node::config::Role;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::env::{self, DEFAULT_RETRY_WINDOW, MIN_STATE_QUOTA, Target};
 use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use node::config::DEFAULT_RETRY_WINDOW;
-use node::config::Target;
-use node::quota;
-use node::quota::MIN_STATE_QUOTA;
 use paxos::stamp::RETRY_WINDOW_MS;
 use serde_json::Value;
 
@@ -131,7 +128,7 @@ pub(crate) fn parse_domain(given: Option<&str>) -> Result<Option<String>, Invali
         return Ok(None);
     };
     let domain = given.strip_suffix('.').unwrap_or(given);
-    match node::config::host(domain) {
+    match env::host(domain) {
         Some(domain) if domain.split('.').all(|label| !label.is_empty()) => Ok(Some(domain)),
         _ => Err(Invalid::new(
             "spec.clusterDomain",
@@ -236,7 +233,7 @@ pub(crate) fn parse_hosts(hosts: &[String]) -> Result<Vec<String>, Invalid> {
         return Err(Invalid::new("spec.hosts", problem));
     }
     let parse = |(i, name): (usize, &String)| {
-        node::config::host(name).ok_or_else(|| {
+        env::host(name).ok_or_else(|| {
             let problem =
                 format!("is {name:?}, must be a name without a port, such as paxos.example.com");
             Invalid::new(format!("spec.hosts[{i}]"), problem)
@@ -280,7 +277,7 @@ pub(crate) fn parse_quota(
     };
     let Some(given) = given else {
         let (own, learners) = (own.and_then(bytes), learners.and_then(bytes));
-        return Ok(learners.filter(|_| own != learners).map(quota::quota_for));
+        return Ok(learners.filter(|_| own != learners).map(env::quota_for));
     };
     let quantity = positive("spec.quota", given)?;
     match bytes(&quantity) {

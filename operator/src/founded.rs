@@ -4,9 +4,9 @@
 //! A cluster that is made again with another number would have quorums that need not meet those of its
 //! past. Its acceptors refuse that themselves; here it is noticed before anything is touched.
 
+use api::env::Role;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
-use node::config::Role;
 use paxos::ids::NodeId;
 
 use crate::cluster::Cluster;

@@ -9,9 +9,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use api::env::{Access, Config, Role};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use node::config::{Access, Config, Role};
 use tokio::sync::watch;
 use tokio::time::sleep;
 

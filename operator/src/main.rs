@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use api::env::DEFAULT_PORT;
 use clap::{CommandFactory, FromArgMatches};
 use futures::FutureExt;
 use kube::CustomResourceExt;
-use node::config::DEFAULT_PORT;
 use operator::ask::OverHttp;
 use operator::config::{Check, Cli, Command, Local, Run};
 use operator::context::{Context, Options};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use node::config::Role;
+use api::env::Role;
 use paxos::ids::NodeId;
 
 /// The API group.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use api::env::{DEFAULT_PORT, Role};
+use api::status::{AcceptorStatus, Halt, LearnerStatus, ProposerStatus, Status};
 use futures::future::join_all;
 use futures::try_join;
 use k8s_openapi::NamespaceResourceScope;
@@ -12,13 +14,11 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, ListParams};
-use kube::core::Status;
+use kube::core::Status as ApiStatus;
 use kube::{Client, Resource};
-use node::config::{DEFAULT_PORT, Role};
-use node::driver::halt::Kind;
 use serde::de::DeserializeOwned;
 
-use crate::ask::{Answer, Node, NodeStatus};
+use crate::ask::{AskNode, Node};
 use crate::causes::{self, Hearsay};
 use crate::cluster::{Cluster, Group};
 use crate::desired::PodMonitor;
@@ -49,32 +49,23 @@ pub struct Observed {
     /// The claims of the nodes' volumes, those of nodes that are gone included.
     pub claims: Vec<PersistentVolumeClaim>,
     /// Those proposers that answered.
-    pub proposers: Vec<Answer>,
+    pub proposers: Vec<ProposerStatus>,
     /// Those acceptors that answered.
-    pub acceptors: Vec<Answer>,
+    pub acceptors: Vec<AcceptorStatus>,
     /// Those learners that answered, asked after the acceptors.
-    pub learners: Vec<Answer>,
+    pub learners: Vec<LearnerStatus>,
     /// Acceptors that must not vote with the disk they have.
     pub refused: Vec<Refused>,
     /// Why learners and stores have stopped for good, by their pods.
-    pub halted: BTreeMap<String, Halted>,
+    pub halted: BTreeMap<String, Halt>,
     /// Why no proposer may lead, by the pods of those that say so.
     pub behind: BTreeMap<String, String>,
     /// What learners need and no node has, by their pods.
     pub data_lost: BTreeMap<String, String>,
     /// What each node said that answered, by its pod.
-    pub answers: BTreeMap<String, Answer>,
+    pub answers: BTreeMap<String, Status>,
     /// Why pods are not there or not ready, by those who know.
     pub hearsay: Hearsay,
-}
-
-/// A learner or a store that has stopped for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Halted {
-    /// What kind of reason it has; `None`: one that only a newer node knows.
-    pub kind: Option<Kind>,
-    /// Why, in its words.
-    pub why: String,
 }
 
 /// An acceptor that must not vote with the disk it has.
@@ -91,7 +82,7 @@ pub struct Refused {
 /// Reads everything that belongs to a cluster, then asks its nodes.
 pub async fn observe(
     client: &Client,
-    nodes: &dyn NodeStatus,
+    nodes: &dyn AskNode,
     cluster: &Cluster,
 ) -> kube::Result<Observed> {
     let made_for = names::made_for(&cluster.name);
@@ -127,26 +118,35 @@ pub async fn observe(
         });
         answers.extend(join_all(asked).await.into_iter().flatten());
     }
-    let answer = |pod: &Pod| answers.get(pod.metadata.name.as_ref()?).cloned();
-    let of = |role| {
-        let pods = pods.iter().filter(move |pod| plays(pod, role));
-        pods.filter_map(answer).collect()
-    };
-    let acceptors = pods.iter().filter(|pod| plays(pod, Role::Acceptor));
-    let refused = acceptors.filter_map(|pod| refused(pod, answer(pod)?));
+    let mut proposers = Vec::new();
+    let mut acceptors = Vec::new();
+    let mut learners = Vec::new();
+    for answer in answers.values() {
+        match answer {
+            Status::Proposer(proposer) => proposers.push(proposer.clone()),
+            Status::Acceptor(acceptor) => acceptors.push(acceptor.clone()),
+            Status::Learner(learner) => learners.push(learner.clone()),
+            Status::Store(_) => {}
+        }
+    }
+    let refused = answers.iter().filter_map(|(pod, answer)| {
+        Some(Refused {
+            claim: names::claim_of(pod),
+            pod: pod.clone(),
+            why: answer.refusal()?.to_owned(),
+        })
+    });
     let refused = refused.collect();
-    let said = |what: fn(&Answer) -> Option<String>| -> BTreeMap<String, String> {
-        let said = |(pod, answer): (&String, &Answer)| Some((pod.clone(), what(answer)?));
+    let said = |what: fn(&Status) -> Option<&str>| -> BTreeMap<String, String> {
+        let said =
+            |(pod, answer): (&String, &Status)| Some((pod.clone(), what(answer)?.to_owned()));
         answers.iter().filter_map(said).collect()
     };
-    let halted = answers.iter().filter_map(|(pod, answer)| {
-        let kind = answer.halt_reason.as_deref().and_then(Kind::named);
-        let why = answer.halted.clone()?;
-        Some((pod.clone(), Halted { kind, why }))
-    });
+    let halted = answers.iter();
+    let halted = halted.filter_map(|(pod, answer)| Some((pod.clone(), answer.halt()?)));
     let halted = halted.collect();
-    let behind = said(|answer| answer.behind.clone());
-    let data_lost = said(|answer| answer.data_lost.clone());
+    let behind = said(Status::behind);
+    let data_lost = said(Status::data_lost);
     let asked = causes::to_ask(&stateful_sets, &pods, &claims);
     let warnings = warnings(client, cluster, &asked);
     let unready = pods.iter().filter_map(|pod| node(cluster, pod));
@@ -168,9 +168,9 @@ pub async fn observe(
         network_policies,
         pod_monitors,
         claims,
-        proposers: of(Role::Proposer),
-        acceptors: of(Role::Acceptor),
-        learners: of(Role::Learner),
+        proposers,
+        acceptors,
+        learners,
         pods,
         refused,
         halted,
@@ -337,7 +337,7 @@ async fn pod_monitors(
 
 /// Whether an answer says that there is no such kind: it is none of the API server's own, but a plain
 /// "404 page not found", for which the client has a reason of its own.
-pub(crate) fn is_undefined(status: &Status) -> bool {
+pub(crate) fn is_undefined(status: &ApiStatus) -> bool {
     status.code == 404
 }
 
@@ -360,15 +360,6 @@ pub(crate) fn plays(pod: &Pod, role: Role) -> bool {
     labels.and_then(|labels| labels.get(names::ROLE_LABEL)) == Some(&role.to_string())
 }
 
-fn refused(pod: &Pod, answer: Answer) -> Option<Refused> {
-    let pod = pod.metadata.name.clone()?;
-    Some(Refused {
-        claim: names::claim_of(&pod),
-        pod,
-        why: answer.refusal?,
-    })
-}
-
 /// Where the node of a pod is, once it has an address.
 pub(crate) fn node(cluster: &Cluster, pod: &Pod) -> Option<Node> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
@@ -384,21 +375,15 @@ pub(crate) fn node(cluster: &Cluster, pod: &Pod) -> Option<Node> {
 }
 
 /// Who leads in the latest term of which anybody knows: by its own word, or else by the others'.
-pub(crate) fn leader(answers: &[Answer]) -> Option<i32> {
-    let node = |id: i32| (1..=255).contains(&id).then_some(id);
-    let latest = |a: &&Answer| a.term;
-    match answers
-        .iter()
-        .filter(|answer| answer.is_leader)
-        .max_by_key(latest)
-    {
-        Some(leader) => node(leader.node_id),
+pub(crate) fn leader(answers: &[ProposerStatus]) -> Option<i32> {
+    let latest = |a: &&ProposerStatus| a.term;
+    let leads = answers.iter().filter(|answer| answer.is_leader);
+    let id = match leads.max_by_key(latest) {
+        Some(leader) => Some(leader.node.node_id),
         None => {
-            answers
-                .iter()
-                .filter(|answer| answer.leader_id.is_some_and(|id| node(id).is_some()))
-                .max_by_key(latest)?
-                .leader_id
+            let followers = answers.iter().filter(|answer| answer.leader_id.is_some());
+            followers.max_by_key(latest)?.leader_id
         }
-    }
+    };
+    id.filter(|id| *id > 0).map(i32::from)
 }

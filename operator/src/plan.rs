@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use node::config::Role;
+use api::env::Role;
 
 use crate::cluster::Cluster;
 

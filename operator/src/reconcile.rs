@@ -6,6 +6,7 @@ mod report;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::env::Role;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
@@ -15,7 +16,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
-use node::config::Role;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;

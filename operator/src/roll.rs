@@ -5,11 +5,11 @@
 //! and at last the one that leads, which hands over when it is told to end. An acceptor whose disk is
 //! refused is away for good and holds up nobody.
 
+use api::env::Role;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::SignedDuration;
-use node::config::Role;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

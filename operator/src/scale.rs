@@ -8,8 +8,8 @@
 //! Learners leave one at a time, and only when one that stays has on disk all that the acceptors have
 //! forgotten: that was on the disks of a majority of the learners, which may be those that leave.
 
+use api::env::Role;
 use k8s_openapi::api::core::v1::Pod;
-use node::config::Role;
 use paxos::ids::NodeId;
 
 use crate::cluster::Cluster;
@@ -74,24 +74,20 @@ fn keep(cluster: &Cluster, observed: &Observed, live: u8) -> Option<String> {
     }
     let quorum = cluster.members.quorum();
     let acceptors = &observed.acceptors;
-    let floors = acceptors
-        .iter()
-        .filter_map(|acceptor| acceptor.trimmed_instance_id);
-    let floors: Vec<i64> = floors.collect();
-    if floors.len() < quorum {
+    if acceptors.len() < quorum {
         return Some("a learner may leave when a quorum of acceptors answers".to_owned());
     }
-    let floor = floors.into_iter().max().unwrap_or(0);
+    let floors = acceptors
+        .iter()
+        .map(|acceptor| acceptor.trimmed_instance_id);
+    let floor = floors.max().unwrap_or(0);
     let wanted = cluster
         .group(Role::Learner)
         .map_or(0, |group| group.replicas);
     let mut staying = observed.learners.iter();
     let has_all = staying.any(|learner| {
-        let stays = (1..=i32::from(wanted)).contains(&learner.node_id);
-        stays
-            && learner
-                .durable_instance_id
-                .is_some_and(|durable| durable >= floor)
+        let stays = (1..=wanted).contains(&learner.node.node_id);
+        stays && learner.durable_instance_id >= floor
     });
     (!has_all).then(|| {
         format!(
@@ -115,10 +111,10 @@ fn last_pod(cluster: &Cluster, role: Role, pods: &[Pod]) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use api::status::{AcceptorStatus, LearnerStatus, NodeStatus};
     use serde_json::json;
 
     use super::*;
-    use crate::ask::Answer;
     use crate::desired;
 
     fn cluster(learners: u8) -> Cluster {
@@ -138,26 +134,31 @@ mod tests {
     }
 
     /// Three learners with pods, of which two acceptors have forgotten up to instance 50.
-    fn three_learners(durable: [Option<i64>; 3]) -> Observed {
+    fn three_learners(durable: [Option<u64>; 3]) -> Observed {
         let set = json!({ "metadata": { "name": "ledger-learner" }, "spec": {
             "replicas": 3, "selector": {}, "template": {},
         }});
-        let answer = |node_id, durable_instance_id, trimmed_instance_id| Answer {
-            node_id,
-            durable_instance_id,
+        let learners = (1..).zip(durable).filter_map(|(node_id, durable)| {
+            Some(LearnerStatus {
+                node: NodeStatus {
+                    node_id,
+                    ..NodeStatus::default()
+                },
+                durable_instance_id: durable?,
+                ..LearnerStatus::default()
+            })
+        });
+        let acceptors = [40, 50].map(|trimmed_instance_id| AcceptorStatus {
             trimmed_instance_id,
-            ..Answer::default()
-        };
-        let learners = (1..).zip(durable).filter(|(_, durable)| durable.is_some());
+            ..AcceptorStatus::default()
+        });
         Observed {
             stateful_sets: vec![serde_json::from_value(set).unwrap()],
             pods: (1..=3)
                 .map(|k| pod(&format!("ledger-learner-{k}")))
                 .collect(),
-            learners: learners
-                .map(|(id, durable)| answer(id, durable, None))
-                .collect(),
-            acceptors: vec![answer(1, None, Some(40)), answer(3, None, Some(50))],
+            learners: learners.collect(),
+            acceptors: acceptors.into(),
             ..Observed::default()
         }
     }
@@ -221,7 +222,7 @@ mod tests {
         observed.pods.clear();
         observed.config_maps = desired::desired(&cluster(3), &Plan::new(&cluster(3))).config_maps;
         assert_eq!(learners(1, &observed), (3, 3), "by the list");
-        observed.learners[0].durable_instance_id = Some(50);
+        observed.learners[0].durable_instance_id = 50;
         assert_eq!(learners(1, &observed), (2, 2));
         assert_eq!(learners(3, &observed), (3, 3), "none leaves");
     }

@@ -12,11 +12,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use api::env::{self, Config, Role};
 use paxos::ids::NodeName;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-
-use crate::config::{self, Config, Role};
 
 /// How often the files are read.
 const EVERY: Duration = Duration::from_secs(1);
@@ -112,7 +111,7 @@ impl Files {
     fn read(&mut self, lists: &Lists) -> Option<Lists> {
         let mut changed = lists.clone();
         for role in Role::ALL {
-            let found = config::read(&self.dir, role).map_err(|error| error.kind());
+            let found = env::read(&self.dir, role).map_err(|error| error.kind());
             if self.seen.get(&role) == Some(&found) {
                 continue;
             }
@@ -155,8 +154,8 @@ impl Files {
             Ok(None) => return Err("it is gone".to_owned()),
             Err(error) => return Err(format!("it cannot be read ({error})")),
         };
-        let list = config::list(role, text).map_err(|wrong| {
-            let expected = config::EXPECTED_LIST;
+        let list = env::list(role, text).map_err(|wrong| {
+            let expected = env::EXPECTED_LIST;
             format!("it holds {text:?}, not {expected}; {wrong}")
         })?;
         if role == Role::Acceptor && list.len() != self.acceptors {

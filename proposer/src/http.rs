@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use api::env::Config;
+use api::status::NodeStatus;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -20,13 +22,12 @@ use utoipa::IntoParams;
 
 use crate::addresses::Addresses;
 use crate::bounds::{self, Kind, Spent};
-use crate::config::Config;
 use crate::identity::Identity;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::problem::{BodyLimits, Params, Problem, finish, no_memory};
 use crate::survey::Survey;
-use crate::wire::answers::{Health, LogsView, NodeStatus, Ready};
+use crate::wire::answers::{Health, LogsView, Ready};
 use door::{Caller, Door};
 
 pub mod acceptor;
@@ -129,8 +130,8 @@ pub(crate) async fn status<S: RoleState>(State(state): State<Arc<S>>) -> Json<S:
     let node = state.node();
     Json(state.status(NodeStatus {
         node_id: node.name().id.number(),
-        role: node.name().role.name(),
-        version: env!("CARGO_PKG_VERSION"),
+        role: node.name().role.name().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
         uptime: node.started.elapsed().as_secs(),
         cluster: node.identity.cluster().map(|cluster| cluster.to_string()),
         incarnation: format!("{:016x}", node.identity.start().incarnation),

@@ -7,13 +7,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use api::env::{Config, Role};
 use bytes::Bytes;
 use paxos::codec::Frame;
 use paxos::ids::{ClusterId, Members, NodeId, NodeName};
 use paxos::message::{Message, Reply, Request};
 use paxos::standing::{Refusal, Start};
 
-use crate::config::{Config, Role};
 use crate::json_file::{self, Fields, Loaded};
 use crate::media::FileMedia;
 use crate::snapshots::Snapshots;

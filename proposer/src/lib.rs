@@ -2,14 +2,13 @@
 //!
 //! The protocol, the crate [`paxos`], decides and is pure; [`driver`] runs it, one thread per role;
 //! [`wal`], [`state_file`], [`snapshots`] and [`database`] are its doors to the disk, [`peers`] and
-//! [`link`] those to other nodes; [`http`] is what clients see, and [`wire`] the JSON they speak; [`config`] reads the
-//! environment; [`client`] is the client's side of all this, a command of the same program.
+//! [`link`] those to other nodes; [`http`] is what clients see, and [`wire`] the JSON they speak;
+//! [`client`] is the client's side of all this, a command of the same program.
 
 pub mod addresses;
 pub mod bounds;
 pub mod breaker;
 pub mod client;
-pub mod config;
 pub mod database;
 pub mod driver;
 pub mod http;
@@ -38,13 +37,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use api::env::{Config, Role};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
 use addresses::Addresses;
 use bounds::{Bounds, Limits};
-use config::{Config, Role};
 use driver::StartError;
 use driver::barrier::Barrier;
 use http::Node;

@@ -1,5 +1,6 @@
 //! The cluster's own traffic: a message goes out as one `POST`, and its answer comes back.
 
+use api::env::Role;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
@@ -11,7 +12,6 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::addresses::Addresses;
-use crate::config::Role;
 use crate::identity::{Identity, OtherCluster};
 use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
 

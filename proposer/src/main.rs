@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use node::config::Config;
+use api::env::Config;
 use node::driver::StartError;
 use node::media::FileMedia;
 use node::{client, logs, serve};

@@ -7,6 +7,7 @@ mod peers;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::env::{Config, Role};
 use paxos::machine::Ledger;
 use paxos::message::{Reply, Request};
 use paxos::standing::Refusal;
@@ -18,7 +19,6 @@ use prometheus::{
 };
 
 use crate::bounds::{CUT, Shown};
-use crate::config::{Config, Role};
 use make::Maker;
 
 pub use make::Described;

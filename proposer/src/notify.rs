@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::env::{Config, Role, Target};
 use bytes::Bytes;
 use http::Request;
 use http::header::{CONTENT_TYPE, HOST};
@@ -26,7 +27,6 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::addresses::Addresses;
-use crate::config::{Config, Role, Target};
 use crate::logs;
 use crate::metrics::Metrics;
 

@@ -16,9 +16,8 @@ use http::header::{CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use http_body_util::BodyExt;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::bounds::{Kind, Reading, SMALL};
 pub(crate) use names::Named;
@@ -130,33 +129,15 @@ impl Problem {
     }
 }
 
-/// An error, as in RFC 9457.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Problem)]
-pub struct ProblemView<'a> {
-    /// The status in words.
-    title: &'a str,
-    /// The answer's status.
-    #[schema(minimum = 400, maximum = 599)]
-    status: u16,
-    /// What is wrong, and what to do.
-    detail: &'a str,
-    /// The same in a word, where programs may act by it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(flatten)]
-    #[schema(ignore)]
-    numbers: &'a BTreeMap<&'static str, u64>,
-}
-
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let wire = ProblemView {
-            title: self.status.canonical_reason().unwrap_or("Error"),
+        let numbers = self.numbers.iter();
+        let wire = api::problem::Problem {
+            title: self.status.canonical_reason().unwrap_or("Error").into(),
             status: self.status.as_u16(),
-            detail: &self.detail,
-            reason: self.reason,
-            numbers: &self.numbers,
+            detail: self.detail.as_str().into(),
+            reason: self.reason.map(Into::into),
+            numbers: numbers.map(|(name, n)| ((*name).into(), *n)).collect(),
         };
         // Strings and numbers: there is nothing in it that could fail.
         let body = serde_json::to_vec(&wire).unwrap_or_default();

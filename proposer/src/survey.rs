@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api::env::{self, Config, Role};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use http::{Request, header};
@@ -23,7 +24,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::addresses::Addresses;
-use crate::config::{self, Config, Role};
 use crate::identity::Identity;
 
 /// The pause between two rounds.
@@ -96,7 +96,7 @@ impl Survey {
         needy: impl Fn() -> bool + Send + 'static,
     ) {
         self.state().me = Some(identity.clone());
-        let roles = config::needs(config.role, config.use_cluster_store);
+        let roles = env::needs(config.role, config.use_cluster_store);
         let (survey, addresses) = (self.clone(), addresses.clone());
         tokio::spawn(async move {
             loop {

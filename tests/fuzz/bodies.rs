@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use api::env::Role;
 use bytes::Bytes;
 use http::{Method, Request};
-use node::config::Role;
 use paxos::codec::Frame;
 use paxos::ids::ClusterId;
 use proptest::prelude::*;

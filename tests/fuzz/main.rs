@@ -7,9 +7,9 @@ mod roles;
 
 use std::collections::BTreeMap;
 
+use api::env::Config;
 use bytes::Bytes;
 use messages::{command, damaged, entries, frame, record, value};
-use node::config::Config;
 use node::json_file::{self, Loaded};
 use node::media::{Media, MediaFile, SimMedia};
 use node::snapshots::Snapshots;

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
+use api::env::Role;
 use bytes::Bytes;
-use node::config::Role;
 use paxos::codec::Frame;
 use paxos::ids::{Ballot, ClusterId, NodeId, Slot};
 use paxos::message::{Learn, Message, Request, Value};

@@ -2,7 +2,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::Signal;
 use serde_json::Value;
 use testkit::local::Local;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::{Config, Role};
+use api::env::{Config, Role};
 use node::metrics::{Described, Metrics};
 use operator::telemetry::Metrics as OperatorMetrics;
 use paxos::ids::NodeId;

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::{Value as Json, json};
 use testkit::cluster::{Cluster, http};
 

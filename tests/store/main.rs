@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value as Json, json};
 use testkit::cluster::client::{Client, Outcome, Proposal};

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use api::env::Role;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::core::Status;
-use node::config::Role;
 use paxos::ids::NodeId;
 use serde_json::json;
 

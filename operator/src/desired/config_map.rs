@@ -1,7 +1,7 @@
 //! The lists of addresses that running nodes follow.
 
+use api::env::{DEFAULT_PORT, Role};
 use k8s_openapi::api::core::v1::ConfigMap;
-use node::config::{DEFAULT_PORT, Role};
 use paxos::ids::NodeId;
 
 use super::metadata;

@@ -1,8 +1,8 @@
 //! How many pods of a role may be evicted at once.
 
+use api::env::Role;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use node::config::Role;
 
 use super::{label_selector, metadata};
 use crate::cluster::{Cluster, Group};

@@ -12,12 +12,12 @@ pub(crate) mod stateful_set;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use api::env::Role;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use node::config::Role;
 
 use crate::cluster::{Cluster, Group};
 use crate::crd::PaxosCluster;

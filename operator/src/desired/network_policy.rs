@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use api::env::Target;
+use api::env::{DEFAULT_PORT, Role};
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
     NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use node::config::Target;
-use node::config::{DEFAULT_PORT, Role};
 
 use super::{label_selector, metadata};
 use crate::cluster::{Access, Cluster};

@@ -1,8 +1,8 @@
 //! What has the Prometheus operator scrape the nodes. Its own definition may be absent.
 
+use api::env::Role;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
-use node::config::Role;
 use serde::{Deserialize, Serialize};
 
 use super::metadata;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use api::env::Role;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use node::config::Role;
 use serde_json::{Map, Value};
 
 use super::stateful_set;

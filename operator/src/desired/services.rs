@@ -1,9 +1,9 @@
 //! How pods are found: by peers through a headless Service of each role, by clients through
 //! one for those that take their requests, and one for each role that serves reads.
 
+use api::env::{DEFAULT_PORT, Role};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use node::config::{DEFAULT_PORT, Role};
 
 use super::{metadata, selector};
 use crate::cluster::Cluster;

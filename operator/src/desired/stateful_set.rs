@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::env::{Access, Config, DEFAULT_DATA_DIR, DEFAULT_PORT, DEFAULT_RETRY_WINDOW, Role};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetOrdinals, StatefulSetPersistentVolumeClaimRetentionPolicy,
     StatefulSetSpec, StatefulSetUpdateStrategy,
@@ -15,7 +16,6 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use node::config::{Access, Config, DEFAULT_DATA_DIR, DEFAULT_PORT, DEFAULT_RETRY_WINDOW, Role};
 
 use paxos::ids::NodeId;
 use serde_json::json;

@@ -7,9 +7,9 @@ use std::io::{IsTerminal, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::status::Status;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -62,19 +62,6 @@ impl Console {
     }
 }
 
-/// What a node says of itself in `/status`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-pub(super) struct Status {
-    #[serde(default)]
-    ready: bool,
-    #[serde(default)]
-    is_leader: bool,
-    #[serde(default)]
-    term: u64,
-    #[serde(default)]
-    committed_instance_id: u64,
-}
-
 pub(super) async fn ask(node: &Node) -> Option<Status> {
     let asked = async {
         let stream = TcpStream::connect(("127.0.0.1", node.config.port))
@@ -96,16 +83,17 @@ fn summary(nodes: &[Node], states: &[Option<Status>]) -> String {
     let leader = nodes.iter().zip(states).find_map(|(node, state)| {
         state
             .as_ref()
-            .filter(|state| state.is_leader)
+            .filter(|state| state.is_leader())
             .map(|state| (node, state))
     });
-    let ready = states.iter().flatten().filter(|state| state.ready).count();
+    let ready = states.iter().flatten();
+    let ready = ready.filter(|state| state.node().ready).count();
     match leader {
         Some((node, state)) => format!(
             "{ready}/{} ready, {} leads in term {}",
             nodes.len(),
             node.pod,
-            state.term
+            state.term().unwrap_or(0)
         ),
         None => format!("{ready}/{} ready, no leader", nodes.len()),
     }
@@ -128,10 +116,9 @@ fn table(
     for (node, state) in nodes.iter().zip(states) {
         let health = match state {
             None => "down",
-            Some(state) if state.ready => "ready",
+            Some(state) if state.node().ready => "ready",
             Some(_) => "not ready",
         };
-        let state = state.clone().unwrap_or_default();
         let _ = writeln!(
             drawn,
             "{:<10} {:>3} {:>6}  {:<9} {:<7} {:>12}",
@@ -139,8 +126,12 @@ fn table(
             node.config.node_id.number(),
             node.config.port,
             health,
-            if state.is_leader { "leads" } else { "" },
-            state.committed_instance_id
+            if state.as_ref().is_some_and(Status::is_leader) {
+                "leads"
+            } else {
+                ""
+            },
+            state.as_ref().map_or(0, Status::committed_instance_id)
         );
     }
     if !lines.is_empty() {

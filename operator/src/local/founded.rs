@@ -1,6 +1,6 @@
 //! With how many acceptors a cluster of folders was founded.
 
-use node::config::Role;
+use api::env::Role;
 use node::identity::acceptors_of;
 use paxos::ids::NodeId;
 

@@ -1,14 +1,13 @@
 use std::collections::BTreeMap;
 
+use api::status::{Halt, HaltReason, NodeStatus, ProposerStatus};
 use k8s_openapi::jiff::Timestamp;
-use node::driver::halt::Kind;
 use serde_json::json;
 
 use super::*;
-use crate::ask::Answer;
 use crate::crd::{PaxosCluster, PaxosClusterStatus};
 use crate::desired::desired;
-use crate::observe::{Halted, Refused};
+use crate::observe::Refused;
 use crate::plan::Plan;
 
 /// A cluster at minute 100, all of whose pods have been ready since minute 0.
@@ -18,7 +17,7 @@ struct World {
     pods: Vec<Pod>,
     leader: Option<i32>,
     answers: bool,
-    halted: BTreeMap<String, Halted>,
+    halted: BTreeMap<String, Halt>,
     refused: Vec<&'static str>,
     status: PaxosClusterStatus,
 }
@@ -159,12 +158,16 @@ impl World {
     }
 
     fn decide(&self) -> Decision {
-        let answer = |node_id| Answer {
-            node_id,
-            is_leader: self.leader == Some(node_id),
-            leader_id: self.leader,
+        let leader = self.leader.map(|id| u8::try_from(id).unwrap());
+        let answer = |node_id| ProposerStatus {
+            node: NodeStatus {
+                node_id,
+                ..NodeStatus::default()
+            },
+            is_leader: leader == Some(node_id),
+            leader_id: leader,
             term: 1,
-            ..Default::default()
+            ..ProposerStatus::default()
         };
         let observed = Observed {
             pods: self.pods.clone(),
@@ -588,8 +591,8 @@ fn a_restart_names_what_it_changes() {
 fn a_node_that_has_stopped_holds_a_roll_up_unless_it_is_its_own_turn() {
     let halted = |pod: &str| {
         let why = "instance 7: it cannot be decoded".to_owned();
-        let kind = Some(Kind::Undecodable);
-        BTreeMap::from([(pod.to_owned(), Halted { kind, why })])
+        let reason = HaltReason::Undecodable;
+        BTreeMap::from([(pod.to_owned(), Halt { reason, why })])
     };
     let mut world = World::new().image("a:2");
     world.make("ledger-learner-1", true, 90);

@@ -1,13 +1,12 @@
 //! How a cluster is, and what the conditions say of that.
 
+use api::env::Role;
+use api::status::{HaltReason, ProposerStatus};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::jiff::SignedDuration;
-use node::config::Role;
-use node::driver::halt::Kind;
 
 use super::Before;
 use super::conditions::{Conditions, Verdict};
-use crate::ask::Answer;
 use crate::causes;
 use crate::cluster::{Cluster, Group};
 use crate::crd::{MemberStatus, PaxosClusterStatus, QuorumStatus, RoleStatus};
@@ -122,7 +121,10 @@ impl Situation {
         };
         let answers = &observed.proposers;
         let leader = leader(answers);
-        let latest = |of: fn(&Answer) -> i64| answers.iter().map(of).max();
+        let latest = |of: fn(&ProposerStatus) -> u64| {
+            let latest = answers.iter().map(of).max()?;
+            i64::try_from(latest).ok()
+        };
         let mut situation = Situation {
             short: list(short).map(|roles| format!("ready: {roles}")),
             rolling: list(rolling.into_iter().chain(growing).chain(held).chain(step)),
@@ -340,13 +342,14 @@ fn unexpected(before: Before<'_>, pods: &[roll::Expected<'_>]) -> Vec<String> {
 
 /// What does not mend itself. That learners disagree is worst.
 fn broken(observed: &Observed) -> Option<(&'static str, String)> {
-    let halted = |is: fn(Option<Kind>) -> bool| {
-        let those = observed.halted.iter().filter(move |(_, it)| is(it.kind));
+    let halted = |is: fn(HaltReason) -> bool| {
+        let those = observed.halted.iter().filter(move |(_, it)| is(it.reason));
         those.map(|(pod, it)| format!("pod {pod} has stopped: {}", it.why))
     };
-    let disagreeing = halted(|kind| kind == Some(Kind::Disagrees));
-    let contradicted = halted(|kind| kind == Some(Kind::Contradicted));
-    let others = halted(|kind| !matches!(kind, Some(Kind::Disagrees | Kind::Contradicted)));
+    let disagreeing = halted(|reason| reason == HaltReason::Disagrees);
+    let contradicted = halted(|reason| reason == HaltReason::Contradicted);
+    let others =
+        halted(|reason| !matches!(reason, HaltReason::Disagrees | HaltReason::Contradicted));
     // All proposers say the same.
     let behind = observed.behind.iter().take(1).map(|(_, why)| why.clone());
     let lost = observed.data_lost.iter().map(|(pod, why)| {
@@ -362,7 +365,7 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
         format!("pod {pod} with PersistentVolumeClaim {claim} takes no new values: {why}")
     });
     let warnings = observed.answers.iter().flat_map(|(pod, answer)| {
-        let warnings = answer.warnings.iter();
+        let warnings = answer.node().warnings.iter();
         warnings.map(move |warning| format!("pod {pod}: {warning}"))
     });
     let found = [
@@ -380,9 +383,9 @@ fn broken(observed: &Observed) -> Option<(&'static str, String)> {
 }
 
 /// The acceptors that take no new values, and why.
-fn no_room(observed: &Observed) -> impl Iterator<Item = (&String, &String)> {
+fn no_room(observed: &Observed) -> impl Iterator<Item = (&String, &str)> {
     let answers = observed.answers.iter();
-    answers.filter_map(|(pod, answer)| Some((pod, answer.no_room.as_ref()?)))
+    answers.filter_map(|(pod, answer)| Some((pod, answer.no_room()?)))
 }
 
 /// Whether a write would be committed now.
@@ -462,7 +465,7 @@ fn member(before: Before<'_>, observed: &Observed, node: &roll::Expected<'_>) ->
         version: image.map(|image| version(image).to_owned()),
         // One that does not answer just now is not news.
         incarnation: told
-            .and_then(|told| told.incarnation.clone())
+            .map(|told| told.node().incarnation.clone())
             .or_else(|| known?.incarnation.clone()),
     }
 }

@@ -1,20 +1,19 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use api::env::Role;
+use api::status::{AcceptorStatus, Halt, HaltReason, NodeStatus, ProposerStatus, Status};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use node::config::Role;
-use node::driver::halt::Kind;
 use serde_json::json;
 
 use super::*;
-use crate::ask::Answer;
 use crate::crd::PaxosCluster;
 use crate::desired::desired;
 use crate::observe::leader;
-use crate::observe::{Halted, Refused, set_of};
+use crate::observe::{Refused, set_of};
 use crate::plan::Plan;
 use crate::roll;
 
@@ -22,37 +21,35 @@ struct World {
     cluster: Cluster,
     ready: Vec<(Role, i32)>,
     roll: Decision,
-    answers: Vec<Answer>,
+    answers: Vec<ProposerStatus>,
     refused: Vec<Refused>,
-    halted: BTreeMap<String, Halted>,
+    halted: BTreeMap<String, Halt>,
     behind: BTreeMap<String, String>,
     data_lost: BTreeMap<String, String>,
-    said: BTreeMap<String, Answer>,
+    said: BTreeMap<String, Status>,
     /// Whether the sets' controllers have fewer pods than there should be, as while some are replaced.
     lacks_pods: bool,
     status: PaxosClusterStatus,
     now: i64,
 }
 
-fn leads(node_id: i32, term: i64, committed: i64) -> Answer {
-    Answer {
-        node_id,
+fn leads(node_id: u8, term: u64, committed: u64) -> ProposerStatus {
+    ProposerStatus {
         is_leader: true,
-        leader_id: Some(node_id),
-        term,
         committed_instance_id: committed,
-        ..Answer::default()
+        ..follows(node_id, Some(node_id), term)
     }
 }
 
-fn follows(node_id: i32, leader: Option<i32>, term: i64) -> Answer {
-    Answer {
-        node_id,
-        is_leader: false,
+fn follows(node_id: u8, leader: Option<u8>, term: u64) -> ProposerStatus {
+    ProposerStatus {
+        node: NodeStatus {
+            node_id,
+            ..NodeStatus::default()
+        },
         leader_id: leader,
         term,
-        committed_instance_id: 0,
-        ..Answer::default()
+        ..ProposerStatus::default()
     }
 }
 
@@ -279,10 +276,14 @@ fn an_acceptor_that_must_not_vote_is_named_with_its_claim() {
 fn an_address_at_which_another_node_answers_is_told_with_the_pod_that_found_it() {
     let mut world = World::whole();
     let warning = "h:1 is listed as learner-1, and another node answers there, learner-2";
-    let answer = Answer {
-        warnings: vec![warning.to_owned()],
-        ..Answer::default()
+    let answer = ProposerStatus {
+        node: NodeStatus {
+            warnings: vec![warning.to_owned()],
+            ..NodeStatus::default()
+        },
+        ..ProposerStatus::default()
     };
+    let answer = Status::Proposer(answer);
     world.said.insert("ledger-proposer-2".to_owned(), answer);
     assert_eq!(world.look(), ["WrongAddress"]);
     assert_eq!(
@@ -459,15 +460,15 @@ fn a_message_that_quotes_much_still_fits_an_event() {
     assert!(event.note.unwrap().len() <= 1024);
 }
 
-fn halted(pod: &str, kind: Option<Kind>, why: &str) -> BTreeMap<String, Halted> {
+fn halted(pod: &str, reason: HaltReason, why: &str) -> BTreeMap<String, Halt> {
     let why = why.to_owned();
-    BTreeMap::from([(pod.to_owned(), Halted { kind, why })])
+    BTreeMap::from([(pod.to_owned(), Halt { reason, why })])
 }
 
 #[test]
 fn learners_that_differ_are_told_before_anything_else() {
     let mut world = World::whole();
-    let undecodable = Some(Kind::Undecodable);
+    let undecodable = HaltReason::Undecodable;
     world.halted = halted(
         "ledger-learner-2",
         undecodable,
@@ -486,7 +487,7 @@ fn learners_that_differ_are_told_before_anything_else() {
         claim: "data-ledger-acceptor-1".to_owned(),
         why: "it is empty".to_owned(),
     }];
-    let disagrees = Some(Kind::Disagrees);
+    let disagrees = HaltReason::Disagrees;
     world.halted = halted("ledger-learner-2", disagrees, "learner 1 differs");
     assert_eq!(world.look(), ["AgreementViolated"]);
     let degraded = world.status.condition("Degraded").unwrap();
@@ -500,7 +501,11 @@ fn learners_that_differ_are_told_before_anything_else() {
     world.refused.clear();
     assert_eq!(world.look(), ["Ready"]);
     // A newer node may have a reason that this operator does not know; its words decide nothing.
-    world.halted = halted("ledger-learner-2", None, "agreement is violated");
+    world.halted = halted(
+        "ledger-learner-2",
+        HaltReason::Unknown,
+        "agreement is violated",
+    );
     assert_eq!(world.look(), ["NodeHalted"]);
 }
 
@@ -526,7 +531,7 @@ fn acceptors_that_were_set_back_are_told_with_who_noticed_and_what_to_do() {
     // A learner that has stopped for it says the same from its side.
     world.behind.clear();
     let why = "a quorum of acceptors has no vote in instance 10";
-    world.halted = halted("ledger-learner-1", Some(Kind::Contradicted), why);
+    world.halted = halted("ledger-learner-1", HaltReason::Contradicted, why);
     assert_eq!(world.look(), [""; 0], "the reason is the same");
     let degraded = world.status.condition("Degraded").unwrap();
     assert_eq!(&*degraded.reason, "Contradiction");
@@ -605,11 +610,14 @@ fn degraded_in_a_roll(away: &[(Role, i32)]) -> String {
     let mut world = World::whole();
     for pod in ["acceptor-4", "acceptor-5", "learner-2"] {
         let name = format!("ledger-{pod}");
-        let answer = Answer {
-            incarnation: Some("start".to_owned()),
-            ..Answer::default()
+        let answer = AcceptorStatus {
+            node: NodeStatus {
+                incarnation: "start".to_owned(),
+                ..NodeStatus::default()
+            },
+            ..AcceptorStatus::default()
         };
-        world.said.insert(name, answer);
+        world.said.insert(name, Status::Acceptor(answer));
     }
     world.look();
     world.roll = Decision::Wait("pod ledger-learner-2 is not ready".to_owned());
@@ -632,12 +640,12 @@ fn a_roll_explains_one_missing_node_and_no_second_one() {
 fn volumes_that_are_almost_full_are_told_with_their_claims() {
     let mut world = World::whole();
     let full = |world: &mut World, acceptor: u8| {
-        let why = Answer {
-            no_room: Some("its volume is almost full".to_owned()),
-            ..Answer::default()
+        let why = AcceptorStatus {
+            no_room: Some("its volume is almost full".into()),
+            ..AcceptorStatus::default()
         };
         let pod = format!("ledger-acceptor-{acceptor}");
-        world.said.insert(pod, why);
+        world.said.insert(pod, Status::Acceptor(why));
     };
     full(&mut world, 2);
     world.look();

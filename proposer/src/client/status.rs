@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use api::status::Status;
 use futures::future::join_all;
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::Context;
@@ -25,11 +27,15 @@ pub(super) async fn status(context: &Context) -> Result<Verdict, Failure> {
     let all = options.servers.iter().chain(&options.learners);
     let within = options.timeout;
     let states = join_all(all.map(|server| ask(context, server, within))).await;
-    let rows = states.iter().map(|state| row(|name| cell(state, name)));
-    let text: Vec<String> = [row(str::to_owned)].into_iter().chain(rows).collect();
+    let rows = states.iter().map(|state| row(cells(state)));
+    let head = row(COLUMNS.map(|(name, _)| name.to_owned()));
+    let text: Vec<String> = [head].into_iter().chain(rows).collect();
     let answers = states.iter().filter(|state| state.get("error").is_none());
     let answers = answers.count();
-    let has_leader = states.iter().any(|state| state["is_leader"] == true);
+    let has_leader = states
+        .iter()
+        .filter_map(read)
+        .any(|status| status.is_leader());
     context
         .printer
         .print(&text.join("\n"), Json::Array(states))?;
@@ -45,7 +51,7 @@ pub(super) async fn status(context: &Context) -> Result<Verdict, Failure> {
 async fn ask(context: &Context, server: &Server, within: Duration) -> Json {
     let mut state = match context.http.get(server, "/status", within).await {
         Ok(answer) => match answer.json() {
-            state @ Json::Object(_) if answer.status.is_success() => state,
+            state if answer.status.is_success() && read(&state).is_some() => state,
             _ => json!({"error": answer.detail()}),
         },
         Err(error) => json!({"error": error.why}),
@@ -54,16 +60,35 @@ async fn ask(context: &Context, server: &Server, within: Duration) -> Json {
     state
 }
 
-fn cell(state: &Json, name: &str) -> String {
-    match (&state[name], name, &state["error"]) {
-        (Json::Null, "role", Json::String(error)) => error.clone(),
-        (Json::Null, ..) => "-".to_owned(),
-        (Json::String(text), ..) => text.clone(),
-        (other, ..) => other.to_string(),
-    }
+fn read(state: &Json) -> Option<Status> {
+    Status::deserialize(state).ok()
 }
 
-fn row(cell: impl Fn(&str) -> String) -> String {
-    let cells = COLUMNS.map(|(name, width)| format!("{:<width$}", cell(name)));
+/// In the order of [`COLUMNS`].
+fn cells(state: &Json) -> [String; 8] {
+    let text = |name: &str| state[name].as_str().unwrap_or("-").to_owned();
+    let Some(status) = read(state) else {
+        let mut cells = COLUMNS.map(|_| "-".to_owned());
+        (cells[0], cells[1]) = (text("address"), text("error"));
+        return cells;
+    };
+    let or_none = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
+    [
+        text("address"),
+        status.role().to_string(),
+        status.node().node_id.to_string(),
+        status.state().to_owned(),
+        or_none(status.leader_id().map(u64::from)),
+        or_none(status.term()),
+        status.last_instance_id().to_string(),
+        status.committed_instance_id().to_string(),
+    ]
+}
+
+fn row(cells: [String; 8]) -> String {
+    let cells = COLUMNS.iter().zip(cells);
+    let cells: Vec<String> = cells
+        .map(|((_, width), cell)| format!("{cell:<width$}"))
+        .collect();
     cells.join(" ").trim_end().to_owned()
 }

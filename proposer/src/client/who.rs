@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use api::status::Status;
 use paxos::ids::Role;
 
 use super::args::Server;
@@ -31,8 +32,8 @@ pub(super) async fn who(http: &Http, server: &Server, within: Duration) -> Who {
         Err(error) => Who::Silent(error.why),
         Ok(answer) if answer.status.is_server_error() => Who::Silent(answer.detail()),
         Ok(answer) => {
-            let role = answer.json()["role"].as_str().and_then(Role::parse);
-            role.map_or(Who::Stranger, Who::Node)
+            let status = serde_json::from_slice(&answer.body).ok();
+            status.map_or(Who::Stranger, |status: Status| Who::Node(status.role()))
         }
     }
 }

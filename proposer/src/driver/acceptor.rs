@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use api::env::{Config, Role};
 use paxos::acceptor::{self, Acceptor, Record, Room};
 use paxos::ids::{Ballot, Members, NodeId, Slot};
 use paxos::message::{Reply, Request};
@@ -21,7 +22,6 @@ use tracing::{debug, error, info};
 use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder, members, roll_call};
 use crate::addresses::Addresses;
-use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::metrics::Metrics;

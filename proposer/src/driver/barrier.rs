@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
+use api::env::Role;
 use paxos::ids::{NodeId, Slot};
 use paxos::message::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::addresses::Addresses;
-use crate::config::Role;
 use crate::identity::Identity;
 use crate::link::Links;
 use crate::peers::{Breakers, Lane};

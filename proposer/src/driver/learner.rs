@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use api::env::{Config, Role};
+use api::status::Halt;
 use bytes::Bytes;
 use paxos::acceptor::Room;
 use paxos::codec::{self, Entry};
@@ -23,12 +25,11 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::{debug, error, info};
 
-use super::halt::Halt;
+use super::halt;
 use super::turn::Turn;
 use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder, members};
 use crate::addresses::Addresses;
-use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::Links;
 use crate::media::FileMedia;
@@ -407,7 +408,7 @@ impl Run {
     /// tells it may be anybody.
     fn cannot_read(&mut self, slot: Slot, undecodable: Undecodable, is_sure: bool) {
         if is_sure {
-            return self.halt(Halt::undecodable(format!("instance {slot}: {undecodable}")));
+            return self.halt(halt::undecodable(format!("instance {slot}: {undecodable}")));
         }
         error!(
             instance = slot.0,
@@ -517,7 +518,7 @@ impl Run {
 
     /// Stops for good. The first reason stays.
     fn halt(&self, halt: Halt) {
-        let (why, kind) = (&halt.why, halt.kind.name());
+        let (why, kind) = (&halt.why, halt.reason.name());
         error!(why, kind, "the learner stops applying");
         self.metrics.halted.set(1);
         let mut halted = self

@@ -15,10 +15,10 @@ pub(crate) mod volume;
 
 use std::io::Write;
 
+use api::env::Config;
 use paxos::ids::Members;
 use tracing::error;
 
-use crate::config::Config;
 use crate::media::FileMedia;
 
 /// Why a role's loop refuses to start.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use api::env::{Config, Role};
 use bytes::Bytes;
 use paxos::ids::{Ballot, NodeId, NodeName, Slot};
 use paxos::message::{Heartbeat, Learned, Message, Recalled, Reply};
@@ -19,7 +20,6 @@ use tracing::{error, info, warn};
 
 use super::{StartError, end_on_disk_error, members};
 use crate::addresses::Addresses;
-use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::{Error as LinkError, Link, Links};
 use crate::metrics::Metrics;
@@ -307,7 +307,7 @@ impl Run {
             at_a_loss: BTreeMap::new(),
             reach: Reach::new(config.election_timeout),
             started: now,
-            terms: config.terms(),
+            terms: crate::quota::terms(config),
             stamped_at: None,
             choosing: VecDeque::new(),
             addresses,

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use api::env::{Config, Role};
 use http::StatusCode;
 use paxos::message::{Message, Reply, Request};
 use paxos::roll_call::{Finding, RollCall};
@@ -13,7 +14,6 @@ use tracing::{debug, info};
 
 use super::{StartError, end_on_disk_error, end_on_wrong_disk, members};
 use crate::addresses::Addresses;
-use crate::config::{Config, Role};
 use crate::identity::Identity;
 use crate::link::{Error, Link, Links};
 use crate::peers::{Breakers, Lane};

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use api::env::{Config, Role};
+use api::status::Halt;
 use bytes::Bytes;
 use paxos::acceptor::Room;
 use paxos::ids::Slot;
@@ -19,12 +21,11 @@ use paxos::machine::Ledger;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::halt::Halt;
+use super::halt;
 use super::learner::transfer::{self, Incoming, Piece, Told};
 use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder};
 use crate::addresses::Addresses;
-use crate::config::{Config, Role};
 use crate::database::{ApplyError, Database};
 use crate::identity::Identity;
 use crate::link::{Link, Links};
@@ -265,7 +266,7 @@ impl Handle {
                     differ.insert(link.node);
                     if links.iter().all(|listed| differ.contains(&listed.node)) {
                         self.shared.metrics.contradicted.set(1);
-                        return self.stop(Halt::contradicted(&format!(
+                        return self.stop(halt::contradicted(&format!(
                             "no learner has the value in instance {applied} that was applied here. \
                              If the learners are right, give this store an empty volume; if they \
                              were set back in time, give them back what they had"
@@ -375,7 +376,7 @@ impl Handle {
                 match self.shared.database.apply(&mut ledger, &entries) {
                     Ok(()) => {}
                     Err(ApplyError::Halt(why)) => {
-                        self.stop(Halt::undecodable(why));
+                        self.stop(halt::undecodable(why));
                         return None;
                     }
                     Err(ApplyError::Database(error)) => end_on_disk_error(&error),
@@ -412,7 +413,7 @@ impl Handle {
     }
 
     fn stop(&self, halt: Halt) {
-        let (why, kind) = (&halt.why, halt.kind.name());
+        let (why, kind) = (&halt.why, halt.reason.name());
         error!(why, kind, "the store stops applying");
         self.shared.metrics.halted.set(1);
         let halted = self.shared.halted.write();

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::env::Config;
 use paxos::acceptor::Room;
 use tracing::{error, info};
 
-use crate::config::Config;
 use crate::metrics::Metrics;
 
 /// What a log may take of the space that it could have, in hundredths: from here on nothing new should

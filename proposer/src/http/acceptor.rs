@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::status::{AcceptorStatus, NodeStatus, RefusalReason};
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -23,7 +24,7 @@ use crate::driver::acceptor::Handle;
 use crate::link;
 use crate::problem::{Body, Named, Problem, Raw, explain};
 use crate::wire::admit::admit;
-use crate::wire::answers::{Accepted, AcceptedValue, AcceptorStatus, NodeStatus, Prepared};
+use crate::wire::answers::{Accepted, AcceptedValue, Prepared};
 use crate::wire::number::whole;
 use crate::wire::{CommandView, ProposeBody};
 
@@ -69,14 +70,15 @@ impl RoleState for Acceptor {
             committed_instance_id: self.handle.committed().0,
             trimmed_instance_id: self.handle.floor().0,
             state: match self.handle.refusal() {
-                Some(refusal) => refusal.name(),
-                None if self.handle.votes() => "voting",
-                None => "joining",
+                Some(refusal) => refusal.name().into(),
+                None if self.handle.votes() => "voting".into(),
+                None => "joining".into(),
             },
             refusal: self.handle.refusal().map(|refusal| refusal.to_string()),
+            refusal_reason: self.handle.refusal().map(RefusalReason::from),
             log_bytes: self.handle.log_bytes(),
             disk_sync_ms: self.handle.sync_takes().as_millis() as u64,
-            no_room: self.handle.no_room(),
+            no_room: self.handle.no_room().map(Into::into),
         }
     }
 

@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
+use api::env::{Access, Role, host};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{
@@ -24,7 +25,6 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use crate::addresses::Addresses;
-use crate::config::{Access, Role, host};
 use crate::problem::Problem;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -309,7 +309,7 @@ mod tests {
     use axum::body::Body;
 
     use super::*;
-    use crate::config::Config;
+    use api::env::Config;
     use paxos::ids::NodeId;
 
     fn door(hosts: &str, acceptors: &[&str]) -> Door {

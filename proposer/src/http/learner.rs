@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::status::{LearnerStatus, NodeStatus, StoreState};
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::middleware;
@@ -34,7 +35,7 @@ use crate::driver::learner::transfer::{COMMITTED_HEADER, PREVIOUS_HEADER};
 use crate::driver::learner::{Busy, Handle, Lost, NoEntries, STREAM_CHUNK_BYTES};
 use crate::link;
 use crate::problem::{Body, Params, PathParams, Problem, Raw};
-use crate::wire::answers::{InstancesView, Learned, LearnerStatus, NodeStatus, StoreState};
+use crate::wire::answers::{InstancesView, Learned};
 use crate::wire::number::whole;
 use crate::wire::{ChangeView, EntryView, write_line};
 
@@ -179,16 +180,16 @@ impl RoleState for Learner {
             committed_instance_id: committed.0,
             applied_instance_id: applied.0,
             durable_instance_id: self.handle.durable().0,
-            resources,
-            sessions,
+            resources: resources as u64,
+            sessions: sessions as u64,
             stores: stores.collect(),
             state: match (&halt, &lost, self.handle.is_caught_up()) {
-                (Some(_), _, _) => "halted",
-                (None, Some(_), _) => "data-lost",
-                (None, None, true) => "learning",
-                (None, None, false) => "catching-up",
+                (Some(_), _, _) => "halted".into(),
+                (None, Some(_), _) => "data-lost".into(),
+                (None, None, true) => "learning".into(),
+                (None, None, false) => "catching-up".into(),
             },
-            halt_reason: halt.as_ref().map(|halt| halt.kind.name()),
+            halt_reason: halt.as_ref().map(|halt| halt.reason),
             halted: halt.map(|halt| halt.why),
             data_lost: lost.map(|lost| lost.to_string()),
         }

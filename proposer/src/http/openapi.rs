@@ -11,7 +11,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::proposer::MAX_BATCH;
 use crate::http;
-use crate::problem::ProblemView;
+use api::problem::Problem;
 
 /// What every role answers.
 #[derive(OpenApi)]
@@ -25,7 +25,7 @@ use crate::problem::ProblemView;
         http::metrics,
         http::openapi
     ),
-    components(schemas(ProblemView))
+    components(schemas(Problem))
 )]
 struct Common;
 
@@ -110,7 +110,7 @@ fn refusals(operation: &mut Operation) {
             && status.starts_with(['4', '5'])
             && response.content.is_empty()
         {
-            let problem = Ref::from_schema_name(ProblemView::name());
+            let problem = Ref::from_schema_name(Problem::name());
             let content = Content::new(Some(problem));
             let problem = "application/problem+json".to_owned();
             response.content.insert(problem, content.into());

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use api::status::{NodeStatus, ProposerStatus};
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -27,7 +28,7 @@ use crate::driver::proposer::{Answer, Answers, FoundRoom, Handle};
 use crate::link;
 use crate::problem::{Body, Named, Params, Problem, Raw, explain};
 use crate::wire::admit::admit;
-use crate::wire::answers::{Acknowledged, LeaderStatus, NodeStatus, ProposerStatus};
+use crate::wire::answers::{Acknowledged, LeaderStatus};
 use crate::wire::{
     BadField, HeartbeatBody, NO_LEADER_DETAIL, NO_ROOM_DETAIL, NOT_PROPOSED_DETAIL,
     NOT_READ_DETAIL, OutcomeView, ProposeBody, UNKNOWN_DETAIL, refusal,
@@ -106,9 +107,9 @@ impl RoleState for Proposer {
                 .filter(|_| leader.is_none())
                 .map(|found| behind::explain(&found)),
             state: if self.handle.is_leaving() {
-                "leaving"
+                "leaving".into()
             } else {
-                view.phase
+                view.phase.into()
             },
         }
     }

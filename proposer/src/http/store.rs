@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::status::{NodeStatus, StoreStatus};
 use axum::Router;
 use axum::extract::State;
 use axum::middleware;
@@ -20,7 +21,6 @@ use crate::driver::end_on_disk_error;
 use crate::driver::store::Handle;
 use crate::link;
 use crate::problem::{Params, Problem};
-use crate::wire::answers::{NodeStatus, StoreStatus};
 
 /// What a store answers.
 #[derive(OpenApi)]
@@ -83,11 +83,11 @@ impl RoleState for Store {
             resources: self.handle.database().resource_count().ok(),
             sessions: self.handle.session_count(),
             state: match (&halt, self.handle.is_caught_up()) {
-                (Some(_), _) => "halted",
-                (None, true) => "following",
-                (None, false) => "catching-up",
+                (Some(_), _) => "halted".into(),
+                (None, true) => "following".into(),
+                (None, false) => "catching-up".into(),
             },
-            halt_reason: halt.as_ref().map(|halt| halt.kind.name()),
+            halt_reason: halt.as_ref().map(|halt| halt.reason),
             halted: halt.map(|halt| halt.why),
         }
     }

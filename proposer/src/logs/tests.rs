@@ -1,11 +1,11 @@
 use std::path::Path;
 
+use api::env::Role;
 use paxos::ids::NodeId;
 use tracing::subscriber::with_default;
 use tracing::{debug, error, info, trace, warn};
 
 use super::*;
-use crate::config::Role;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

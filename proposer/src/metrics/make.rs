@@ -1,12 +1,11 @@
 //! Makes metrics, registers those that a role has, and remembers them for the documentation.
 
+use api::env::Role;
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, Result,
 };
-
-use crate::config::Role;
 
 /// A metric, as the documentation shows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use api::env::Role;
 use bytes::Bytes;
-use node::config::Role;
 use node::link;
 use node::media::FileMedia;
 use node::wal::{Options, Wal};

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::env::Role;
+use api::status::{Halt, HaltReason};
 use futures::future::join_all;
 use http::StatusCode;
 use paxos::audit::{Checkpoint, FORMAT};
@@ -14,8 +16,6 @@ use tracing::{debug, error, info};
 
 use super::handle::{Ask, Handle};
 use crate::addresses::Addresses;
-use crate::config::Role;
-use crate::driver::halt::{Halt, Kind};
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 
@@ -198,8 +198,8 @@ async fn round(links: &[Link], learner: &Handle, others: &mut BTreeMap<NodeId, O
             "agreement is violated: learner {id} has applied something else up to instance {slot}. \
              Find out which of the two is wrong, and give that one an empty volume"
         );
-        let kind = Kind::Disagrees;
-        learner.post(Ask::Halt(Halt { kind, why })).await;
+        let reason = HaltReason::Disagrees;
+        learner.post(Ask::Halt(Halt { reason, why })).await;
     }
 }
 

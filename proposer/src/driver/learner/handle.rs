@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use api::status::Halt;
 use bytes::Bytes;
 use paxos::audit::{Checkpoint, Trail};
 use paxos::codec::{Entry, NodeName};
@@ -21,7 +22,6 @@ use super::audit;
 use super::stores::StoreSeen;
 use super::transfer::Lost;
 use super::transfer::Piece;
-use crate::driver::halt::Halt;
 use crate::driver::turn::Turn;
 use crate::metrics::Metrics;
 use crate::snapshots::{self, Snapshots};

@@ -5,15 +5,15 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use api::env::Role;
+use api::status::Status;
 use bytes::Bytes;
 use futures::future::join_all;
 use http::{Request, StatusCode};
 use paxos::ids::{NodeId, Slot};
-use serde::Deserialize;
 
 use super::Handle;
 use crate::addresses::Addresses;
-use crate::config::Role;
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::metrics::Metrics;
@@ -33,13 +33,6 @@ pub struct StoreSeen {
     pub applied: Slot,
     /// Whether it answered the last time.
     pub reachable: bool,
-}
-
-#[derive(Deserialize)]
-struct Status {
-    role: String,
-    node_id: u8,
-    applied_instance_id: u64,
 }
 
 /// Asks for ever. Call within a Tokio runtime.
@@ -81,9 +74,13 @@ async fn applied(link: &Link) -> Option<Slot> {
         .await
         .ok()
         .filter(|answer| answer.status() == StatusCode::OK)?;
-    let status: Status = serde_json::from_slice(answer.body()).ok()?;
-    let is_it = status.role == link.node.role.name() && status.node_id == link.node.id.number();
-    is_it.then_some(Slot(status.applied_instance_id))
+    match serde_json::from_slice(answer.body()).ok()? {
+        Status::Store(store) if store.node.node_id == link.node.id.number() => {
+            Some(Slot(store.applied_instance_id))
+        }
+        // Another node answers at its address.
+        _ => None,
+    }
 }
 
 /// Forgets the stores that are not listed any more, and says which.

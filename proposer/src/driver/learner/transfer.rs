@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use api::env::Role;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use paxos::codec::{Entry, NodeName, decode_entries};
@@ -13,7 +14,6 @@ use paxos::ids::Slot;
 use tracing::{error, warn};
 
 use super::{Ask, Handle};
-use crate::config::Role;
 use crate::driver::end_on_disk_error;
 use crate::driver::volume::Probe;
 use crate::link::{Error as LinkError, Link};

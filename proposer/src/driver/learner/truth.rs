@@ -11,6 +11,7 @@
 
 use std::time::{Duration, Instant};
 
+use api::status::HaltReason;
 use paxos::codec::NodeName;
 use paxos::ids::{NodeId, Slot};
 use paxos::message::{Learn, Message, Reply};
@@ -20,7 +21,7 @@ use tracing::{debug, error, warn};
 
 use super::Run;
 use super::handle::Ask;
-use crate::driver::halt::{Halt, Kind};
+use crate::driver::halt;
 use crate::peers::{Breakers, Lane};
 
 /// Between two samples while the log grows, and while it does not.
@@ -192,12 +193,12 @@ impl Run {
     /// Whether it tells nobody what came of anything: what it has applied may be wrong.
     pub(super) fn is_mute(&self) -> bool {
         let halt = self.handle.halt();
-        self.truth.is_in_doubt() || halt.is_some_and(|halt| halt.kind == Kind::Contradicted)
+        self.truth.is_in_doubt() || halt.is_some_and(|halt| halt.reason == HaltReason::Contradicted)
     }
 
     fn contradicted(&mut self, how: &str) {
         self.metrics.contradicted.set(1);
-        self.halt(Halt::contradicted(how));
+        self.halt(halt::contradicted(how));
     }
 
     /// Asks again what was not answered, and takes a sample now and then.

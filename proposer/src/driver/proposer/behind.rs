@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::env::Role;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use paxos::ids::{NodeId, NodeName, Slot};
@@ -13,7 +14,6 @@ use tracing::{error, warn};
 
 use super::learners::Progress;
 use super::{Event, Run};
-use crate::config::Role;
 use crate::link::Link;
 use crate::peers::{Breakers, Lane};
 

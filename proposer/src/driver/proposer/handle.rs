@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use api::env::Role;
 use paxos::ids::{Ballot, Members, NodeId, NodeName, Slot};
 use paxos::machine::Applied;
 use paxos::message::{Heartbeat, Value};
@@ -17,7 +18,6 @@ use super::room::{Room, Rooms};
 use super::succession::TAKE_OVER_EVERY;
 use crate::addresses::Addresses;
 use crate::bounds;
-use crate::config::Role;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 

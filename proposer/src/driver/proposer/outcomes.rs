@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use api::env::Role;
 use paxos::ids::{NodeId, NodeName, Slot};
 use paxos::message::{Learn, Learned};
 use paxos::proposer::Input;
@@ -11,7 +12,6 @@ use tokio::time::Instant;
 use super::learners::Progress;
 use super::send::{Told, Untold};
 use super::{Answer, Run};
-use crate::config::Role;
 
 /// So many learners must have applied a value and know no outcome of it, or all there are, before
 /// it is given up.

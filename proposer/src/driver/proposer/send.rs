@@ -195,7 +195,7 @@ impl Run {
             self.usual_renewal.took(bytes, time);
         } else if let Sent::Accept { .. } = sent {
             self.usual_vote.took(bytes, time);
-            let role = crate::config::Role::Acceptor;
+            let role = api::env::Role::Acceptor;
             self.pace_of(NodeName { role, id: from }).took(bytes, time);
             self.slow.note(from, time, &reply);
         }

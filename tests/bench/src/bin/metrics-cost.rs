@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::{Config, Role};
+use api::env::{Config, Role};
 use node::metrics::Metrics;
 use paxos::ids::NodeId;
 use serde_json::json;

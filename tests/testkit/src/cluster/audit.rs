@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use node::link;
 use node::wire::CommandView;
 use paxos::codec::{Frame, NodeName};

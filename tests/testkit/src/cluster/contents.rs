@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::Value as Json;
 
 use super::{Cluster, Name, http};

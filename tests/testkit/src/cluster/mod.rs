@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
-use ::node::config::{Config, DEFAULT_PORT, Role};
+use ::api::env::{Config, DEFAULT_PORT, Role};
 use paxos::ids::NodeId;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use node::config::Role;
+use api::env::Role;
 
 use super::Name;
 use super::place::run;

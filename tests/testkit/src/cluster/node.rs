@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Config;
+use api::env::Config;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{binary, http};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use node::config::Role;
+use api::env::Role;
 use serde_json::json;
 
 use super::Cluster;

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api::env::Role;
+use api::status::{AcceptorStatus, LearnerStatus, NodeStatus, ProposerStatus, Status, StoreStatus};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use operator::ask::{Answer, Node, NodeStatus};
+use operator::ask::{AskNode, Node};
 
 /// What all proposers say. The one at an address that ends in k is proposer k.
 #[derive(Clone, Default)]
@@ -14,17 +16,17 @@ pub struct Nodes(Arc<Mutex<Option<Says>>>);
 
 #[derive(Clone, Copy)]
 struct Says {
-    leader: i32,
-    term: i64,
-    committed: i64,
+    leader: u8,
+    term: u64,
+    committed: u64,
     busy: bool,
-    forgotten: i64,
-    behind: i32,
+    forgotten: u64,
+    behind: u8,
 }
 
 impl Nodes {
     /// From now on, this is how things are.
-    pub fn say(&self, leader: i32, term: i64, committed: i64) {
+    pub fn say(&self, leader: u8, term: u64, committed: u64) {
         *self.0.lock().expect("no panic inside") = Some(Says {
             leader,
             term,
@@ -36,7 +38,7 @@ impl Nodes {
     }
 
     /// From now on, acceptors have forgotten up to here, and learner `behind` has nothing on disk.
-    pub fn forget(&self, forgotten: i64, behind: i32) {
+    pub fn forget(&self, forgotten: u64, behind: u8) {
         if let Some(says) = self.0.lock().expect("no panic inside").as_mut() {
             (says.forgotten, says.behind) = (forgotten, behind);
         }
@@ -55,16 +57,18 @@ impl Nodes {
     }
 }
 
-impl NodeStatus for Nodes {
+impl AskNode for Nodes {
     fn why_unready(&self, _: &Node) -> BoxFuture<'static, Option<String>> {
         std::future::ready(None).boxed()
     }
 
-    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Answer>> {
+    fn ask(&self, node: &Node) -> BoxFuture<'static, Option<Status>> {
         let SocketAddr::V4(address) = node.address else {
             panic!("{node:?} has no address of these pods")
         };
-        let node_id = i32::from(address.ip().octets()[3]);
+        let node_id = address.ip().octets()[3];
+        let role = node.pod.split('-').rev().nth(1).and_then(Role::parse);
+        let role = role.expect("a pod is named after its role");
         let nodes = self.clone();
         async move {
             let says = {
@@ -77,22 +81,53 @@ impl NodeStatus for Nodes {
             if says.busy {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            Some(Answer {
-                node_id,
-                is_leader: node_id == says.leader,
-                leader_id: Some(says.leader),
-                term: says.term,
-                committed_instance_id: says.committed,
-                trimmed_instance_id: Some(says.forgotten),
-                durable_instance_id: Some(if node_id == says.behind {
-                    0
-                } else {
-                    says.committed
-                }),
-                incarnation: Some(format!("start-of-{node_id}")),
-                ..Answer::default()
-            })
+            Some(says.status(role, node_id))
         }
         .boxed()
+    }
+}
+
+impl Says {
+    fn status(self, role: Role, node_id: u8) -> Status {
+        let leader_id = Some(self.leader);
+        let node = NodeStatus {
+            node_id,
+            role: role.name().into(),
+            incarnation: format!("start-of-{node_id}"),
+            ..NodeStatus::default()
+        };
+        match role {
+            Role::Proposer => Status::Proposer(ProposerStatus {
+                node,
+                is_leader: node_id == self.leader,
+                leader_id,
+                term: self.term,
+                committed_instance_id: self.committed,
+                ..ProposerStatus::default()
+            }),
+            Role::Acceptor => Status::Acceptor(AcceptorStatus {
+                node,
+                leader_id,
+                term: self.term,
+                committed_instance_id: self.committed,
+                trimmed_instance_id: self.forgotten,
+                ..AcceptorStatus::default()
+            }),
+            Role::Learner => Status::Learner(LearnerStatus {
+                node,
+                leader_id,
+                committed_instance_id: self.committed,
+                durable_instance_id: match node_id == self.behind {
+                    true => 0,
+                    false => self.committed,
+                },
+                ..LearnerStatus::default()
+            }),
+            Role::Store => Status::Store(StoreStatus {
+                node,
+                committed_instance_id: self.committed,
+                ..StoreStatus::default()
+            }),
+        }
     }
 }

@@ -298,7 +298,7 @@ pub async fn every_permission() -> BTreeSet<Permission> {
 
     // Leaders come and go: the second time, the same event is patched.
     for leader in [3, 4, 5] {
-        world.nodes.say(leader, i64::from(leader), 20);
+        world.nodes.say(leader, u64::from(leader), 20);
         world.pass(60).await;
     }
     // Another image: every pod is restarted.

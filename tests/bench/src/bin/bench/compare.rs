@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use node::config::Role;
+use api::env::Role;
 use testkit::cluster::Cluster;
 
 use super::client::Protocol;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use testkit::cluster::{Cluster, http};
 
 use super::client::Protocol;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use node::config::Role;
+use api::env::Role;
 use testkit::cluster::{Cluster, Name, http};
 
 pub(crate) fn pids(cluster: &Cluster) -> Vec<u32> {

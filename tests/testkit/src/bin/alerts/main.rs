@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::Signal;
 use testkit::cluster::{Cluster, Name};
 use testkit::forge::forge;

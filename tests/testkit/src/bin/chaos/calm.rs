@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use testkit::cluster::client::{Client, Outcome, Proposal};
 use testkit::cluster::{Cluster, http};
 

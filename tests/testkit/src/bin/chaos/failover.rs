@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::Signal;
 use testkit::cluster::Cluster;
 use testkit::cluster::client::Client;

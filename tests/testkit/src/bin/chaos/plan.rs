@@ -312,7 +312,7 @@ fn pairs(names: &[Name], rng: &mut Rng) -> Vec<(Victim, Victim)> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use node::config::Role;
+    use api::env::Role;
 
     use super::*;
 

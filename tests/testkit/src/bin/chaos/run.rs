@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use testkit::cluster::workload::{Load, Seen, Workload, write_through_each};
 use testkit::cluster::{Audit, Cluster, Name, Place};
 

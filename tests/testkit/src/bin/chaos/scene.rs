@@ -7,7 +7,7 @@ use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use node::config::Role;
+use api::env::Role;
 use rustix::process::Signal;
 use testkit::cluster::{Cluster, Name, Volume};
 

@@ -221,3 +221,9 @@ fn the_election_timeout_leaves_room_for_heartbeats() {
     );
     assert!(from(&env(&[("ELECTION_TIMEOUT_MS", "199")])).is_err());
 }
+
+#[test]
+fn a_quarter_of_the_memory_and_never_less_than_can_be_set() {
+    assert_eq!(quota_for(512 << 20), 128 << 20);
+    assert_eq!(quota_for(1), MIN_STATE_QUOTA);
+}

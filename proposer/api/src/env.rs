@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use paxos::ids::NodeId;
-use paxos::stamp::{RETRY_MEMORY, RETRY_WINDOW_MS, Terms};
+use paxos::stamp::{RETRY_MEMORY, RETRY_WINDOW_MS};
 
-use crate::quota::{self, MIN_STATE_QUOTA};
 pub use access::{Access, host};
-pub(crate) use lists::{EXPECTED_LIST, list, read};
+pub use lists::{EXPECTED_LIST, list, read};
 pub use paxos::ids::Role;
 use reader::{OrMissing, Reader, millis, targets};
 pub use target::Target;
@@ -22,7 +21,7 @@ mod reader;
 mod target;
 
 /// Whose addresses a process of this role cannot work without.
-pub(crate) const fn needs(role: Role, use_cluster_store: bool) -> &'static [Role] {
+pub const fn needs(role: Role, use_cluster_store: bool) -> &'static [Role] {
     match (role, use_cluster_store) {
         (Role::Proposer, _) => &[Role::Proposer, Role::Acceptor, Role::Learner],
         (Role::Acceptor, _) => &[Role::Acceptor],
@@ -69,7 +68,7 @@ pub struct Config {
     pub retry_memory: u64,
     /// `STATE_QUOTA_BYTES`; `None`: by the memory that there is.
     pub state_quota: Option<u64>,
-    /// `MEMBERS_DIR`: the folder whose files take the place of the lists; see [`crate::addresses`].
+    /// `MEMBERS_DIR`: the folder whose files take the place of the lists; each is read again when it changes.
     pub members_dir: Option<PathBuf>,
     /// `LISTEN`, `ALLOWED_HOSTS`, `ALLOWED_ORIGINS`
     pub access: Access,
@@ -117,6 +116,16 @@ pub const DEFAULT_RETRY_WINDOW: Duration = Duration::from_secs(60);
 pub const DEFAULT_RETRY_MEMORY: u64 = 128 << 20;
 /// The least of `RETRY_MEMORY_BYTES`.
 const MIN_RETRY_MEMORY: u64 = 64 << 10;
+/// The least of `STATE_QUOTA_BYTES`.
+pub const MIN_STATE_QUOTA: u64 = 64 << 10;
+/// Of a learner's memory, resources may take one part in so many. As much again goes to requests that
+/// are remembered, the rest to messages, snapshots and the allocator.
+pub const QUOTA_SHARE: u64 = 4;
+
+/// The quota that fits a learner with so much memory, in bytes.
+pub fn quota_for(memory: u64) -> u64 {
+    (memory / QUOTA_SHARE).max(MIN_STATE_QUOTA)
+}
 
 impl Config {
     /// A configuration with every default, for the role and node given.
@@ -141,15 +150,6 @@ impl Config {
             state_quota: None,
             members_dir: None,
             access: Access::default(),
-        }
-    }
-
-    /// What a leader of this configuration settles for all learners.
-    pub fn terms(&self) -> Terms {
-        Terms {
-            retry_window_ms: u32::try_from(self.retry_window.as_millis()).unwrap_or(u32::MAX),
-            retry_memory: self.retry_memory,
-            quota: self.state_quota.unwrap_or_else(quota::default_quota),
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::Reader;
 
-/// The variables of [`crate::http::door`] and of [`crate::serve::bind`].
+/// The address a node listens on, and whom it answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// `LISTEN`: the address to listen on; `None`: all of this machine's.
@@ -75,7 +75,7 @@ fn origin(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, Role};
+    use crate::env::{Config, Role};
     use paxos::ids::NodeId;
 
     fn config(more: &[(&str, &str)]) -> Result<Config, Vec<&'static str>> {

@@ -9,11 +9,11 @@ use std::path::Path;
 use paxos::ids::Role;
 
 /// What a list holds.
-pub(crate) const EXPECTED_LIST: &str =
+pub const EXPECTED_LIST: &str =
     "host:port,host:port,… (position k is node k; each once; at most 255)";
 
 /// What the file of a role's list holds; `None` when there is no such file.
-pub(crate) fn read(dir: &Path, role: Role) -> io::Result<Option<String>> {
+pub fn read(dir: &Path, role: Role) -> io::Result<Option<String>> {
     match fs::read_to_string(dir.join(role.list_variable())) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -22,7 +22,7 @@ pub(crate) fn read(dir: &Path, role: Role) -> io::Result<Option<String>> {
 }
 
 /// Reads the text of a list's file; a cluster may have no stores. An error says what is wrong with it.
-pub(crate) fn list(role: Role, text: &str) -> Result<Vec<String>, String> {
+pub fn list(role: Role, text: &str) -> Result<Vec<String>, String> {
     match text.trim() {
         "" if role == Role::Store => Ok(Vec::new()),
         "" => Err("it is empty".to_owned()),
