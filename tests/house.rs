@@ -80,6 +80,21 @@ fn files_can_be_read_at_once() {
 }
 
 #[test]
+fn quorums_are_computed_in_one_place() {
+    let others = FOLDERS.iter().flat_map(|f| sources(&root().join(f)));
+    let others = others.filter(|source| !source.path.ends_with("paxos/src/quorum.rs"));
+    let found: Vec<_> = others
+        .flat_map(|source| {
+            let lines = quorum_arithmetic(&source.text);
+            lines
+                .into_iter()
+                .map(move |line| (source.path.clone(), line))
+        })
+        .collect();
+    assert!(found.is_empty(), "let quorum.rs compute it: {found:?}");
+}
+
+#[test]
 fn queues_have_a_bound_or_say_why_not() {
     let all = FOLDERS.iter().flat_map(|f| sources(&root().join(f)));
     let bare: Vec<_> = all
@@ -156,6 +171,22 @@ fn the_rules_notice_what_breaks_them() {
     assert_eq!(cycle(&uses_of(in_words_and_tests)), None);
     let of_the_root = [straight[0], straight[1], "use super::one;"];
     assert!(cycle(&uses_of(of_the_root)).is_some());
+
+    for computes in [
+        "if votes < members.quorum() {",
+        "let needed = members.quorum() - 1;",
+        "let most = members.quorum().saturating_sub(votes);",
+        "let quorum = links.len() / 2 + 1;",
+    ] {
+        assert_eq!(quorum_arithmetic(computes), [1], "{computes}");
+    }
+    for fine in [
+        "let quorum = members.quorum();",
+        "if members.is_quorum(votes + 1) {",
+        "let half = all / 2; // not all / 2 + 1",
+    ] {
+        assert!(quorum_arithmetic(fine).is_empty(), "{fine}");
+    }
 
     assert_eq!(unbounded("let a = mpsc::unbounded_channel();"), [1]);
     assert_eq!(unbounded("let a = mpsc::channel::<u8>();"), [1]);
@@ -304,6 +335,28 @@ fn cycle(uses: &BTreeMap<String, BTreeMap<String, PathBuf>>) -> Option<Vec<(Stri
         let mut way = vec![(start.clone(), PathBuf::new())];
         (!done.contains(start) && visit(start, uses, &mut way, &mut done)).then_some(way)
     })
+}
+
+/// The lines that compute with the size of a quorum, or a majority.
+fn quorum_arithmetic(text: &str) -> Vec<usize> {
+    let computes = |line: &str| {
+        let line = line.split("//").next().unwrap_or_default();
+        let around = line.split("quorum()").collect::<Vec<_>>();
+        let operators = [
+            " < ",
+            " > ",
+            " <= ",
+            " >= ",
+            " - ",
+            " + ",
+            ".saturating_sub",
+        ];
+        let beside = around.len() > 1 && operators.iter().any(|it| line.contains(it));
+        beside || line.contains("/ 2 + 1")
+    };
+    let lines = text.lines().enumerate();
+    let found = lines.filter(|(_, line)| computes(line));
+    found.map(|(at, _)| at + 1).collect()
 }
 
 /// The lines that make a queue without a bound and without a reason.

@@ -72,9 +72,8 @@ fn keep(cluster: &Cluster, observed: &Observed, live: u8) -> Option<String> {
         let set = names::role(&cluster.name, Role::Learner);
         return Some(format!("pod {set}-{last} is about to end"));
     }
-    let quorum = cluster.members.quorum();
     let acceptors = &observed.acceptors;
-    if acceptors.len() < quorum {
+    if !cluster.members.is_quorum(acceptors.len()) {
         return Some("a learner may leave when a quorum of acceptors answers".to_owned());
     }
     let floors = acceptors

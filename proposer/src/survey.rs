@@ -169,7 +169,7 @@ impl Survey {
                 _ => "the acceptors have just been asked how they are".to_owned(),
             };
         }
-        let enough = match well >= quorum {
+        let enough = match members.is_quorum(well) {
             true => "an election is under way",
             false => "that is too few",
         };

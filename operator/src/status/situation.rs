@@ -402,7 +402,7 @@ fn availability(
     }
     let ready = |role| count(counts, role).map_or(0, |count| count.ready);
     let (acceptors, quorum) = (ready(Role::Acceptor), cluster.members.quorum());
-    if (acceptors as usize) < quorum {
+    if !cluster.members.is_quorum(acceptors as usize) {
         let all = cluster.members.count();
         let message = format!("{acceptors} of {all} acceptors are ready, {quorum} are needed");
         return ("False", "QuorumLost", message);
@@ -423,7 +423,10 @@ fn availability(
         return ("Unknown", "NoAnswer", message.to_owned());
     }
     let full = no_room(observed).count();
-    if (acceptors as usize) < quorum + full {
+    if !cluster
+        .members
+        .is_quorum((acceptors as usize).saturating_sub(full))
+    {
         let message = format!(
             "{full} acceptors take no writes, deletes included, since their volumes are almost full: \
              enlarge them; reads are still served"

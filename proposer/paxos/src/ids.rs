@@ -228,7 +228,7 @@ impl fmt::Display for Slot {
 }
 
 /// How many acceptors there are. Fixed for a cluster's life: the quorums of two sizes need not
-/// meet, so changing it would have to go through the log.
+/// meet, so changing it would have to go through the log. What a quorum is: [`super::quorum`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Members(u8);
 
@@ -240,16 +240,6 @@ impl Members {
         } else {
             Some(Members(acceptors))
         }
-    }
-
-    /// The smallest number of acceptors of which any two sets share one.
-    pub const fn quorum(self) -> usize {
-        self.0 as usize / 2 + 1
-    }
-
-    /// How many acceptors may fail while a quorum remains.
-    pub const fn tolerates(self) -> usize {
-        self.0 as usize - self.quorum()
     }
 
     /// How many acceptors there are.
@@ -287,14 +277,5 @@ mod tests {
         assert_eq!(ballot(3, 7).number(), 3 * 256 + 7);
         assert_eq!(Ballot::from_number(3 * 256), None);
         assert_eq!(Ballot::new(1 << 56, NodeId::new(1).unwrap()), None);
-    }
-
-    #[test]
-    fn two_quorums_always_meet() {
-        for n in 1..=255 {
-            let members = Members::new(n).unwrap();
-            assert!(2 * members.quorum() > n as usize);
-            assert!(members.quorum() + members.tolerates() == n as usize);
-        }
     }
 }

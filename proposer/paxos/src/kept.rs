@@ -1,6 +1,7 @@
 //! What acceptors may forget: what enough others have on disk.
 
 use super::ids::Slot;
+use super::quorum::{majority, reached_by};
 
 /// Every slot up to here is on the disks of as many learners and stores together as make a majority of
 /// so many learners, one learner among them. `None` while too few have said how far they are.
@@ -12,9 +13,8 @@ pub fn kept(
     let mut all: Vec<Slot> = learners.into_iter().collect();
     let most = all.iter().copied().max()?;
     all.extend(stores);
-    all.sort_unstable_by(|a, b| b.cmp(a));
-    let enough = all.get(count / 2)?;
-    Some(most.min(*enough))
+    let enough = reached_by(majority(count), all)?;
+    Some(most.min(enough))
 }
 
 #[cfg(test)]

@@ -343,7 +343,7 @@ impl Learner {
         let Some(fetch) = &mut self.fetch else { return };
         let lost = fetch.truncated.len() + fetch.failed.len();
         let hoped_for = fetch.asked.len() - lost;
-        let missing = self.members.quorum().saturating_sub(hoped_for);
+        let missing = self.members.lacks(hoped_for);
         let others = self.order.iter().filter(|a| !fetch.asked.contains(a));
         let others: Vec<NodeId> = others.take(missing).copied().collect();
         fetch.asked.extend(&others);
@@ -383,8 +383,7 @@ impl Learner {
         fetch.failed.remove(&from);
         fetch.truncated.insert(from, floor);
         // The others may still make a quorum.
-        let left = usize::from(self.members.count()) - fetch.truncated.len();
-        if left < self.members.quorum() {
+        if !self.members.is_quorum_without(fetch.truncated.len()) {
             self.forgotten(floor, effects);
             self.fetch = None;
         } else {
@@ -413,7 +412,7 @@ impl Learner {
         // Late, but here after all.
         fetch.failed.remove(&acceptor);
         fetch.answers.insert(acceptor, (to, votes));
-        if fetch.answers.len() < self.members.quorum() {
+        if !self.members.is_quorum(fetch.answers.len()) {
             return;
         }
         let covered = fetch

@@ -37,6 +37,7 @@ pub mod message;
 pub mod outcome;
 pub mod output;
 pub mod proposer;
+pub mod quorum;
 pub mod recall;
 pub mod recent;
 mod record;

@@ -132,8 +132,8 @@ impl RollCall {
         let listed = self.list;
         self.answers.remove(&from);
         self.strangers.insert(from);
-        let others = usize::from(listed.count()).saturating_sub(self.strangers.len());
-        match self.cluster.is_some() || others < listed.quorum() {
+        let enough = listed.is_quorum_without(self.strangers.len());
+        match self.cluster.is_some() || !enough {
             true => Finding::Refused(Refusal::OtherCount { founded, listed }),
             false => Finding::Open,
         }
@@ -143,7 +143,7 @@ impl RollCall {
     fn settle(&mut self, cluster: ClusterId) -> Finding {
         let of_it = |answer: &&Answer| answer.cluster == cluster;
         let answers = || self.answers.values().filter(of_it);
-        if answers().count() < self.list.quorum() {
+        if !self.list.is_quorum(answers().count()) {
             return Finding::Open;
         }
         if self.cluster.is_some_and(|mine| mine != cluster) {

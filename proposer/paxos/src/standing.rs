@@ -222,7 +222,7 @@ impl Member {
     pub fn votes(&self) -> bool {
         self.roster.cluster.is_some()
             && self.refusal.is_none()
-            && self.witnesses.len() + 1 >= self.members.quorum()
+            && self.members.is_quorum(self.witnesses.len() + 1)
     }
 
     /// Why it never will, if so.
@@ -308,12 +308,9 @@ impl Member {
         };
         if is_stranger {
             self.strangers.insert(from);
-            let others = usize::from(self.members.count()) - 1;
-            let needed = match self.roster.cluster {
-                Some(_) => self.members.quorum() - 1,
-                None => others,
-            };
-            if others - self.strangers.len() >= needed {
+            // To found a cluster it needs all of them.
+            let is_founded = self.roster.cluster.is_some();
+            if is_founded && self.members.is_quorum_without(self.strangers.len()) {
                 return;
             }
         }

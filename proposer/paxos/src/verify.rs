@@ -88,7 +88,7 @@ impl Verify {
             }
             _ => return None,
         }
-        if self.votes.len() >= self.members.quorum() {
+        if self.members.is_quorum(self.votes.len()) {
             let highest = self
                 .votes
                 .values()
@@ -100,8 +100,8 @@ impl Verify {
                 None => Verdict::NoVote,
             });
         }
-        let left = usize::from(self.members.count()) - self.forgotten.len();
-        (left < self.members.quorum()).then_some(Verdict::Forgotten)
+        let open = self.members.is_quorum_without(self.forgotten.len());
+        (!open).then_some(Verdict::Forgotten)
     }
 
     /// The verdict when no quorum has answered for a while. One acceptor that has forgotten the slot

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use paxos::ids::{Ballot, NodeId, NodeName, Slot};
 use paxos::message::{Heartbeat, Learned, Message, Recalled, Reply};
 use paxos::proposer::{Behind, Effects, Input, Proposer, Settings};
+use paxos::quorum::majority;
 use paxos::recall::Recalls;
 use paxos::stamp::Terms;
 use paxos::telling::Telling;
@@ -262,7 +263,7 @@ impl Run {
             heartbeat_interval: config.heartbeat_interval,
             election_timeout: config.election_timeout,
             core,
-            quorum: acceptors.len() / 2 + 1,
+            quorum: majority(acceptors.len()),
             file: Arc::new(Mutex::new(Keeper {
                 file,
                 claimed: saved.proposal_counter,

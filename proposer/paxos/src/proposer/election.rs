@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 
 use super::{Claim, Effects, Leading, Phase, Probed, Promise, Proposer, To};
-use crate::ids::{Ballot, NodeId, Slot};
+use crate::ids::{Ballot, Members, NodeId, Slot};
 use crate::message::{Request, Value, Vote};
 
 /// How many election timeouts a candidate waits for promises, asking again at each: acceptors' disks may
@@ -29,7 +29,7 @@ impl Proposer {
         claims: &mut Vec<Claim>,
         effects: &mut Effects,
     ) {
-        let quorum = self.members.quorum();
+        let members = self.members;
         let Phase::Probing {
             even_if_led,
             probed,
@@ -42,11 +42,11 @@ impl Proposer {
             .values()
             .filter(|p| *even_if_led || !p.leader_alive)
             .count();
-        if willing < quorum {
+        if !members.is_quorum(willing) {
             return;
         }
         let promised = probed.values().map(|p| p.promised);
-        let Some(counter) = next_round(self.counter, promised, quorum) else {
+        let Some(counter) = next_round(self.counter, promised, members) else {
             return;
         };
         let counter = counter.saturating_add(std::mem::take(&mut self.skip));
@@ -107,7 +107,7 @@ impl Proposer {
         part: Promise,
         effects: &mut Effects,
     ) {
-        let quorum = self.members.quorum();
+        let members = self.members;
         let Phase::Preparing {
             ballot,
             from,
@@ -140,12 +140,8 @@ impl Proposer {
             };
             effects.acceptors.push((To::One(acceptor), more));
         }
-        if promises
-            .values()
-            .filter(|promise| promise.rest.is_none())
-            .count()
-            >= quorum
-        {
+        let whole = promises.values().filter(|promise| promise.rest.is_none());
+        if members.is_quorum(whole.count()) {
             let (ballot, promises) = (*ballot, mem::take(promises));
             self.lead(ballot, promises, effects);
         }
@@ -223,13 +219,13 @@ impl Proposer {
 pub(super) fn next_round(
     used: u64,
     promised: impl Iterator<Item = Ballot>,
-    quorum: usize,
+    members: Members,
 ) -> Option<u64> {
     let mut rounds: Vec<u64> = promised.map(Ballot::counter).collect();
     rounds.sort_unstable_by(|a, b| b.cmp(a));
     let taken = |next: &u64| {
         let takes = |round: &&u64| **round < *next && *next - **round <= Ballot::MAX_JUMP;
-        rounds.iter().filter(takes).count() >= quorum
+        members.is_quorum(rounds.iter().filter(takes).count())
     };
     let mut above = rounds
         .iter()

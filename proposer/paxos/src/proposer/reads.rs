@@ -90,7 +90,5 @@ impl Proposer {
 
 /// The newest round that a quorum has answered.
 pub(super) fn confirmed_round(renewed: &BTreeMap<NodeId, u64>, members: Members) -> u64 {
-    let mut rounds: Vec<u64> = renewed.values().copied().collect();
-    rounds.sort_unstable_by(|a, b| b.cmp(a));
-    rounds.get(members.quorum() - 1).copied().unwrap_or(0)
+    members.reached(renewed.values().copied()).unwrap_or(0)
 }

@@ -22,7 +22,7 @@ impl Proposer {
         // While none is full, those that are away are no reason to refuse anything.
         let full = leading.no_room.len();
         let unable = full + if full == 0 { 0 } else { self.silent().len() };
-        usize::from(self.members.count()) - unable >= self.members.quorum()
+        self.members.is_quorum_without(unable)
     }
 
     /// Acceptors that were asked in vain for a vote that is still wanted, again and again, but for those
@@ -133,7 +133,7 @@ impl Proposer {
         count: u64,
         effects: &mut Effects,
     ) {
-        let quorum = self.members.quorum();
+        let members = self.members;
         let Phase::Leading(leading) = &mut self.phase else {
             return;
         };
@@ -149,7 +149,7 @@ impl Proposer {
             return;
         }
         batch.votes.insert(from);
-        if batch.votes.len() < quorum {
+        if !members.is_quorum(batch.votes.len()) {
             return;
         }
         if let Some(batch) = leading.in_flight.remove(&first) {
