@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-monitoring test lint fix crds setup sim model canaries fuzz chaos soak e2e fleet bench bench-growth bench-build image
+.PHONY: demo demo-monitoring test lint fix crds setup sim model canaries fuzz chaos soak upgrade e2e fleet bench bench-growth bench-build image
 
 ## demo: run the full sample on this machine and show a failover
 demo: setup
@@ -76,6 +76,16 @@ soak:
 	$(CARGO) build --locked --release -p proposer
 	PROPOSER=$(CURDIR)/target/release/proposer $(CARGO) run --locked -p testkit --bin chaos -- \
 	    --soak $(SOAKS) --seconds 60 --faults kill,split,partial,mute,deaf
+
+## upgrade: a cluster under writers, rolled from a build of the wire version before to this one and back (OLD=commit)
+OLD ?= 321ffc2
+upgrade:
+	mkdir -p target/old
+	git archive $(OLD) | tar --extract --directory target/old
+	$(CARGO) build --locked --release --manifest-path target/old/Cargo.toml --target-dir target/old/target -p proposer
+	$(CARGO) build --locked --release -p proposer
+	PROPOSER=$(CURDIR)/target/release/proposer \
+	    $(CARGO) run --locked -p testkit --bin upgrade -- --old target/old/target/release/proposer
 
 ## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
 e2e:

@@ -14,7 +14,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use paxos::codec::{Frame, NodeName};
+use paxos::codec::{Frame, NodeName, Version};
 use paxos::message::Message;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -321,6 +321,9 @@ async fn measure<S: RoleState>(
     let route = route
         .as_ref()
         .map_or("unknown", |route| template(route.as_str()));
+    if is_of_nodes(route) {
+        crate::link::show_version(response.headers_mut());
+    }
     let method = match method.as_str() {
         known @ ("GET" | "HEAD" | "POST") => known,
         _ => "other",
@@ -332,6 +335,11 @@ async fn measure<S: RoleState>(
         .with_label_values(&[method, route, response.status().as_str()])
         .observe(started.elapsed().as_secs_f64());
     response
+}
+
+/// Whether only nodes have business there.
+fn is_of_nodes(route: &str) -> bool {
+    route.starts_with("/paxos/")
 }
 
 /// The route's pattern, the same at every node: the cluster's own paths name the node.
@@ -388,10 +396,10 @@ impl Node {
         )
     }
 
-    /// A message as an answer.
-    pub(crate) fn answer(&self, message: Message) -> Response {
+    /// A message as an answer, in the version of its question.
+    pub(crate) fn answer(&self, version: Version, message: Message) -> Response {
         let content_type: HeaderValue = crate::link::CONTENT_TYPE;
-        let frame = self.identity.frame(message);
+        let frame = self.identity.frame_in(version, message);
         ([(header::CONTENT_TYPE, content_type)], frame).into_response()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use api::env::{Config, Role};
 use bytes::Bytes;
-use paxos::codec::Frame;
+use paxos::codec::{Frame, Version};
 use paxos::ids::{ClusterId, Members, NodeId, NodeName};
 use paxos::message::{Message, Reply, Request};
 use paxos::standing::{Refusal, Start};
@@ -274,9 +274,16 @@ impl Identity {
         })
     }
 
-    /// The bytes of a message from this node.
+    /// The bytes of a message from this node, in the newest version. A link puts it into the one that its
+    /// peer reads.
     pub fn frame(&self, message: Message) -> Bytes {
+        self.frame_in(Version::NEWEST, message)
+    }
+
+    /// The same in the version of a question, for its answer.
+    pub fn frame_in(&self, version: Version, message: Message) -> Bytes {
         Frame {
+            version,
             from: self.name(),
             cluster: self.cluster(),
             message,
@@ -524,6 +531,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity::open(&config(dir.path(), Role::Proposer, 1)).unwrap();
         let frame = |cluster| Frame {
+            version: Version::NEWEST,
             from: identity.name(),
             cluster: ClusterId::new(cluster),
             message: Message::Done,

@@ -1,14 +1,17 @@
-//! The cluster's own traffic: a message goes out as one `POST`, and its answer comes back.
+//! The cluster's own traffic: a message goes out as one `POST`, and its answer comes back. Beside each answer a
+//! node shows the newest version of the encoding that it reads; what goes to it from then on is in that one.
 
 use api::env::Role;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
-use paxos::codec::{self, Frame, NodeName};
+use paxos::codec::{self, Frame, NodeName, Version};
 use paxos::ids::{ClusterId, NodeId};
 use paxos::message::Message;
 use paxos::outcome::Applied;
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use crate::addresses::Addresses;
@@ -37,6 +40,21 @@ pub fn fit_outcomes(headers: &HeaderMap, outcomes: &mut [Option<Applied>]) {
     }
 }
 
+/// Shows the newest version of the encoding that a node reads. Builds that read version 2 alone do not know it.
+const WIRE_HEADER: &str = "x-wire";
+
+/// Shows it beside an answer.
+pub(crate) fn show_version(headers: &mut HeaderMap) {
+    const NEWEST: u16 = Version::NEWEST.number() as u16;
+    headers.insert(WIRE_HEADER, HeaderValue::from(NEWEST));
+}
+
+fn shown_version(headers: &HeaderMap) -> Version {
+    let shown = headers.get(WIRE_HEADER);
+    let shown = shown.and_then(|number| number.to_str().ok()?.parse().ok());
+    shown.map_or(Version::OLDEST, Version::shown)
+}
+
 /// The largest frame taken, in bytes: a batch of the largest values and then some.
 pub const MAX_FRAME_BYTES: usize = 8 << 20;
 
@@ -49,6 +67,8 @@ pub struct Link {
     pub peer: Peer,
     me: Identity,
     path: PathAndQuery,
+    /// The number of the version that it has shown last.
+    version: Arc<AtomicU8>,
 }
 
 /// Why a message has no answer.
@@ -139,6 +159,7 @@ impl Link {
             me: me.clone(),
             peer: Peer::new(node.to_string(), address, PeerOptions::default()),
             path: path(node).parse().ok()?,
+            version: Arc::new(AtomicU8::new(Version::OLDEST.number())),
         })
     }
 
@@ -161,16 +182,24 @@ impl Link {
         frame: Bytes,
         timeout: Duration,
         breakers: Breakers,
-        heard: impl FnMut(),
+        mut heard: impl FnMut(),
     ) -> Result<Message, Error> {
-        let mut request = post(self.path.clone(), CONTENT_TYPE, frame);
-        if self.node.role != Role::Acceptor {
-            request.headers_mut().insert(OUTCOMES_HEADER, OUTCOMES);
+        let mut send = async |version: Version| {
+            let request = self.request(version, &frame)?;
+            let call = self
+                .peer
+                .call_hearing(lane, request, timeout, breakers, &mut heard);
+            let response = call.await?;
+            let shown = shown_version(response.headers());
+            self.version.store(shown.number(), Ordering::Relaxed);
+            Ok::<_, Error>((response, shown))
+        };
+        let version = Version::shown(self.version.load(Ordering::Relaxed));
+        let (mut response, shown) = send(version).await?;
+        if response.status() == StatusCode::BAD_REQUEST && shown != version {
+            // Another build's process is there than a moment ago. What it cannot read has no effect.
+            (response, _) = send(shown).await?;
         }
-        let response = self
-            .peer
-            .call_hearing(lane, request, timeout, breakers, heard)
-            .await?;
         if response.status() != StatusCode::OK {
             return Err(Error::Status(response.status()));
         }
@@ -180,6 +209,18 @@ impl Link {
         }
         self.me.check(&frame)?;
         Ok(frame.message)
+    }
+
+    fn request(&self, version: Version, frame: &Bytes) -> Result<Request<Bytes>, Error> {
+        let frame = match version {
+            Version::NEWEST => frame.clone(),
+            older => Frame::translate(frame, older)?,
+        };
+        let mut request = post(self.path.clone(), CONTENT_TYPE, frame);
+        if self.node.role != Role::Acceptor {
+            request.headers_mut().insert(OUTCOMES_HEADER, OUTCOMES);
+        }
+        Ok(request)
     }
 
     /// Gets what lies below [`path`] at that node. What comes with a 200 is of this node's cluster.
@@ -203,3 +244,5 @@ impl Link {
 
 #[cfg(test)]
 mod largest;
+#[cfg(test)]
+mod versions;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use paxos::acceptor::Record;
-use paxos::codec::{Entry, Frame};
+use paxos::codec::{Entry, Frame, Version};
 use paxos::command::{Command, MAX_SEQUENCE, Operation};
 use paxos::ids::{Ballot, ClusterId, Members, NodeId, NodeName, Role, Slot};
 use paxos::machine::{Applied, Outcome, Resource};
@@ -315,11 +315,18 @@ pub fn message() -> BoxedStrategy<Message> {
 
 /// Any message and its way.
 pub fn frame() -> impl Strategy<Value = Frame> {
-    (node_name(), cluster(), message()).prop_map(|(from, cluster, message)| Frame {
-        from,
-        cluster,
-        message,
-    })
+    (
+        select(Version::ALL.to_vec()),
+        node_name(),
+        cluster(),
+        message(),
+    )
+        .prop_map(|(version, from, cluster, message)| Frame {
+            version,
+            from,
+            cluster,
+            message,
+        })
 }
 
 /// Anything that an acceptor keeps.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::env::Role;
 use bytes::Bytes;
-use paxos::codec::Frame;
+use paxos::codec::{Frame, Version};
 use paxos::ids::{Ballot, ClusterId, NodeId, Slot};
 use paxos::message::{Learn, Message, Request, Value};
 use proptest::collection::vec;
@@ -117,6 +117,7 @@ fn messages_of_every_kind_stop_no_node_and_everything_is_read_afterwards() {
         let to: Name = (role, if role == Role::Store { 1 } else { number });
         let url = format!("{}/paxos/{}/{}", cluster.node(to).url(), role, to.1);
         let frame = Frame {
+            version: Version::NEWEST,
             from: by,
             cluster: id,
             message,

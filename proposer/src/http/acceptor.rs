@@ -156,6 +156,7 @@ async fn message(State(state): State<Arc<Acceptor>>, Raw(body): Raw) -> Result<R
     // a small part of a large buffer.
     let body = Bytes::copy_from_slice(&body);
     let (frame, is_ours) = state.node.decode(body)?;
+    let version = frame.version;
     let Message::Request(request) = frame.message else {
         return Err(Problem::bad_request(
             "message",
@@ -164,10 +165,10 @@ async fn message(State(state): State<Arc<Acceptor>>, Raw(body): Raw) -> Result<R
     };
     // Without a cluster it votes for nobody. What waited until it has one may be another cluster's.
     if !is_ours && !matches!(request, Request::Enlist { .. }) {
-        return Ok(state.node.answer(Message::Reply(Reply::NotVoting)));
+        return Ok(state.node.answer(version, Message::Reply(Reply::NotVoting)));
     }
     let reply = state.handle.ask(request).await.map_err(|_| busy())?;
-    Ok(state.node.answer(Message::Reply(reply)))
+    Ok(state.node.answer(version, Message::Reply(reply)))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -236,11 +236,12 @@ async fn message(
     Raw(body): Raw,
 ) -> Result<Response, Problem> {
     let (frame, is_ours) = state.node.decode(body)?;
+    let version = frame.version;
     let learn = match frame.message {
         Message::Learn(learn) => learn,
         Message::Recall(slots) => {
             let recalled = state.handle.recall(slots).await.map_err(busy)?;
-            return Ok(state.node.answer(Message::Recalled(recalled)));
+            return Ok(state.node.answer(version, Message::Recalled(recalled)));
         }
         _ => {
             return Err(Problem::bad_request(
@@ -255,7 +256,7 @@ async fn message(
     }
     let mut learned = state.handle.learn(frame.from, learn).await.map_err(busy)?;
     link::fit_outcomes(&headers, &mut learned.outcomes);
-    Ok(state.node.answer(Message::Learned(learned)))
+    Ok(state.node.answer(version, Message::Learned(learned)))
 }
 
 /// A piece of a snapshot, for another learner.

@@ -488,6 +488,7 @@ async fn message(
     if !is_ours {
         return Err(state.node.knows_no_cluster());
     }
+    let version = frame.version;
     let reply = match frame.message {
         Message::Forward { wait_ms, values } => {
             let mut forwarded = forward(&state, frame.from, wait_ms, &values).await;
@@ -508,7 +509,7 @@ async fn message(
             ));
         }
     };
-    Ok(state.node.answer(reply))
+    Ok(state.node.answer(version, reply))
 }
 
 /// The values that a client may propose among those that a node forwards, and for each of all whether

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use paxos::acceptor::{Acceptor, Record};
-use paxos::codec::{Entry, Frame, NodeName, encode_entries};
+use paxos::codec::{Entry, Frame, NodeName, Version, encode_entries};
 use paxos::command::{Command, Operation};
 use paxos::ids::{Ballot, ClusterId, Members, NodeId, Role, Slot};
 use paxos::learner::records;
@@ -38,6 +38,7 @@ fn keep<R, E>(output: Output<R, E>) -> E {
 /// The message's bytes as they are sent, which the other side takes and reads.
 fn fits(message: Message) {
     let frame = Frame {
+        version: Version::NEWEST,
         from: NodeName {
             role: Role::Proposer,
             id: node(255),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use node::link;
 use node::media::FileMedia;
 use node::wal::{Options, Wal};
-use paxos::codec::{Frame, NodeName, decode_entries, encode_entries};
+use paxos::codec::{Frame, NodeName, Version, decode_entries, encode_entries};
 use paxos::command::{Command, Operation};
 use paxos::ids::{ClusterId, NodeId, Slot};
 use paxos::message::{Message, Value};
@@ -81,6 +81,7 @@ pub fn name((role, id): Name) -> NodeName {
 pub fn send(cluster: &Cluster, to: Name, by: Name, message: Message) -> http::Answer {
     let status = cluster.node(to).status().expect("a node that answers");
     let frame = Frame {
+        version: Version::NEWEST,
         from: name(by),
         cluster: status["cluster"].as_str().and_then(ClusterId::parse),
         message,

@@ -7,7 +7,7 @@ use node::media::FileMedia;
 use node::wal::{Options, Wal};
 use node::wire::{OutcomeView, ProposeBody};
 use paxos::acceptor::{Acceptor, Record};
-use paxos::codec::{Frame, NodeName};
+use paxos::codec::{Frame, NodeName, Version};
 use paxos::ids::{Members, NodeId, Role, Slot};
 use paxos::learner::{Input as Told, Learner};
 use paxos::machine::{Applied, Machine};
@@ -46,6 +46,7 @@ fn node(id: u8) -> NodeId {
 fn send(role: Role, id: u8, message: Message) -> Bytes {
     let from = NodeName { role, id: node(id) };
     let frame = Frame {
+        version: Version::NEWEST,
         from,
         cluster: None,
         message,

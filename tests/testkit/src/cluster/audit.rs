@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::env::Role;
 use node::link;
 use node::wire::CommandView;
-use paxos::codec::{Frame, NodeName};
+use paxos::codec::{Frame, NodeName, Version};
 use paxos::ids::{ClusterId, NodeId, Slot};
 use paxos::message::{Message, Reply, Request, Vote};
 use serde::Deserialize;
@@ -185,6 +185,7 @@ fn votes(cluster: &Cluster, (role, id): Name, from: u64, to: u64) -> Option<Vec<
         let message = Message::Request(Request::Fetch { from, to: Slot(to) });
         let from_learner = name(Role::Learner, 1)?;
         let frame = Frame {
+            version: Version::NEWEST,
             from: from_learner,
             cluster: known,
             message,

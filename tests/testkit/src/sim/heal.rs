@@ -79,7 +79,12 @@ impl Sim {
         if !self.has_slow_disks() {
             self.config.sync = (0, 2);
         }
-        (self.config.lost_claims, self.config.mixed) = (0, 0);
+        self.config.lost_claims = 0;
+        // Neighbouring versions need no mending.
+        let mixes = self.config.other_dialect.mixes();
+        if !mixes {
+            self.config.mixed = 0;
+        }
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
             node.paused_until = 0;
@@ -87,7 +92,9 @@ impl Sim {
             node.clock = 10;
             node.slow = 1;
             node.room = Room::Enough;
-            node.dialect = Dialect::Ours;
+            if !mixes {
+                node.dialect = Dialect::Ours;
+            }
             node.counts = true;
             if matches!(node.process, Process::Down) {
                 self.schedule(0, Event::Start(at));

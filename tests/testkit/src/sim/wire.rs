@@ -1,52 +1,61 @@
-//! Messages as bytes, between nodes of one version or of two. There is no compatibility between
-//! versions of the encoding: a node takes what it cannot read for lost, whole.
+//! Messages as bytes, between nodes of one version of the encoding or of two. Neighbours understand each
+//! other; what a node cannot read is lost, whole.
 
 use std::fmt;
 
 use bytes::Bytes;
-use paxos::codec::{Frame, NodeName};
+use paxos::codec::{Frame, NodeName, Version};
 use paxos::message::Message;
 
-/// Which version of the encoding a node speaks.
+/// Which versions of the encoding a node reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// This one.
+    /// Those of this build.
     Ours,
-    /// Of another version number.
-    Version(u8),
-    /// Of the same number, but with more at the end of each message.
+    /// The older of them and the one before that.
+    Older,
+    /// The newer of them and the one after that.
+    Newer,
+    /// None of them: each of its messages has more at the end.
     Longer,
+}
+
+impl Dialect {
+    /// Whether a cluster of such nodes and of ours works.
+    pub fn mixes(self) -> bool {
+        self != Dialect::Longer
+    }
+
+    /// What two nodes write to each other; `None`: they do not understand each other.
+    fn common(self, other: Dialect) -> Option<Version> {
+        match (self, other) {
+            (Dialect::Longer, Dialect::Longer) => Some(Version::NEWEST),
+            (Dialect::Longer, _) | (_, Dialect::Longer) => None,
+            (Dialect::Older, Dialect::Newer) | (Dialect::Newer, Dialect::Older) => None,
+            (Dialect::Older, _) | (_, Dialect::Older) => Some(Version::OLDEST),
+            (Dialect::Ours | Dialect::Newer, _) => Some(Version::NEWEST),
+        }
+    }
 }
 
 /// A message on its way.
 #[derive(Clone)]
 pub(super) struct Said {
     dialect: Dialect,
+    /// In the newest version of this build.
     bytes: Bytes,
 }
 
 impl Said {
     /// By that node.
     pub(super) fn by(from: NodeName, dialect: Dialect, message: Message) -> Said {
-        let ours = Frame {
+        let frame = Frame {
+            version: Version::NEWEST,
             from,
             cluster: None,
             message,
         };
-        let ours = ours.encode();
-        let bytes = match dialect {
-            Dialect::Ours => ours,
-            Dialect::Version(version) => {
-                let mut bytes = ours.to_vec();
-                bytes[1] = version;
-                bytes.into()
-            }
-            Dialect::Longer => {
-                let mut bytes = ours.to_vec();
-                bytes.push(0);
-                bytes.into()
-            }
-        };
+        let bytes = frame.encode();
         Said { dialect, bytes }
     }
 
@@ -57,39 +66,33 @@ impl Said {
 
     /// What a node of that dialect takes from it.
     pub(super) fn heard(&self, dialect: Dialect) -> Option<Message> {
-        let decoded = Frame::decode(self.bytes.clone());
-        match (self.dialect, dialect) {
-            (Dialect::Ours, Dialect::Ours) => {
-                Some(decoded.expect("what is encoded can be decoded").message)
+        let Some(version) = self.dialect.common(dialect) else {
+            if self.dialect == Dialect::Longer {
+                let longer = [&self.bytes[..], &[0]].concat();
+                let decoded = Frame::decode(longer.into());
+                assert!(decoded.is_err(), "it has more at the end: {decoded:?}");
             }
-            (_, Dialect::Ours) => {
-                assert!(decoded.is_err(), "another version is refused: {decoded:?}");
-                None
-            }
-            (said, heard) if said == heard => Some(self.translated()),
-            _ => None,
-        }
+            return None;
+        };
+        let bytes = match version {
+            Version::NEWEST => Ok(self.bytes.clone()),
+            older => Frame::translate(&self.bytes, older),
+        };
+        let frame = bytes.and_then(Frame::decode);
+        let frame = frame.expect("what is encoded can be decoded");
+        assert_eq!(frame.version, version);
+        Some(frame.message)
     }
 
     /// What its sender meant.
     pub(super) fn meant(&self) -> Message {
-        self.translated()
-    }
-
-    fn translated(&self) -> Message {
-        let mut bytes = self.bytes.to_vec();
-        match self.dialect {
-            Dialect::Ours => {}
-            Dialect::Version(_) => bytes[1] = paxos::codec::VERSION,
-            Dialect::Longer => drop(bytes.pop()),
-        }
-        let decoded = Frame::decode(bytes.into());
-        decoded.expect("what is encoded can be decoded").message
+        let frame = Frame::decode(self.bytes.clone());
+        frame.expect("what is encoded can be decoded").message
     }
 }
 
 impl fmt::Debug for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.translated().fmt(f)
+        self.meant().fmt(f)
     }
 }
