@@ -306,7 +306,7 @@ impl Metrics {
             contradicted: m.gauge(
                 &[Role::Proposer, Role::Learner, Role::Store],
                 "contradicted",
-                "1 while what this node knows contradicts what others say: acceptors or learners were set back in time, or it was told what was never chosen.",
+                "1 while what this node knows contradicts what others say: acceptors or learners were set back in time, or it received what was never chosen.",
             )?,
             step_downs: m.counter(
                 PROPOSER,

@@ -63,7 +63,7 @@ fn dashboards_are_as_grafana_wants_them() {
         };
         assert_eq!(names, expected);
         for variable in &variables[1..] {
-            // Anew with each change of the time range.
+            // Again with each change of the time range.
             assert_eq!(variable["refresh"], 2, "{variable}");
             assert_eq!(variable["multi"], true, "{variable}");
             assert_eq!(variable["datasource"]["uid"], "${datasource}", "{variable}");

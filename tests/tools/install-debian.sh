@@ -21,7 +21,7 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 echo "install-debian: ${missing[*]} of Debian's $package into .tools/"
-# Lists of its own: the machine's may be missing or old, and only root may renew them.
+# Its own lists: the machine's may be missing or old, and only root may renew them.
 mkdir -p "$scratch"/{lists,cache}/partial
 apt=(apt-get -q -o "Dir::State::Lists=$scratch/lists" -o "Dir::Cache=$scratch/cache" -o APT::Sandbox::User=)
 "${apt[@]}" update >"$scratch/log" 2>&1 || { cat "$scratch/log" >&2; exit 1; }

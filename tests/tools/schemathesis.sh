@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Throws generated requests at every role's /openapi.json with every check of schemathesis: CASES of
 # them for each role, from SEED on, within SECONDS for each role. A failure prints how to repeat it.
-# ROLES="proposer learner" names some alone. Starts a cluster of its own on ports from PORT_BASE on.
+# ROLES="proposer learner" names some alone. Starts its own cluster on ports from PORT_BASE on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 VERSION=4.32.5
