@@ -1,5 +1,5 @@
 //! Who answers at the addresses that a node is given, and what it says of that: addresses in the wrong
-//! order, acceptors that cannot vote, a cluster founded anew beside the old one's nodes.
+//! order, acceptors that cannot vote, a cluster founded again beside the old one's nodes.
 
 use std::fs;
 use std::time::Duration;
@@ -147,7 +147,7 @@ fn a_cluster_founded_anew_says_that_the_others_are_not_of_it() {
     cluster.restart(&acceptors);
     for name in &acceptors {
         let words = [
-            "founded anew",
+            "founded again",
             "proposer-1 of cluster",
             "Give each node the volume",
         ];

@@ -3,7 +3,7 @@
 //!
 //! A file is called as the variable in whose place it is, and holds what that would. One that is
 //! gone or holds something bad changes nothing: the last good list stays. A node that its own list no
-//! longer names goes on and serves, but a proposer hands leadership over and does not stand again:
+//! longer names keeps serving, but a proposer hands leadership over and does not stand again:
 //! those that follow the list would not take it for a leader.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Lists(BTreeMap<Role, Vec<String>>);
 
 impl Lists {
-    /// As the node starts with them. Stores that are not to be used are none.
+    /// As the node starts with them. Stores that are not to be used are left out.
     fn of(config: &Config) -> Lists {
         let used = |role: &Role| *role != Role::Store || config.use_cluster_store;
         let roles = Role::ALL.into_iter().filter(used);
@@ -52,7 +52,7 @@ impl Lists {
 pub struct Addresses(watch::Receiver<Lists>);
 
 impl Addresses {
-    /// Starts to read the files, on a thread of its own, if the configuration names their folder.
+    /// Starts to read the files, on a separate thread, if the configuration names their folder.
     pub fn start(config: &Config) -> io::Result<Addresses> {
         let (lists, addresses) = watch::channel(Lists::of(config));
         if let Some(dir) = &config.members_dir {

@@ -1,11 +1,11 @@
-//! What one process may hold of memory, connections and descriptors, whoever asks. Each bound is the
-//! process's own, in bytes where bytes matter, and derived from what the system gives it.
+//! What one process may hold of memory, connections and descriptors, no matter who asks. Each bound is
+//! the process's own, in bytes where bytes matter, and derived from what the system gives it.
 //!
 //! A quarter of the memory is for what comes in and goes out: clients' bodies, peers' frames, answers
 //! and streams have a part each, so that none of them starves another. A part is taken before the
 //! memory is, and given back when the memory is free again: a body's when it is read, an answer's when
-//! the client has taken it. Where a part is spent, whoever does not get on with what he holds is cut,
-//! and the next one waits for a moment, or is told to come back.
+//! the client has taken it. Where a part is spent, a client that makes no progress with what it holds
+//! is cut, and the next one waits for a moment, or is told to come back.
 //!
 //! A request finds its connection in a task-local variable, as it is served by the connection's task.
 //! Outside of one, as in unit tests of routes, nothing is counted.
@@ -39,7 +39,7 @@ pub use connection::Connection;
 use connection::Held;
 use table::{Place, Table};
 
-/// What of the memory is for requests and answers: one part in so many.
+/// What of the memory is for requests and answers: one part in this many.
 const PART: u64 = 4;
 /// The largest frame must fit, and some more of anything.
 const LEAST: usize = 16 << 20;
@@ -145,7 +145,7 @@ impl Limits {
         }
     }
 
-    /// For this process, in a cluster of so many nodes. Raises its limit of descriptors.
+    /// For this process, in a cluster of `nodes` nodes. Raises its limit of descriptors.
     pub fn of_this_process(nodes: usize) -> Limits {
         let descriptors = descriptors::raise_limit();
         Limits::of(
@@ -523,8 +523,8 @@ impl Stream {
         Ok(Stream(Some(connection)))
     }
 
-    /// Waits until there is memory for a piece of about that size. Whoever does not take what he has
-    /// been sent is cut meanwhile.
+    /// Waits until there is memory for a piece of about that size. Clients that do not take what they
+    /// have been sent are cut meanwhile.
     pub(crate) async fn room(&self, bytes: usize) -> Piece {
         let Some(connection) = &self.0 else {
             return Piece(None);

@@ -54,7 +54,7 @@ const CACHE_BYTES: usize = 64 << 20;
 
 mod sessions;
 
-/// The open database. Cheap to clone; reads go on beside the one writer.
+/// The open database. Cheap to clone; reads run beside the one writer.
 #[derive(Clone)]
 pub struct Database {
     db: Arc<redb::Database>,
@@ -97,7 +97,7 @@ pub enum Error {
 /// Why entries were not applied. None of them is.
 #[derive(Debug)]
 pub enum ApplyError {
-    /// This version cannot go on.
+    /// This version cannot continue.
     Halt(String),
     /// The database failed.
     Database(Error),
@@ -334,7 +334,7 @@ impl Database {
                 None => meta.remove(LAST_VALUE),
             };
             last_value.map_err(|e| wrap(e.into()))?;
-            // An earlier build must not go on with a log time that it does not know.
+            // An earlier build must not continue with a log time that it does not know.
             let format = match ledger.terms() {
                 Some(_) => FORMAT_NOW,
                 None => FORMAT_EARLY,

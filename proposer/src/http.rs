@@ -59,7 +59,7 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Who may knock.
     pub door: Door,
-    /// Set when the process is about to end: answers then ask clients to connect elsewhere.
+    /// Set when the process is shutting down: answers then ask clients to connect elsewhere.
     pub ending: Arc<AtomicBool>,
     /// Who answers at the addresses of other nodes.
     pub survey: Survey,
@@ -368,7 +368,7 @@ pub(crate) fn frame_limits() -> axum::Extension<BodyLimits> {
 
 impl Node {
     /// The frame in a body, and whether it is sure to be of this cluster: while this node knows none, it
-    /// may be of any. Whoever looks at it later must not ask again, as the node may have joined one
+    /// may be of any. Code that looks at it later must not ask again, as the node may have joined one
     /// meanwhile.
     pub(crate) fn decode(&self, body: Bytes) -> Result<(Frame, bool), Problem> {
         let frame = Frame::decode(body).map_err(|error| {

@@ -81,7 +81,7 @@ pub enum Error {
     /// The file says that there must be more.
     #[error(
         "{file} says that this acceptor votes in cluster {cluster}, but its log is {log}. Nothing \
-         was changed. Restore the log, or leave the acceptor down: a quorum of the others goes on without it"
+         was changed. Restore the log, or leave the acceptor down: a quorum of the others works without it"
     )]
     LogLost {
         /// The file's path.
@@ -370,8 +370,8 @@ fn refuses(founded: Members, config: &Config) -> Option<Refusal> {
 }
 
 /// What an acceptor's folder says, without opening it for use: the cluster that it votes in, and with
-/// how many acceptors that was founded, as far as it knows. `None`: there is no such file, or it is none
-/// of an acceptor's.
+/// how many acceptors that was founded, as far as it knows. `None`: there is no such file, or it is not
+/// an acceptor's.
 pub fn acceptors_of(folder: &std::path::Path) -> Option<(ClusterId, Option<Members>)> {
     let text = std::fs::read(folder.join(FILE)).ok()?;
     let read = decode(&serde_json::from_slice(&text).ok()?)?;

@@ -51,7 +51,7 @@ use identity::Identity;
 use logs::Logs;
 use metrics::Metrics;
 
-/// How long a proposer that is about to end may take to hand over and to settle what waits; with
+/// How long a proposer that is shutting down may take to hand over and to settle what waits; with
 /// what follows, the process ends within 5 seconds.
 const LEAVE: Duration = Duration::from_millis(2500);
 /// How long a node serves on after that, each answer closing its connection.
@@ -133,7 +133,7 @@ pub async fn run(
         info!("ending");
         about_to_end.store(true, Ordering::Relaxed);
         if let Some(proposer) = proposer {
-            // Still serving: requests go on to the next leader meanwhile.
+            // Still serving: requests are forwarded to the next leader meanwhile.
             let _ = tokio::time::timeout(LEAVE, proposer.leave()).await;
         }
         end.send_replace(true);

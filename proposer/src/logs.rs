@@ -10,9 +10,8 @@
 //! and DEBUG for everything that happens per request. The filter is `RUST_LOG` if set, else INFO,
 //! with DEBUG=true DEBUG for this program.
 //!
-//! Nobody waits for a log: each sink has a thread and a bounded queue of its own, and what does not
-//! fit is counted in [`Logs::dropped`] and gone. A sink that fails or hangs stops no other and no
-//! node.
+//! Nobody waits for a log: each sink has its own thread and bounded queue, and what does not fit is
+//! counted in [`Logs::dropped`] and gone. A sink that fails or hangs stops no other and no node.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};

@@ -109,7 +109,7 @@ fn node() -> ExitCode {
 }
 
 /// The socket of the node. Port and data folder are both looked at before the node starts, so that
-/// whoever sets it up hears of all that is wrong at once.
+/// the person who sets it up hears of all that is wrong at once.
 fn prepare(config: &Config) -> Result<TcpListener, Vec<String>> {
     let listener = serve::bind_at(config.access.listen, config.port);
     let folder = FileMedia::open(&config.data_dir).map(drop);

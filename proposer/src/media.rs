@@ -99,7 +99,7 @@ impl FileMedia {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let message = format!(
-                    "another process uses this folder: {} (stop it, or give this one a DATA_DIR of its own)",
+                    "another process uses this folder: {} (stop it, or give this one its own DATA_DIR)",
                     dir.display()
                 );
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
@@ -141,7 +141,7 @@ impl Media for FileMedia {
         let mut names = Vec::new();
         for entry in patiently("the folder", || std::fs::read_dir(&self.dir))? {
             let entry = entry?;
-            // A name that is not UTF-8 is none of ours, and neither is a folder.
+            // A name that is not UTF-8 is not ours, and neither is a folder.
             if let Ok(name) = entry.file_name().into_string()
                 && name != LOCK
                 && entry.file_type()?.is_file()

@@ -515,7 +515,7 @@ impl Metrics {
             .inc();
     }
 
-    /// A proposer sends so many acceptors a request.
+    /// A proposer sends a request to this many acceptors.
     pub(crate) fn proposer_sends(&self, request: &Request, acceptors: usize) {
         self.proposer_requests
             .with_label_values(&[request_kind(request)])

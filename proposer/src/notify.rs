@@ -35,7 +35,7 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// Notifications that may wait for one client; further ones are dropped.
 const QUEUE: usize = 256;
 
-/// What a client is told.
+/// What a client is sent.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Notification<'a> {
@@ -57,7 +57,7 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// For the learner of this configuration; `None` when nobody is to be told. Call within a Tokio
+    /// For the learner of this configuration; `None` when nobody is to be notified. Call within a Tokio
     /// runtime.
     pub fn start(
         config: &Config,
@@ -98,7 +98,7 @@ impl Notifier {
         }
     }
 
-    /// What is to be told of an entry, and to whom.
+    /// What is to be sent about an entry, and to whom.
     fn notification(&self, entry: &Entry) -> Option<(&mpsc::Sender<Bytes>, Bytes)> {
         let first = entry.applied.slot == entry.slot;
         let committed = matches!(entry.applied.outcome, Outcome::Committed { .. });
@@ -144,8 +144,8 @@ async fn tell(target: Target, mut notifications: mpsc::Receiver<Bytes>, metrics:
                 "failed"
             }
             Err(why) => {
-                // Why is for who runs the node: told to whoever asks for the log, it would be a
-                // way to find out what listens at those addresses.
+                // Why is for those who run the node: shown to any client that asks for the log, it
+                // would be a way to find out what listens at those addresses.
                 warn!(client = %target, "cannot be notified");
                 warn!(target: logs::PRIVATE, client = %target, why, "cannot be notified");
                 failing = true;

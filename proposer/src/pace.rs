@@ -31,7 +31,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// A message of so many bytes was answered after this time.
+    /// A message of `bytes` bytes was answered after this time.
     pub fn took(&mut self, bytes: usize, time: Duration) {
         if bytes < LONG {
             self.way = (self.way * 7 + time) / 8;

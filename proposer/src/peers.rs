@@ -29,7 +29,7 @@ mod pool;
 /// Which of a peer's connections a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Heartbeats and prepares: one connection of its own, so they never wait behind bulk.
+    /// Heartbeats and prepares: their own connection, so they never wait behind bulk.
     Control,
     /// Everything else.
     Bulk,
@@ -227,7 +227,7 @@ impl Peer {
     }
 
     /// Sends an idempotent request whose URI is a path, and returns the whole answer. It begins
-    /// within `timeout`, waiting and connecting included, and goes on without a longer pause: a
+    /// within `timeout`, waiting and connecting included, and continues without a longer pause: a
     /// large answer over a slow link has the time that it needs. May be dropped at any time.
     pub async fn call(
         &self,

@@ -55,7 +55,7 @@ impl Problem {
         }
     }
 
-    /// The same, with a number under a name of its own.
+    /// The same, with a number under its own name.
     #[must_use]
     pub fn with(mut self, name: &'static str, number: u64) -> Problem {
         self.numbers.insert(name, number);
@@ -123,7 +123,7 @@ impl Problem {
         self.status
     }
 
-    /// What the client is told.
+    /// What the client reads.
     pub fn detail(&self) -> &str {
         &self.detail
     }

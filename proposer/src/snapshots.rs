@@ -32,7 +32,8 @@ const SYNC_BYTES: u64 = 4 << 20;
 const MAX_PART_BYTES: usize = 4 << 20;
 const ANOTHERS: &str = "it holds another instance's state";
 
-/// How long a snapshot stays after somebody has read of it: a transfer goes on, though newer ones come.
+/// How long a snapshot stays after somebody has read from it: a transfer continues, though newer ones
+/// come.
 const HELD: Duration = Duration::from_secs(60);
 
 /// A folder of snapshots. Cloning it is cheap.
@@ -216,7 +217,7 @@ impl<M: Media> Snapshots<M> {
         let name = incoming(slot);
         let file = match self.media.open(&name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // One at a time: what is left of another one will not be gone on with.
+                // One at a time: what is left of another one will not be continued.
                 self.discard_incoming()?;
                 self.media.create(&name)
             }
@@ -227,7 +228,7 @@ impl<M: Media> Snapshots<M> {
             file.sync_data()
         });
         written.map_err(|source| {
-            // What a failed sync leaves is unknown, and a later one would not tell: start anew.
+            // What a failed sync leaves is unknown, and a later one would not tell: start again.
             let _ = self.media.remove(&name);
             self.io(&name, source)
         })
@@ -254,7 +255,7 @@ impl<M: Media> Snapshots<M> {
         incoming.try_for_each(|name| self.remove(name))
     }
 
-    /// Removes every snapshot: they can be made anew.
+    /// Removes every snapshot: they can be made again.
     pub fn clear(&self) -> Result<(), Error> {
         let names = self.names()?;
         let mut all = names.iter().filter(|name| name.starts_with(PREFIX));
@@ -334,7 +335,7 @@ impl<M: Media> Snapshots<M> {
             Ok(bytes)
         };
         if take(MAGIC.len())? != MAGIC {
-            return Err(damaged(&"it is none of this format").into());
+            return Err(damaged(&"it is not in this format").into());
         }
         let mut reader = Reader::default();
         let mut left = length - MAGIC.len() as u64;
@@ -510,7 +511,7 @@ mod tests {
             snapshots.write(&machine(slots).freeze()).unwrap();
         }
         assert_eq!(snapshots.slots().unwrap(), [3, 9, 12].map(Slot));
-        // One at a time, and not for ever.
+        // One at a time, and not forever.
         snapshots.hold(Slot(9));
         for slots in [15, 20] {
             snapshots.write(&machine(slots).freeze()).unwrap();

@@ -86,7 +86,7 @@ struct Status {
 }
 
 impl Survey {
-    /// Asks for ever. `needy` says that this node cannot serve now, so that all is asked often. Call
+    /// Asks without end. `needy` says that this node cannot serve now, so that all is asked often. Call
     /// within a Tokio runtime.
     pub(crate) fn start(
         &self,

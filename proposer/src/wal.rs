@@ -10,12 +10,12 @@
 //! | last frame with a sector missing | a write cut off by a crash | dropped |
 //! | last frame with all sectors, but a wrong checksum | damage, maybe of something acknowledged | refused |
 //! | wrong frame with a trace of a later one | damage | refused |
-//! | last segment without a header and without frames | a creation cut off by a crash | made anew |
+//! | last segment without a header and without frames | a creation cut off by a crash | made again |
 //! | a gap in the sequence numbers | a missing segment | refused |
 //! | a later format version | a rollback of the program | refused |
 //!
 //! What no log can see by itself: that its end (by whole sectors or whole frames), its oldest
-//! segments or all of it were removed, or that the folder is an older copy. Whoever owns the log has
+//! segments or all of it were removed, or that the folder is an older copy. The owner of the log has
 //! to compare [`Wal::position_start`] and [`Wal::position_end`] with what it knows from elsewhere.
 //!
 //! The last segment is zeros past its last frame, written with an earlier one: the sync of a frame
@@ -116,7 +116,7 @@ pub struct SyncStats {
     pub bytes: u64,
 }
 
-/// The log. One process, one thread, one folder of its own.
+/// The log. One process, one thread, its own folder.
 pub struct Wal<M: Media> {
     media: M,
     options: Options,
@@ -264,7 +264,7 @@ impl<M: Media> Wal<M> {
         Ok(())
     }
 
-    /// For those who read what is durable while this log goes on.
+    /// For those who read what is durable while this log keeps growing.
     pub fn reader(&self) -> Reader<M::File> {
         Reader(self.files.clone())
     }
@@ -364,7 +364,7 @@ impl<M: Media> Wal<M> {
         Ok(bytes)
     }
 
-    /// How long a file becomes by a write of so many bytes that ends at `end`, past its own end.
+    /// How long a file becomes by a write of `bytes` bytes that ends at `end`, past its own end.
     fn room(&self, end: u64, bytes: u64) -> u64 {
         let Options {
             segment_bytes,

@@ -312,7 +312,7 @@ impl<'a> ResourceView<'a> {
 pub struct PageView<'a> {
     /// In the order of their names.
     pub resources: Vec<ResourceView<'a>>,
-    /// The page shows what stood after this instance: `/watch?from=` the next one goes on from it.
+    /// The page shows what stood after this instance: `/watch?from=` the next one continues from it.
     pub instance_id: u64,
     /// The `after` of the next page; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]

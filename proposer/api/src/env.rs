@@ -118,7 +118,7 @@ pub const DEFAULT_RETRY_MEMORY: u64 = 128 << 20;
 const MIN_RETRY_MEMORY: u64 = 64 << 10;
 /// The least of `STATE_QUOTA_BYTES`.
 pub const MIN_STATE_QUOTA: u64 = 64 << 10;
-/// Of a learner's memory, resources may take one part in so many. As much again goes to requests that
+/// Resources may take one part in this many of a learner's memory. As much again goes to requests that
 /// are remembered, the rest to messages, snapshots and the allocator.
 pub const QUOTA_SHARE: u64 = 4;
 

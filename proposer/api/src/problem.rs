@@ -19,7 +19,7 @@ pub struct Problem<'a> {
     /// The same in a word, where programs may act by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
-    /// What programs need beside that, each under a name of its own.
+    /// What else programs need, each under its own name.
     #[serde(flatten, deserialize_with = "numbers")]
     #[cfg_attr(feature = "openapi", schema(ignore))]
     pub numbers: BTreeMap<Cow<'a, str>, u64>,

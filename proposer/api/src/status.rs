@@ -152,7 +152,7 @@ impl<'de> Deserialize<'de> for Status {
             Some(Role::Acceptor) => serde_json::from_value(said).map(Status::Acceptor),
             Some(Role::Learner) => serde_json::from_value(said).map(Status::Learner),
             Some(Role::Store) => serde_json::from_value(said).map(Status::Store),
-            None => return Err(D::Error::custom("role is none that this version knows")),
+            None => return Err(D::Error::custom("this version does not know the role")),
         };
         status.map_err(D::Error::custom)
     }
@@ -393,7 +393,7 @@ impl From<Refusal> for RefusalReason {
             Refusal::OlderCopy { .. } => RefusalReason::OlderCopy,
             Refusal::OtherCluster { .. } => RefusalReason::OtherCluster,
             Refusal::NotAMember => RefusalReason::NotAMember,
-            // While nothing is founded it is told by `unmet` and never held against the disk.
+            // While nothing is founded `unmet` reports it, and it is never held against the disk.
             Refusal::OtherCount { .. } | Refusal::OtherList { .. } => RefusalReason::OtherCount,
         }
     }

@@ -35,7 +35,7 @@ pub struct Share {
 }
 
 impl Budget {
-    /// One of so many bytes.
+    /// One of `capacity` bytes.
     pub fn new(capacity: usize, shown: IntGauge) -> Budget {
         Budget(Arc::new(Inner {
             capacity,

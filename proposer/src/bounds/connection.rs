@@ -87,7 +87,7 @@ impl Held {
         }
     }
 
-    /// It is of so many bytes now, which go to the client.
+    /// It now has this many bytes, which go to the client.
     pub(super) fn send(&mut self, bytes: usize) {
         self.resize(bytes);
         self.sent = true;
@@ -253,7 +253,7 @@ impl Connection {
         let took = self.now() - self.began_at.load(Ordering::Relaxed).min(self.now());
         let may_take = pause + Duration::from_millis(moved * 1000 / LEAST_RATE);
         let slow = Duration::from_millis(took).checked_sub(may_take);
-        // Neither does a fast start help whoever stops.
+        // Nor does a fast start help a client that stops.
         let since = self.is_idle_for().min(Duration::from_millis(took));
         slow.max(since.checked_sub(pause))
     }
@@ -267,7 +267,7 @@ impl Connection {
     /// What cutting it would cost, and for how long it has been so.
     pub(super) fn loss(&self) -> (Loss, Duration) {
         if !self.is(ASKED) {
-            // Whoever drips a head byte by byte is as silent.
+            // A client that drips a head byte by byte counts as silent.
             let open = self.opened.elapsed();
             return match open >= GRACE {
                 true => (Loss::Silent, open),

@@ -20,7 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Set while a file waits for a descriptor: whoever holds some that it can do without gives them up.
+/// Set while a file waits for a descriptor: holders give up those that they can do without.
 static WANTED: AtomicBool = AtomicBool::new(false);
 
 /// Raises the soft limit to the hard one, and returns how many descriptors the process may have.
@@ -38,7 +38,7 @@ pub fn raise_limit() -> u64 {
     soft.unwrap_or(UNLIMITED)
 }
 
-/// How many connections may be open so that files, and the connections to so many other nodes,
+/// How many connections may be open so that files, and the connections to `peers` other nodes,
 /// always find a descriptor. A quarter of a limit that is too low for all of it.
 pub fn for_connections(limit: u64, peers: usize) -> usize {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use super::Waits;
 use super::connection::{Connection, Loss};
 
-/// One source's share of the connections: one in so many.
+/// One source's share of the connections: one in this many.
 const SHARE: usize = 8;
-/// Silent connections that go at once when one must: who opens them by the thousand must not make
-/// the others wait for a search each time.
+/// Silent connections that go at once when one must: a client that opens them by the thousand must not
+/// make the others wait for a search each time.
 const SILENT_AT_ONCE: usize = 32;
 
 /// The connections.

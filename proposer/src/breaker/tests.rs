@@ -37,7 +37,7 @@ fn open() -> Breaker {
 fn the_states_follow_the_figures() {
     use State::{Closed, HalfOpen, Open};
     let story = [
-        // A success in between starts the count anew; five in a row open it.
+        // A success in between restarts the count; five in a row open it.
         (0, "fail fail fail fail succeed", Closed),
         (1, "fail fail fail fail", Closed),
         (2, "fail", Open),

@@ -53,7 +53,7 @@ pub(super) struct Options {
         default_value = "localhost:8081"
     )]
     pub(super) learners: Vec<Server>,
-    /// How long to go on trying, as 500ms, 10s or 2m
+    /// How long to keep trying, as 500ms, 10s or 2m
     #[arg(long, global = true, env = "CLUSTER_SYNC_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub(super) timeout: Duration,
     /// For people, or one JSON document a line
@@ -190,7 +190,7 @@ pub(super) struct Watch {
     /// The first instance to look at [default: the next one]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) from: Option<u64>,
-    /// End after so many changes
+    /// End after this many changes
     #[arg(long)]
     pub(super) limit: Option<u64>,
 }
@@ -203,7 +203,7 @@ pub(super) struct Log {
     /// End at the last instance instead of waiting for more
     #[arg(long)]
     pub(super) no_follow: bool,
-    /// End after so many entries
+    /// End after this many entries
     #[arg(long)]
     pub(super) limit: Option<u64>,
 }

@@ -1,5 +1,5 @@
 //! A closed loop of writes. Each connection waits for its answer before it sends the next request,
-//! so a slow server is asked less often: the percentiles are what so many callers saw who wait, not
+//! so a slow server is asked less often: the percentiles are what this many waiting callers saw, not
 //! what an open stream of arrivals would see (Tene's "coordinated omission").
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub(super) async fn bench(context: &Context, bench: &Bench) -> Result<Verdict, F
     let started = Instant::now();
     let mut connections = JoinSet::new();
     for number in 0..bench.connections {
-        // Connections of its own, as another process would have.
+        // Its own connections, as another process would have.
         let http = Http::new();
         let servers = context.options.servers.clone();
         let client_id = context.options.client_id.clone();
@@ -75,7 +75,7 @@ async fn connection(
     let until = Instant::now() + bench.duration;
     let mut at = usize::from(number) % servers.len();
     let mut turn = u32::from(number);
-    // A client of its own, so that its requests can be numbered: that costs the servers least.
+    // Its own client, so that its requests can be numbered: that costs the servers least.
     let client_id = format!("{client_id}-{}", request_id());
     let mut sequence = 0;
     while Instant::now() < until {

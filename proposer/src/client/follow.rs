@@ -1,5 +1,5 @@
 //! Streams of a learner: the log, and changes of resources. When one breaks off, the next learner
-//! goes on with the instance after the last one printed.
+//! continues with the instance after the last one printed.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use super::troubles::Troubles;
 use super::who::{Misplaced, Who, who};
 use crate::wire::present;
 
-/// A stream that is silent for this long is opened anew: its learner may be gone without a word.
+/// A stream that is silent for this long is opened again: its learner may be gone without a word.
 const SILENCE: Duration = Duration::from_secs(60);
 /// With other learners to follow, how long one may take to begin.
 const OPEN_WITHIN: Duration = Duration::from_secs(1);

@@ -49,7 +49,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body)
     }
 
-    /// The body as a `T`, or why it is none.
+    /// The body as a `T`, or why it is not one.
     pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, String> {
         let parsed = serde_json::from_slice(&self.body);
         parsed.map_err(|error| {

@@ -121,7 +121,7 @@ async fn write(
         "{status} version={} instance={}",
         answer["version"], answer["instanceId"]
     );
-    // For the next try of whoever compares instances; to the others it says nothing.
+    // For the next try of a client that compares instances; to the others it says nothing.
     if let (_, Some(_)) = conditions
         && let Some(last) = answer["resourceInstanceId"].as_u64()
     {
@@ -156,8 +156,8 @@ impl Name {
         }
     }
 
-    /// Of whoever gives none. Timestamps of one clientId are compared, and those of all machines on
-    /// which somebody uses this program are not of one clock.
+    /// Of a user who gives none. Timestamps of one clientId are compared, and the machines on which
+    /// somebody uses this program do not share one clock.
     fn client_id(&self) -> String {
         match self {
             Name::Id(id) => format!("{CLIENT}-{id}"),
@@ -305,7 +305,7 @@ pub(super) async fn propose(
     })
 }
 
-/// The outcome in an answer of a proposer; anything else is none.
+/// The outcome in a proposer's answer; anything else is an error.
 fn outcome(answer: &Answer) -> Result<Json, String> {
     let outcome: Json = answer.parse()?;
     match outcome["status"].as_str() {

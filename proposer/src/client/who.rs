@@ -20,7 +20,7 @@ pub(super) const READERS: &[Role] = &[Role::Learner, Role::Store];
 pub(super) enum Who {
     /// A node.
     Node(Role),
-    /// Something that is none.
+    /// Something that is not a node.
     Stranger,
     /// Nobody, at present.
     Silent(String),

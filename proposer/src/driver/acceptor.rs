@@ -173,13 +173,13 @@ impl Handle {
         }
         if self.view.is_full.load(Ordering::Relaxed) {
             return Some(
-                "the volume is almost full: enlarge it, or see what else fills it. It goes on by \
+                "the volume is almost full: enlarge it, or see what else fills it. It resumes by \
                  itself when there is room",
             );
         }
         Some(
             "the log has its share of the volume, as learners are away that have not stored what it \
-             holds: bring them back, or enlarge the volume. It goes on by itself then",
+             holds: bring them back, or enlarge the volume. It resumes by itself then",
         )
     }
 
@@ -204,7 +204,7 @@ impl Handle {
         Ballot::from_number(self.view.promised.load(Ordering::Relaxed))
     }
 
-    /// Every slot up to here is chosen, as far as this acceptor was told.
+    /// Every slot up to here is chosen, as far as this acceptor knows.
     pub fn committed(&self) -> Slot {
         Slot(self.view.committed.load(Ordering::Relaxed))
     }
@@ -369,7 +369,7 @@ impl Run {
         }
     }
 
-    /// Lets the core answer a request, one of a group of so many bytes.
+    /// Lets the core answer a request, one of a group of `group_bytes` bytes.
     fn handle(&mut self, request: Request, group_bytes: usize) -> Output<Record, Answer> {
         self.metrics.queue.dec();
         self.metrics.acceptor_request(&request);
@@ -434,7 +434,7 @@ impl Run {
         effects
     }
 
-    /// Tells the core whether so many bytes more may be written.
+    /// Tells the core whether `more` bytes may be written.
     fn look_at_volume(&mut self, more: u64) {
         let room = self.log.room(more);
         if room != self.room {

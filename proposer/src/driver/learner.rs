@@ -1,4 +1,4 @@
-//! The learner's loop: puts what is chosen in order, applies it, keeps it in a log of its own and
+//! The learner's loop: puts what is chosen in order, applies it, keeps it in its own log and
 //! answers the leader with outcomes.
 //!
 //! Its log is synced a little later than it is written: what a crash takes from it, the acceptors
@@ -55,7 +55,7 @@ pub const STREAM_CHUNK_BYTES: usize = 64 << 10;
 /// Reads of the log on disk that may wait for the loop at once. Further ones wait outside, so that
 /// any number of followers leaves room for what the leader tells.
 const OLDER_AT_ONCE: usize = 4;
-/// How long an acceptor may take to begin its answer to a fetch, and to go on with it.
+/// How long an acceptor may take to begin its answer to a fetch, and to continue it.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) mod audit;
@@ -291,8 +291,8 @@ fn run_loop(run: Run, turn: &Turn<Run>, asks: &Receiver<Ask>) {
 }
 
 impl Run {
-    /// Whether so many bytes more are applied without waiting for the disk, and soon: whoever serves them
-    /// where they came in holds up what else came in there.
+    /// Whether `bytes` more bytes are applied without waiting for the disk, and soon: a thread that
+    /// serves them where they came in holds up what else came in there.
     fn is_quick(&self, bytes: usize) -> bool {
         self.unsynced_bytes + self.core.ahead_bytes() + bytes < SYNC_BYTES
     }
@@ -382,13 +382,13 @@ impl Run {
             error!(
                 instance = slot.0,
                 "an instance said to be chosen is known to no quorum of acceptors: some of them \
-                 have lost their disks, or whoever said so is no leader"
+                 have lost their disks, or the sender is no leader"
             );
         }
         if let Some(slot) = effects.disputed {
             error!(
                 instance = slot.0,
-                "two values were told for one instance: the acceptors' counts"
+                "two values were received for one instance: the acceptors' counts"
             );
         }
         if !deliver.is_empty()
@@ -412,7 +412,7 @@ impl Run {
         }
         error!(
             instance = slot.0,
-            "a value was told that cannot be read: the acceptors' counts"
+            "a value was received that cannot be read: the acceptors' counts"
         );
         self.core.distrust(slot);
     }

@@ -348,8 +348,8 @@ impl Run {
                 }
             }
             if !self.queue.is_empty() {
-                // Whoever is ready to bring more, and waits for this core, goes first: one batch
-                // takes it all. Returns at once if nobody does.
+                // Tasks that have more to bring and wait for this core go first: one batch takes
+                // it all. Returns at once if there are none.
                 std::thread::yield_now();
                 self.take_jobs(&mut jobs);
             }

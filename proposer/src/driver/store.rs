@@ -1,10 +1,10 @@
 //! A store follows the learners: it asks one of them for what comes next, which that one holds back
 //! until there is something, applies it in one durable transaction, and asks for more. When a learner
-//! does not answer, or is behind, it goes on with the next one.
+//! does not answer, or is behind, it continues with the next one.
 //!
 //! Why the store asks, and learners do not push: a write is chosen and acknowledged before any store
 //! hears of it, so one that is slow or dead holds nobody up, and nobody must remember what it has
-//! missed; its own applied slot says where to go on. Every store follows the same log, so all of them
+//! missed; its own applied slot says where to continue. Every store follows the same log, so all of them
 //! write all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ use crate::snapshots::{self, Snapshots, UnpackError};
 const WAIT: Duration = Duration::from_secs(1);
 /// A snapshot is unpacked into the database, which takes more than the snapshot, before it is removed.
 const TIMES: u64 = 3;
-/// After so many waits in which a learner has nothing new, the next one is asked: it may have.
+/// After this many waits in which a learner has nothing new, the next one is asked: it may have.
 const QUIET_WAITS: u32 = 3;
 /// How much of a snapshot one message carries.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -65,7 +65,7 @@ struct Shared {
     /// Set once it has had all that was acknowledged.
     caught_up: AtomicBool,
     halted: RwLock<Option<Halt>>,
-    /// What keeps it from going on for now, or shows that something is wrong.
+    /// What keeps it from continuing for now, or shows that something is wrong.
     trouble: RwLock<Option<String>>,
     /// For learners that find what they need nowhere else.
     snapshots: Snapshots,
@@ -117,7 +117,7 @@ impl Handle {
         self.halt().map(|halt| halt.why)
     }
 
-    /// What keeps it from going on for now, if anything.
+    /// What keeps it from continuing for now, if anything.
     pub fn trouble(&self) -> Option<String> {
         let trouble = self.shared.trouble.read();
         trouble.unwrap_or_else(PoisonError::into_inner).clone()
@@ -368,7 +368,7 @@ impl Handle {
         self.shared.metrics.committed_slot.set(committed as i64);
     }
 
-    /// Applies a piece, and returns the state behind it; `None` when this version cannot go on.
+    /// Applies a piece, and returns the state behind it; `None` when this version cannot continue.
     fn take(&self, piece: Piece, snapshots: &Snapshots, mut ledger: Ledger) -> Option<Ledger> {
         let started = Instant::now();
         match piece {
@@ -396,7 +396,7 @@ impl Handle {
                         end_on_disk_error(&error);
                     }
                 }
-                // It is gone, and will be fetched anew.
+                // It is gone, and will be fetched again.
                 Err(UnpackError::Snapshot(error)) => {
                     warn!(%error, "the snapshot received is no use");
                 }

@@ -1,6 +1,6 @@
 //! How much room there is on the volume that holds a node's data. A node stops taking what makes its
-//! data grow before the disk is full: what it must always be able to write fits in the rest, and it goes
-//! on by itself when there is room again.
+//! data grow before the disk is full: what it must always be able to write fits in the rest, and it
+//! resumes by itself when there is room again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tracing::{error, info};
 use crate::metrics::Metrics;
 
 /// What a log may take of the space that it could have, in hundredths: from here on nothing new should
-/// come, and a little later nothing new is taken; and what it must be below again before it may go on.
+/// come, and a little later nothing new is taken; and what it must be below again before it may resume.
 const SHARE: u64 = 80;
 const SHARE_MOST: u64 = 84;
 const SHARE_AGAIN: u64 = 76;
@@ -22,8 +22,8 @@ const RESERVE_PART: u64 = 20;
 const RESERVE_LEAST: u64 = 16 << 20;
 const RESERVE_MOST: u64 = 256 << 20;
 const RESERVE_PART_OF_SMALL: u64 = 4;
-/// The file system is asked so often, and after so many bytes: others may fill it as fast as this node
-/// writes. And at once if the last answer is nearly used up.
+/// The file system is asked this often, and after this many bytes: others may fill it as fast as this
+/// node writes. And at once if the last answer is nearly used up.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY_BYTES: u64 = 1 << 20;
 
@@ -94,12 +94,12 @@ impl Volume {
         }
     }
 
-    /// So many bytes were written.
+    /// `bytes` bytes were written.
     pub(crate) fn wrote(&mut self, bytes: u64) {
         self.written += bytes;
     }
 
-    /// Whether so many bytes more may be written, and whether a log of that size may grow.
+    /// Whether `more` bytes may be written, and whether a log of that size may grow.
     pub(crate) fn room(&mut self, log: u64, more: u64) -> Room {
         if must_look(self.seen(), self.looked.elapsed(), self.written, more) {
             self.ask();
@@ -153,7 +153,7 @@ impl Volume {
 pub(crate) struct Probe(PathBuf);
 
 impl Probe {
-    /// Whether so many bytes more leave what must stay free.
+    /// Whether `bytes` more bytes leave what must stay free.
     pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
         look(&self.0).is_none_or(|seen| seen.free.saturating_sub(bytes) >= seen.reserve())
     }
@@ -167,7 +167,7 @@ fn look(path: &Path) -> Option<Seen> {
     })
 }
 
-/// Whether the file system is to be asked before so many bytes `more` are written.
+/// Whether the file system is to be asked before `more` bytes are written.
 fn must_look(seen: Seen, since: Duration, written: u64, more: u64) -> bool {
     let is_tight = seen.free.saturating_sub(more) < seen.reserve();
     let is_due = since >= LOOK_EVERY || written.saturating_add(more) >= LOOK_EVERY_BYTES;
@@ -194,7 +194,7 @@ fn room_for(seen: Seen, log: u64, more: u64, before: Room) -> Room {
     }
 }
 
-/// Whether a log of that size has so many per cent of what it could have.
+/// Whether a log of that size has `share` per cent of what it could have.
 fn has_share(seen: Seen, log: u64, share: u64) -> bool {
     let could_have = u128::from(log) + u128::from(seen.free);
     u128::from(log) * 100 >= could_have * u128::from(share)

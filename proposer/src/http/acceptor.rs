@@ -120,7 +120,7 @@ impl Acceptor {
         let foreign = self.node.survey.foreign()?;
         let is_unused = self.handle.promised().is_none();
         is_unused
-            .then(|| format!("its cluster was founded anew and has done nothing yet: {foreign}"))
+            .then(|| format!("its cluster was founded again and has done nothing yet: {foreign}"))
     }
 }
 
@@ -160,7 +160,7 @@ async fn message(State(state): State<Arc<Acceptor>>, Raw(body): Raw) -> Result<R
     let Message::Request(request) = frame.message else {
         return Err(Problem::bad_request(
             "message",
-            "is none that an acceptor takes",
+            "is not one that an acceptor takes",
         ));
     };
     // Without a cluster it votes for nobody. What waited until it has one may be another cluster's.
@@ -353,7 +353,7 @@ async fn accept(
         Proposed::New(_) => {
             return Err(Problem::conflict(format!(
                 "this acceptor has voted in instance {slot}: propose the acceptedValue of the \
-                 promise with the highest highestAccepted, with its encoded as it was told"
+                 promise with the highest highestAccepted, with its encoded unchanged"
             )));
         }
     };

@@ -1,5 +1,5 @@
 //! Who may knock. A web page that a user of the network happens to look at can send requests to any
-//! address that the user's browser reaches, and with a name of its own that it points to a node
+//! address that the user's browser reaches, and with its own name that it points to a node
 //! ("DNS rebinding") read the answers, too. Two rules keep it out, and programs notice neither:
 //!
 //! - A request's `Host` is a name by which the node is meant: an IP address, `localhost`, a name
@@ -234,7 +234,7 @@ fn named(request: &Request) -> Result<&str, Problem> {
     }
 }
 
-/// The part of `host[:port]` before the port; `None` when the port is none.
+/// The part of `host[:port]` before the port; `None` when the port is not valid.
 fn without_port(text: &str) -> Option<&str> {
     let end_of_ip = text.find(']').map_or(0, |end| end + 1);
     match text[end_of_ip..].find(':') {

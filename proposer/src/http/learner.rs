@@ -44,7 +44,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes of entries in an answer to a learner or store: the larger, the fewer commits a store that
 /// was away needs to catch up.
 const PIECE_BYTES: usize = 1 << 20;
-/// A page of the log ends after about so many bytes, whatever its `limit`.
+/// A page of the log ends after about this many bytes, whatever its `limit`.
 const PAGE_BYTES: usize = 4 << 20;
 /// What such an answer goes beyond its size by, at most: the last entry.
 const LARGEST_ENTRY: usize = 1 << 20;
@@ -73,7 +73,7 @@ pub(super) struct Learner {
     node: Node,
     pub(super) handle: Handle,
     barrier: Barrier,
-    /// Becomes true when the process is about to end: streams end then, too.
+    /// Becomes true when the process is shutting down: streams end then, too.
     pub(super) ending: Receiver<bool>,
 }
 
@@ -246,7 +246,7 @@ async fn message(
         _ => {
             return Err(Problem::bad_request(
                 "message",
-                "is none that a learner takes",
+                "is not one that a learner takes",
             ));
         }
     };
@@ -493,7 +493,7 @@ struct LogQuery {
     #[serde(default = "first")]
     #[param(minimum = 1, maximum = 18446744069414584319usize, default = 1)]
     from: u64,
-    /// Go on as more is chosen; false: end at the last entry
+    /// Continue as more is chosen; false: end at the last entry
     #[serde(default = "yes")]
     #[param(default = true)]
     follow: bool,
@@ -523,7 +523,7 @@ async fn log(
 ) -> Result<Response, Problem> {
     let from = slot("from", query.from)?;
     let permit = state.stream()?;
-    // Before the stream starts an error can still be told.
+    // Before the stream starts an error can still be reported.
     state.handle.entries(from, 1).await.map_err(no_entries)?;
     let start = (state, permit, from);
     let lines = stream::unfold(start, move |(state, permit, next)| async move {

@@ -116,7 +116,7 @@ impl RoleState for Proposer {
 
     fn not_ready(&self) -> Option<String> {
         if self.handle.is_leaving() {
-            return Some("this proposer is about to end".to_owned());
+            return Some("this proposer is shutting down".to_owned());
         }
         if !self.handle.is_listed() {
             return Some("PROPOSERS does not name this proposer".to_owned());
@@ -184,7 +184,7 @@ fn no_leader() -> Problem {
 }
 
 fn no_room(why: &str) -> Problem {
-    let detail = format!("no room for writes, and this one has no effect: {why}. Reads go on");
+    let detail = format!("no room for writes, and this one has no effect: {why}. Reads continue");
     Problem::unavailable(detail, Duration::from_secs(5))
 }
 
@@ -505,7 +505,7 @@ async fn message(
         _ => {
             return Err(Problem::bad_request(
                 "message",
-                "is none that a proposer takes",
+                "is not one that a proposer takes",
             ));
         }
     };
@@ -513,7 +513,7 @@ async fn message(
 }
 
 /// The values that a client may propose among those that a node forwards, and for each of all whether
-/// it is one. A value that learners cannot apply would stop all of them, for ever.
+/// it is one. A value that learners cannot apply would stop all of them permanently.
 fn admitted(state: &Proposer, from: NodeName, values: &[Value]) -> (Vec<Value>, Vec<bool>) {
     let mut refused = None;
     let mut is_good = |value: &Value| match admit(value) {
@@ -541,7 +541,7 @@ fn admitted(state: &Proposer, from: NodeName, values: &[Value]) -> (Vec<Value>, 
 async fn forward(state: &Proposer, from: NodeName, wait_ms: u32, values: &[Value]) -> Forwarded {
     let (values, is_good) = admitted(state, from, values);
     let all_good = is_good.iter().all(|good| *good);
-    // Slots cannot be told without those of the others.
+    // Slots cannot be reported without those of the others.
     let wait = wait_ms > 0 || !all_good;
     // A little less than the asker waits, so that what is known reaches it.
     let within = Duration::from_millis(u64::from(wait_ms).max(1000) * 9 / 10);

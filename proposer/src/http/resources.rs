@@ -24,7 +24,7 @@ use crate::wire::{PageView, ResourceView};
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// The largest `limit` of a page.
 const MAX_LIMIT: usize = 1000;
-/// A page ends after about so many bytes, whatever its `limit`: each resource may have 1 MiB.
+/// A page ends after about this many bytes, whatever its `limit`: each resource may have 1 MiB.
 const PAGE_BYTES: usize = 4 << 20;
 /// With a last resource of the largest size.
 const LARGEST_PAGE: usize = PAGE_BYTES + (1 << 20);

@@ -65,7 +65,7 @@ fn start(query: &WatchQuery, headers: &HeaderMap, applied: Slot) -> Result<Slot,
     path = "/watch",
     params(
         WatchQuery,
-        ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event, whatever from says")
+        ("Last-Event-ID" = Option<u64>, Header, description = "Continue after this event, whatever from says")
     ),
     responses(
         (status = 200, description = "Events, and ids alone as signs of life", body = String, content_type = "text/event-stream"),
@@ -81,7 +81,7 @@ pub(super) async fn watch(
     let mut applied = state.handle.applied();
     let from = start(&query, &headers, *applied.borrow_and_update())?;
     let permit = state.stream()?;
-    // Before the stream starts an error can still be told.
+    // Before the stream starts an error can still be reported.
     state.handle.entries(from, 1).await.map_err(no_entries)?;
     let watcher = Watcher {
         state,

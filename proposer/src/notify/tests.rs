@@ -49,7 +49,7 @@ impl Client {
     async fn wait_for(&mut self, count: usize) -> Vec<String> {
         let enough = self.count.wait_for(|got| *got >= count);
         let enough = tokio::time::timeout(PATIENCE, enough).await;
-        enough.expect("the client is told").unwrap();
+        enough.expect("the client is notified").unwrap();
         self.got.lock().unwrap().clone()
     }
 }

@@ -89,7 +89,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(std::io::Error::other)?;
-        // How it ends is told to the sender.
+        // The sender learns how it ends.
         let driver = tokio::spawn(async { drop(connection.await) });
         Ok(Connection { sender, driver })
     }

@@ -184,7 +184,7 @@ async fn a_kept_connection_that_closes_under_a_request_costs_one_more_connection
         let (mut second, _) = listener.accept().await.unwrap();
         read_request(&mut second).await;
         second.write_all(PONG).await.unwrap();
-        // A fresh connection that closes so is a failure, not a reason to go on.
+        // A fresh connection that closes so is a failure, not a reason to continue.
         read_request(&mut second).await;
         drop(second);
         let (mut third, _) = listener.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! The log's files, for those who read what is durable while the log goes on.
+//! The log's files, for those who read what is durable while the log keeps growing.
 
 use std::collections::BTreeMap;
 use std::io;

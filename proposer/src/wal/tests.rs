@@ -134,7 +134,7 @@ fn run(options: Options, steps: &[Step]) {
         let restart = match step {
             Step::Append { length, fill } => {
                 let mut bytes = vec![*fill; *length];
-                // One byte that differs, so that records of the same fill can be told apart.
+                // One byte that differs, to distinguish records of the same fill.
                 if let Some(byte) = bytes.get_mut(length / 2) {
                     *byte = (model.synced.len() * 7 + pending.len()) as u8;
                 }
@@ -345,7 +345,7 @@ fn crash_everywhere(options: Options) {
     }
 }
 
-/// A crash during the script, another one during the opening, and then work goes on.
+/// A crash during the script, another one during the opening, and then work continues.
 fn crash_twice(
     options: Options,
     halt: u64,

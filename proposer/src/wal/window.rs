@@ -36,7 +36,7 @@ impl<'a, F: MediaFile> Window<'a, F> {
         }
     }
 
-    /// So many bytes of the stream; `None` if the file ends before.
+    /// `length` bytes of the stream; `None` if the file ends before.
     pub(super) fn get(&mut self, at: u64, length: u64) -> io::Result<Option<Bytes>> {
         let Some(end) = at.checked_add(length) else {
             return Ok(None);
@@ -74,7 +74,7 @@ impl<'a, F: MediaFile> Window<'a, F> {
     }
 
     /// The record at `at` and where the next one is, which may be in the next frame. `None` where the
-    /// segment ends or holds something else; whoever knows that a record is there knows that it is
+    /// segment ends or holds something else; a caller that knows of a record there knows that it is
     /// damaged.
     pub(super) fn record(&mut self, at: u64) -> io::Result<Option<(u64, Bytes, u64)>> {
         let mut at = at;

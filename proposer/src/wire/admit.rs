@@ -20,7 +20,7 @@ pub(crate) fn admit(value: &Value) -> Result<(), BadField> {
     if value.len() > MAX_BYTES {
         return bad("value", "must have 1 MiB at most");
     }
-    // Time passes by the leader's word alone: a stamp is none of a client's.
+    // Time passes by the leader's word alone: a client may not send a stamp.
     let Ok(command) = Command::decode_from_client(value) else {
         return bad("value", "must be a command that this version understands");
     };

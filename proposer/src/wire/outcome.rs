@@ -1,4 +1,4 @@
-//! What a client is told of its request.
+//! What a client learns about its request.
 
 use std::borrow::Cow;
 
@@ -50,7 +50,8 @@ pub const REUSED_DETAIL: &str =
     "requestId or sequence was used before with another body: use a new one for a new request";
 
 /// What a client should do when the acceptors' volumes are full.
-pub const NO_ROOM_DETAIL: &str = "the acceptors have no room for it, and the request has no effect: send it alone to be told why";
+pub const NO_ROOM_DETAIL: &str =
+    "the acceptors have no room for it, and the request has no effect: send it alone to learn why";
 
 /// What a client should do when there is no leader.
 pub const NO_LEADER_DETAIL: &str =

@@ -1,4 +1,4 @@
-//! Clients that are told what was applied.
+//! Clients that are notified of what was applied.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use http::uri::Authority;
 /// The port of an address without one, as in any `http` URL.
 const DEFAULT_PORT: u16 = 80;
 
-/// Where a client is told: `host:port`, in one spelling.
+/// Where a client is notified: `host:port`, in one spelling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target(String);
 

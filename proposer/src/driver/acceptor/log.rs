@@ -1,4 +1,4 @@
-//! The acceptor's log: one thread writes it, and whoever answers a question reads what is durable.
+//! The acceptor's log: one thread writes it; threads that answer questions read what is durable.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -78,7 +78,7 @@ impl Log {
         Ok(())
     }
 
-    /// Whether so many bytes more may be written.
+    /// Whether `more` bytes may be written.
     pub(super) fn room(&mut self, more: u64) -> Room {
         self.volume.room(self.wal.bytes(), more)
     }

@@ -55,7 +55,7 @@ impl Digests {
         }
     }
 
-    /// The checkpoints; `None` if they are none that this version can compare.
+    /// The checkpoints; `None` if this version cannot compare them.
     fn checkpoints(&self) -> Option<Vec<Checkpoint>> {
         let number = |hex: &String| u128::from_str_radix(hex, 16).ok();
         let read = |sent: &Sent| {
@@ -128,7 +128,7 @@ fn must_stop(others: &BTreeMap<NodeId, Other>) -> bool {
     differ > agree
 }
 
-/// Asks for ever. Call within a Tokio runtime.
+/// Asks without end. Call within a Tokio runtime.
 pub(super) fn start(addresses: &Addresses, identity: &Identity, learner: Handle) {
     let mut links = Links::new(addresses, identity, Role::Learner);
     tokio::spawn(async move {

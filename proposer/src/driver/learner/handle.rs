@@ -103,7 +103,7 @@ pub struct State {
     pub(super) recent: Recent,
     /// For the comparison with other learners.
     pub(super) trail: Trail,
-    /// For the comparison with what is told again, and with the acceptors' votes.
+    /// For the comparison with what is sent again, and with the acceptors' votes.
     pub(super) digests: Digests,
 }
 

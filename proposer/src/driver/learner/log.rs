@@ -90,7 +90,7 @@ impl Run {
         unread
     }
 
-    /// Entries that are in the log on disk alone, at least one if it is applied, and about so many
+    /// Entries that are in the log on disk alone, at least one if it is applied, and about `bytes`
     /// bytes; the first slot that the log has when `from` is before it.
     pub(super) fn older(&mut self, from: Slot, bytes: usize) -> Result<Vec<Entry>, Slot> {
         if from > self.applied {
@@ -174,7 +174,7 @@ mod tests {
     use crate::wal::Options;
     use paxos::machine::{Applied, Outcome};
 
-    /// A log of records with so many entries of so many bytes.
+    /// A log of records, each with a number of entries and the bytes of each.
     fn log(records: &[(u64, usize)]) -> (Wal<SimMedia>, BTreeMap<Slot, Position>) {
         let mut wal = Wal::open(SimMedia::new(), Options::default(), |_, _| Ok(())).unwrap();
         let mut index = BTreeMap::new();
@@ -197,7 +197,7 @@ mod tests {
         (wal, index)
     }
 
-    /// How many entries each part has, when so many bytes are asked for at once, to the end.
+    /// How many entries each part has, when `bytes` bytes are asked for at once, to the end.
     fn parts(records: &[(u64, usize)], bytes: usize) -> Vec<usize> {
         let (wal, index) = log(records);
         let last: u64 = records.iter().map(|(count, _)| count).sum();

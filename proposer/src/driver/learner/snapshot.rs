@@ -162,7 +162,7 @@ impl Run {
         self.core.skip_to(slot);
         self.applied = slot;
         self.handle.note_lost(None);
-        // The log has a gap now, and starts anew behind it.
+        // The log has a gap now, and starts again behind it.
         self.sync();
         self.index.clear();
         if let Err(error) = self.wal.trim_before(self.wal.position_end()) {

@@ -35,7 +35,7 @@ pub struct StoreSeen {
     pub reachable: bool,
 }
 
-/// Asks for ever. Call within a Tokio runtime.
+/// Asks without end. Call within a Tokio runtime.
 pub(super) fn watch(
     addresses: &Addresses,
     identity: &Identity,

@@ -1,8 +1,8 @@
 //! Whether what this learner has applied is what the acceptors have chosen.
 //!
-//! A leader tells what is chosen, so a value told again is the same value. One that is not comes from
-//! acceptors that were set back in time and now choose again, or from somebody who is no leader. The
-//! acceptors decide which: while they are asked, nothing is applied and no outcome is told. If they
+//! A leader sends what is chosen, so a value sent again is the same value. One that is not comes from
+//! acceptors that were set back in time and now choose again, or from a sender that is no leader. The
+//! acceptors decide which: while they are asked, nothing is applied and no outcome is sent. If they
 //! have what was applied here, the message is refused and its sender named; if they have something
 //! else, or nothing, this learner stops for good.
 //!
@@ -101,7 +101,7 @@ impl Run {
     fn older_differs(&mut self, learn: &Learn, (first, last): (Slot, Slot)) -> Option<(Slot, u64)> {
         let mut next = first;
         while next <= last {
-            // What the log no longer has cannot be compared. No outcome is told for it either.
+            // What the log no longer has cannot be compared. No outcome is sent for it either.
             let entries = self.older(next, 1 << 20).ok()?;
             for entry in entries.iter().filter(|entry| entry.slot <= last) {
                 let told = learn.values.get((entry.slot.0 - learn.first.0) as usize);
@@ -172,20 +172,20 @@ impl Run {
                 error!(
                     from = %sender,
                     instance = slot.0,
-                    "a message about another value is refused: the acceptors {acceptors}. Whoever \
-                     sent it is no leader of this cluster"
+                    "a message about another value is refused: the acceptors {acceptors}. Its \
+                     sender is no leader of this cluster"
                 );
             }
             (Verdict::Other(_), _) => self.contradicted(&format!(
                 "a quorum of acceptors has another value in instance {slot}. Either the acceptors' \
-                 disks were set back in time, or this learner was told what was never chosen. \
+                 disks were set back in time, or this learner received what was never chosen. \
                  Compare the learners' /instance/{slot} before any disk is replaced (runbook \
                  PaxosContradiction)"
             )),
             (Verdict::NoVote, _) => self.contradicted(&format!(
                 "a quorum of acceptors has no vote in instance {slot}, which is applied here. \
                  Either the acceptors' disks were set back in time: give them their newest ones; or \
-                 this learner was told what was never chosen (runbook PaxosContradiction)"
+                 this learner received what was never chosen (runbook PaxosContradiction)"
             )),
         }
     }

@@ -1,6 +1,6 @@
 //! What became of clients' values, on its way to the clients. What READs found takes memory until
-//! the client has it, so it has a bound of its own: what does not fit a batch's answer is refused,
-//! and a single READ waits until there is room, and is then told by a learner.
+//! the client has it, so it has its own bound: what does not fit a batch's answer is refused,
+//! and a single READ waits until there is room, and then gets its answer from a learner.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,7 +34,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// The same answer to so many values.
+    /// The same answer to `count` values.
     pub(super) fn all(answer: Answer, count: usize) -> Answers {
         Answers {
             list: vec![answer; count],

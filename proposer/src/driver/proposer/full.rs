@@ -1,4 +1,4 @@
-//! Acceptors that had no room for votes, for the words in which a client is told.
+//! Acceptors that had no room for votes, for the words in which a client hears of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

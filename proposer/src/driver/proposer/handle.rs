@@ -252,7 +252,7 @@ impl Handle {
             .clone()
     }
 
-    /// Whether it is about to end.
+    /// Whether it is shutting down.
     pub fn is_leaving(&self) -> bool {
         self.shared.leaving.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! When slots were chosen, so that a learner's lag can be told in seconds.
+//! When slots were chosen, so that a learner's lag can be given in seconds.
 
 use std::collections::VecDeque;
 use std::time::Duration;

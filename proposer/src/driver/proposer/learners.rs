@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::Run;
 
-/// A learner lags when it is so many instances behind, or has not answered for so long.
+/// A learner lags when it is this many instances behind, or has not answered for this long.
 const LAGGING_SLOTS: u64 = 16_384;
 
 const SILENT_LEARNER: Duration = Duration::from_secs(3);

@@ -13,7 +13,7 @@ use super::learners::Progress;
 use super::send::{Told, Untold};
 use super::{Answer, Run};
 
-/// So many learners must have applied a value and know no outcome of it, or all there are, before
+/// This many learners, or all there are, must have applied a value and know no outcome of it before
 /// it is given up.
 const LEARNERS_AT_A_LOSS: usize = 2;
 
@@ -24,7 +24,7 @@ impl Run {
         }
     }
 
-    /// What failed is told again, and what was answered without an outcome is asked for again.
+    /// What failed is sent again, and what was answered without an outcome is asked for again.
     pub(super) fn tell_again(&mut self) {
         if !self.core.is_leading() {
             return;

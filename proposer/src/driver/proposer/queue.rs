@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::requests::Item;
 
-/// So many of one job come before it is the next job's turn.
+/// This many of one job come before it is the next job's turn.
 const TURN: usize = 16;
 
 /// The queue.

@@ -138,7 +138,7 @@ impl Run {
         }
     }
 
-    /// Answers that there is no room. What more leaders than so many may have proposed is not known to
+    /// Answers that there is no room. What more than `tried` leaders may have proposed is not known to
     /// have no effect.
     pub(super) fn settle_no_room(&mut self, item: &Item, tried: u32, why: &Arc<str>) {
         let answer = match item.tried <= tried {
@@ -188,7 +188,7 @@ impl Run {
     }
 
     /// Lets log time pass: see [`Stamp`]. The first value with a stamp, if it got one. What is proposed
-    /// anew by another leader has no stamp of this one, as items keep their values as they came.
+    /// again by another leader has no stamp of this one, as items keep their values as they came.
     pub(super) fn stamp(&mut self, values: &mut [Value]) -> Option<Value> {
         let first = values.first_mut()?;
         let now = Instant::now();

@@ -1,6 +1,6 @@
-//! Room for requests that wait or are under way: so many, and so many bytes of their values. Half of it
-//! is for whoever comes first; of the other half one source has its share, so that others always find
-//! room. A single small request is let in as long as there is any.
+//! Room for requests that wait or are under way, bounded by their number and the bytes of their values.
+//! Half of it is first come, first served; of the other half one source has its share, so that others
+//! always find room. A single small request is let in as long as there is any.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use crate::bounds::Waits;
 
 /// Requests that may wait or be under way; more are answered 503.
 pub(super) const MAX_REQUESTS: usize = 16_384;
-/// What one source may have once half is taken: one part in so many.
+/// What one source may have once half is taken: one part in this many.
 const SHARE: usize = 8;
 /// A request alone up to this size is small.
 const SMALL_BYTES: usize = 64 << 10;

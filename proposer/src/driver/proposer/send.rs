@@ -267,7 +267,7 @@ impl Run {
         }
     }
 
-    /// Counts how long a learner took over what it was told.
+    /// Counts how long a learner took over what it was sent.
     pub(super) fn note_told(&mut self, learner: NodeName, told: Told, gave_up: bool) {
         if told.count > 0 {
             let pace = self.pace_of(learner);

@@ -10,9 +10,9 @@ use tracing::warn;
 
 /// From here on an acceptor is slow.
 const SLOW: Duration = Duration::from_millis(200);
-/// The same is said again so often.
+/// The same is said again this often.
 const SAY_EVERY: Duration = Duration::from_secs(30);
-/// So many answers in a row before anything is said: one is a hiccup.
+/// This many answers in a row before anything is said: one is a hiccup.
 const ENOUGH: u32 = 3;
 
 #[derive(Default)]

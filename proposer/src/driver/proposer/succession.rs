@@ -13,7 +13,7 @@ use super::{Run, reach};
 use crate::link::Link;
 use crate::peers::{Breakers, Lane};
 
-/// How long a leader that is about to end waits for what is under way, before it hands over.
+/// How long a leader that is shutting down waits for what is under way, before it hands over.
 pub(super) const DRAIN: Duration = Duration::from_millis(500);
 
 /// How often a proposer can be asked to take over.

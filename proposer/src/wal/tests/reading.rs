@@ -6,7 +6,7 @@ use super::super::frame::{HEADER, SEGMENT_HEADER};
 use super::super::window::Window;
 use super::*;
 
-/// Records of many sizes, some of them larger than a piece; so many in a frame, in turn.
+/// Records of many sizes, some of them larger than a piece; one to four in a frame, in turn.
 fn written(media: &SimMedia, segment_bytes: u64) -> (Wal<SimMedia>, Vec<Record>) {
     let (mut wal, _) = open(media.clone(), segment_bytes).unwrap();
     let mut records = Vec::new();
@@ -68,7 +68,7 @@ fn a_scan_says_when_a_record_was_trimmed_and_shows_no_damage() {
     assert_eq!(
         scan(&wal, damaged.0, 1).unwrap(),
         [],
-        "whoever wants it misses it"
+        "who wants it misses it"
     );
 }
 
