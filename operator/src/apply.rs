@@ -90,7 +90,7 @@ pub enum Error {
     },
 }
 
-/// What was written last to a cluster's objects, so that what others make of it is told from what we
+/// What was written last to a cluster's objects, to distinguish what others make of it from what we
 /// still have to do.
 #[derive(Debug, Default)]
 pub struct Writes {
@@ -99,7 +99,7 @@ pub struct Writes {
     overwritten: Vec<Instant>,
     /// Whether this look at all objects has seen that already: it counts once.
     seen_overwritten: bool,
-    /// For which lists a pod was told in vain to look at them, by its uid.
+    /// For which lists a pod was asked in vain to look at them, by its uid.
     not_nudged: BTreeMap<String, String>,
 }
 
@@ -112,7 +112,7 @@ struct Write {
     changed: bool,
 }
 
-/// So many times within [`OVERWRITTEN_WITHIN`], and another operator is at work.
+/// This many times within [`OVERWRITTEN_WITHIN`] mean that another operator is at work.
 const OVERWRITTEN: usize = 3;
 const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(600);
 
@@ -353,7 +353,7 @@ impl Writer<'_> {
         }
         let recent = |at: &Instant| now.duration_since(*at) < OVERWRITTEN_WITHIN;
         writes.overwritten.retain(recent);
-        // One of the two goes on. Which one does not matter, as long as both agree.
+        // One of the two continues. Which one does not matter, if both agree.
         let stays = writer.as_str() > self.operator && writer.contains('/');
         let leaves = writes.overwritten.len() >= OVERWRITTEN && !stays && writer != self.operator;
         leaves.then_some(writer)

@@ -63,7 +63,7 @@ enum Way {
 /// In the order in which they are tried.
 const WAYS: [Way; 3] = [Way::Address, Way::Name, Way::ApiServer];
 
-/// Asks over HTTP, on a connection of its own.
+/// Asks over HTTP, on its own connection.
 #[derive(Clone)]
 pub struct OverHttp {
     api: Client,

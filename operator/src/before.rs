@@ -1,4 +1,4 @@
-//! What was told before, by which conditions know whether they change.
+//! What was reported before, by which conditions know whether they change.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 

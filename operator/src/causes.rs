@@ -23,9 +23,9 @@ const OVERDUE: SignedDuration = SignedDuration::from_secs(60);
 const LATELY: SignedDuration = SignedDuration::from_mins(10);
 /// The longest text that is taken over from a crash or an event, in characters.
 const QUOTE_MAX: usize = 400;
-/// How many different causes are told at once.
+/// How many different causes are reported at once.
 const CAUSES_MAX: usize = 4;
-/// States of a container that say nothing about why it does not go on.
+/// States of a container that say nothing about why it does not advance.
 const ON_ITS_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 /// What others say of a cluster's pods, by the names of the objects that it is about.

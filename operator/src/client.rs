@@ -1,5 +1,5 @@
 //! The way to the API server. A connection whose other end is gone, or behind which nothing moves any
-//! more, is noticed by HTTP/2 pings and closed, and with it every watch: each begins anew on a
+//! more, is noticed by HTTP/2 pings and closed, and with it every watch: each starts again on a
 //! connection that works. TCP alone would wait for as long as somebody acknowledges its packets.
 
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub fn connect(config: &Config, metrics: &Arc<Metrics>) -> kube::Result<Client> 
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-/// A client for the lease: what is not answered in time is asked anew on another connection, since a
+/// A client for the lease: what is not answered in time is asked again on another connection, since a
 /// holder has no time to find out what is wrong with this one.
 pub fn connect_for_lease(config: &Config) -> kube::Result<Client> {
     let mut config = config.clone();

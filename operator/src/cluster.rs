@@ -62,7 +62,7 @@ pub struct Cluster {
     pub heartbeat_interval: Duration,
     /// Without heartbeat, before an election.
     pub election_timeout: Duration,
-    /// Who may be told of committed writes.
+    /// Who may be notified of committed writes.
     pub notify_clients: Vec<Target>,
     /// Names by which clients call the nodes, beside their own.
     pub hosts: Vec<String>,
@@ -110,7 +110,7 @@ pub struct Access {
     pub clients: Vec<NetworkPolicyPeer>,
     /// All of them.
     pub metrics: Vec<NetworkPolicyPeer>,
-    /// Whom nodes may reach beside each other, the DNS and the clients that are told; `None`: everybody.
+    /// Whom nodes may reach beside each other, the DNS and the notified clients; `None`: everybody.
     pub egress: Option<Vec<NetworkPolicyPeer>>,
 }
 

@@ -66,7 +66,7 @@ pub struct Local {
     pub port_base: u16,
 
     /// End the nodes that an earlier run left behind in the data folder when it was killed, then start.
-    /// A run that still goes on is never ended.
+    /// A run that is still active is never ended.
     #[arg(long)]
     pub take_over: bool,
 }

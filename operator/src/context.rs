@@ -20,7 +20,7 @@ use crate::roll::Waiting;
 use crate::rollouts::Rollouts;
 use crate::telemetry::Metrics;
 
-/// What an operator is told at its start.
+/// What an operator is given at its start.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The namespaces to look after; none: all.
@@ -113,8 +113,8 @@ impl Context {
         }
     }
 
-    /// Watches through clients of their own, one for each namespace: a connection carries so many
-    /// watches and no more.
+    /// Watches through separate clients, one for each namespace: a connection carries a limited number
+    /// of watches.
     #[must_use]
     pub fn watching_through(self, watching: Vec<Client>) -> Context {
         Context { watching, ..self }

@@ -51,7 +51,7 @@ const CALM: Duration = Duration::from_secs(60);
 struct Place {
     /// `None`: all.
     namespace: Option<String>,
-    /// Its own connection: an API server allows so many streams in one, and each watch takes one.
+    /// Its own connection: an API server limits the streams in one, and each watch takes one.
     client: Client,
     context: Arc<Context>,
 }

@@ -24,7 +24,7 @@ const HOSTS_MAX: usize = 255;
 pub enum Budget {
     /// As many as the role can do without.
     Spare,
-    /// So many.
+    /// At most this many.
     AtMost(IntOrString),
 }
 

@@ -28,7 +28,7 @@ impl Invalid {
         let problem = format!(
             "is {wanted}, but the cluster was founded with {founded} acceptors, whose volumes are \
              there: their number cannot change, since the quorums of two sizes need not meet. Set it \
-             to {founded}; or, to begin anew without what was stored, delete the \
+             to {founded}; or, to start over without what was stored, delete the \
              PersistentVolumeClaims of every role, those of the acceptors are {claims}"
         );
         Invalid {

@@ -15,7 +15,7 @@ use crate::names;
 /// What is agreed about a lease's time.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// A lease that did not change for this long, as seen by whoever wants it, is free.
+    /// A lease that did not change for this long, as seen by a candidate, is free.
     pub duration: Duration,
     /// A holder that could not renew for this long stops, well before another takes over.
     pub give_up: Duration,
@@ -77,7 +77,7 @@ pub struct Held {
     renewed: Instant,
 }
 
-/// The lease is no longer held: whoever worked under it must not go on.
+/// The lease is no longer held: the process that worked under it must stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
     /// Another process holds it, or somebody deleted it.
@@ -169,7 +169,7 @@ impl Election {
         let version = lease.metadata.resource_version.clone();
         match seen {
             Some(seen) if seen.version == version => {
-                // Whoever says nothing, or nonsense, has as long as we would.
+                // A holder that says nothing, or nonsense, has as long as we would.
                 let seconds = spec
                     .lease_duration_seconds
                     .and_then(|told| u64::try_from(told).ok());

@@ -59,7 +59,7 @@ pub enum Error {
          so it must be from 1 to {PORT_BASE_MAX}"
     )]
     PortBase(u16),
-    /// So many nodes that their ports meet.
+    /// Too many nodes, so that their ports collide.
     #[error(
         "{0} and {1} would both listen on port {2}: there are 100 ports for each role but stores here, \
          so ask for at most 100 proposers, acceptors and learners"
@@ -71,7 +71,7 @@ pub enum Error {
     /// Another run.
     #[error("the folder {0:?} is in use by {1}: stop it first, or choose another --data-dir")]
     FolderTaken(PathBuf, Holder),
-    /// A run that was killed, whose nodes go on.
+    /// A run that was killed, whose nodes keep running.
     #[error("the folder {0:?} is in use by nodes that an earlier run left behind, {1}")]
     Leftovers(PathBuf, Leftovers),
     /// Nothing to run.

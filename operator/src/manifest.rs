@@ -25,10 +25,10 @@ pub enum Error {
         /// What it must be.
         expected: String,
     },
-    /// Fields that are none.
+    /// Fields that do not exist.
     #[error("{}: no such field in a PaxosCluster: correct the name, `kubectl explain paxos.spec` and `paxos-operator crd` list them all", .0.join(", "))]
     UnknownFields(Vec<String>),
-    /// Metadata that are none.
+    /// Metadata that is not valid.
     #[error(transparent)]
     Metadata(#[from] crate::invalid::Invalid),
 }

@@ -43,7 +43,7 @@ pub const TEMPLATE_ANNOTATION: &str = "clustersync.io/template";
 pub const RESTARTED_ANNOTATION: &str = "kubectl.kubernetes.io/restartedAt";
 /// On a PaxosCluster: while it is `true`, nothing is applied or restarted.
 pub const PAUSED_ANNOTATION: &str = "clustersync.io/paused";
-/// On a PaxosCluster: while it is `true`, no pod is restarted for a change, and all else goes on.
+/// On a PaxosCluster: while it is `true`, no pod is restarted for a change, and all else continues.
 pub const HOLD_ANNOTATION: &str = "clustersync.io/hold-rollout";
 /// On what a cluster owns: which operator wrote it last, as `namespace/lease process`.
 pub const OPERATOR_ANNOTATION: &str = "clustersync.io/operator";
@@ -137,7 +137,7 @@ pub fn made_for(cluster: &str) -> String {
     format!("{MANAGED_BY_LABEL}={MANAGER},{CLUSTER_LABEL}={cluster}")
 }
 
-/// The label selector for everything that is a cluster's, whoever made it: volume claims have the labels
+/// The label selector for everything of a cluster, no matter who made it: volume claims have the labels
 /// of [`selector`] from the StatefulSet's controller.
 pub fn of_cluster(cluster: &str) -> String {
     format!("{CLUSTER_LABEL}={cluster}")

@@ -32,7 +32,7 @@ const EVENTS: u32 = 100;
 /// What exists of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// Whatever carries the cluster's label, whoever owns it.
+    /// All that carry the cluster's label, no matter who owns them.
     pub stateful_sets: Vec<StatefulSet>,
     /// Likewise.
     pub services: Vec<Service>,
@@ -335,8 +335,8 @@ async fn pod_monitors(
     }
 }
 
-/// Whether an answer says that there is no such kind: it is none of the API server's own, but a plain
-/// "404 page not found", for which the client has a reason of its own.
+/// Whether an answer says that there is no such kind: it is not one of the API server's own, but a plain
+/// "404 page not found", for which the client has a separate reason.
 pub(crate) fn is_undefined(status: &ApiStatus) -> bool {
     status.code == 404
 }

@@ -23,7 +23,7 @@ pub const VOLUME_FULL: &str = "VolumeFull";
 pub const NODE_HALTED: &str = "NodeHalted";
 /// The reason while pods are started, replaced or stopped one after the other.
 pub const ROLLING_OUT: &str = "RollingOut";
-/// The reason when that does not go on.
+/// The reason when that does not advance.
 pub const ROLL_STUCK: &str = "RollStuck";
 /// Both.
 pub(crate) const ROLL: [&str; 2] = [ROLLING_OUT, ROLL_STUCK];

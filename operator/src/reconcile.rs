@@ -318,7 +318,7 @@ async fn leave(object: &Guarded, context: &Context, other: &str) {
     let ours = &context.options.identity;
     let note = format!(
         "operator {other} writes other objects for this PaxosCluster: operator {ours} leaves it alone for \
-         ten minutes. Uninstall one of them, or give each namespaces of its own (watchNamespaces)"
+         ten minutes. Uninstall one of them, or give each its own namespaces (watchNamespaces)"
     );
     tracing::warn!(
         namespace,

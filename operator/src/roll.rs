@@ -1,8 +1,8 @@
 //! Which pod is restarted next, so that all get the template that they should have. Pure:
-//! [`crate::reconcile`] evicts the pod, and the StatefulSet's controller makes it anew.
+//! [`crate::reconcile`] evicts the pod, and the StatefulSet's controller recreates it.
 //!
 //! One pod of the cluster is away at a time: learners, stores, acceptors, the proposers that follow,
-//! and at last the one that leads, which hands over when it is told to end. An acceptor whose disk is
+//! and at last the one that leads, which hands over when it is asked to stop. An acceptor whose disk is
 //! refused is away for good and holds up nobody.
 
 use api::env::Role;
@@ -64,12 +64,12 @@ pub struct Restart {
 pub struct Waiting(Option<(String, Instant)>);
 
 impl Waiting {
-    /// The roll went on: what is waited for next has all its time.
+    /// The roll advanced: what is waited for next has all its time.
     pub(crate) fn is_over(&mut self) {
         self.0 = None;
     }
 
-    /// The decision, or that the roll does not go on by itself: it has waited for the same for too long.
+    /// The decision, or that the roll does not resume by itself: it has waited for the same for too long.
     pub(crate) fn for_too_long(&mut self, decision: Decision, now: Instant) -> Decision {
         let Decision::Wait(why) = decision else {
             return decision;
@@ -272,7 +272,7 @@ impl Expected<'_> {
     pub(crate) fn wanted_back(&self) -> String {
         let state = match self.halted {
             _ if self.pod.is_none() => "is not there",
-            _ if !self.is_there() => "is about to end",
+            _ if !self.is_there() => "is shutting down",
             Some(_) => "has stopped",
             None => "is not ready",
         };
@@ -296,7 +296,7 @@ fn since(before: Before<'_>, name: &str, pod: Option<&Pod>, halted: bool) -> Tim
     let mut members = before.status.members.iter();
     match members.find(|member| member.pod == name) {
         Some(member) if member.ready == ready => {
-            // One that was made anew meanwhile has its own time to come back.
+            // One that was recreated meanwhile has its own time to come back.
             let there = pod.filter(|pod| !ready && pod.metadata.deletion_timestamp.is_none());
             let made = made(there).map(|made| made.min(before.now));
             made.map_or(&member.since, |made| made.max(&member.since))

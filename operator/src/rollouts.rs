@@ -1,4 +1,4 @@
-//! Of all clusters whose pods are to be restarted, so many at a time: an upgrade of the operator changes
+//! Limits how many clusters have pods restarted at a time: an upgrade of the operator changes
 //! every cluster that names no image, and what goes wrong goes wrong for one. Pure.
 
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl<K: Clone + PartialEq> Rollouts<K> {
         }
     }
 
-    /// Ends a turn: the cluster is done, or cannot go on by itself.
+    /// Ends a turn: the cluster is done, or cannot continue by itself.
     pub(crate) fn give_back(&mut self, key: &K) {
         self.turns.retain(|(of, _)| of != key);
     }
@@ -73,7 +73,7 @@ mod tests {
         rollouts.give_back(&"a");
         assert_eq!(rollouts.take(&"b", start), Ok(()));
         assert_eq!(rollouts.take(&"a", start), Err("b"));
-        // Asking for it is not going on.
+        // Asking for it is not progress.
         let later = start + TURN - Duration::from_secs(1);
         assert_eq!(rollouts.take(&"b", later), Ok(()));
         assert_eq!(rollouts.take(&"a", start + TURN), Ok(()));

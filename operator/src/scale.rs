@@ -48,15 +48,15 @@ fn surplus(cluster: &Cluster, observed: &Observed) -> Option<u8> {
     (live > wanted).then_some(live)
 }
 
-/// How many learners there are by what is written down, whoever deleted the set or scaled it by hand: all
-/// are still there that were not taken away by [`Plan`].
+/// How many learners there are by what is written down, even if somebody deleted the set or scaled it by
+/// hand: all are still there that were not taken away by [`Plan`].
 fn learners(cluster: &Cluster, observed: &Observed) -> u8 {
     let Some(set) = set_of(&cluster.name, Role::Learner, &observed.stateful_sets) else {
         // The list is never shorter than the set was.
         let listed = config_map::listed(&observed.config_maps, cluster, Role::Learner);
         return listed.max(last_pod(cluster, Role::Learner, &observed.pods));
     };
-    // A stopped cluster goes on as the one that was stopped.
+    // A stopped cluster resumes as the one that was stopped.
     let annotations = set.metadata.annotations.as_ref();
     let written = annotations.and_then(|all| all.get(names::LEARNERS_ANNOTATION));
     let written = written.and_then(|count| count.parse().ok()).unwrap_or(0);
@@ -65,12 +65,12 @@ fn learners(cluster: &Cluster, observed: &Observed) -> u8 {
     replicas.unwrap_or(0).max(written)
 }
 
-/// Why none of so many learners can leave now.
+/// Why none of the `live` learners can leave now.
 fn keep(cluster: &Cluster, observed: &Observed, live: u8) -> Option<String> {
     let last = last_pod(cluster, Role::Learner, &observed.pods);
     if last > live {
         let set = names::role(&cluster.name, Role::Learner);
-        return Some(format!("pod {set}-{last} is about to end"));
+        return Some(format!("pod {set}-{last} is shutting down"));
     }
     let acceptors = &observed.acceptors;
     if !cluster.members.is_quorum(acceptors.len()) {

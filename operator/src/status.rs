@@ -1,4 +1,4 @@
-//! What users are told: `PaxosClusterStatus`, by the rules of kstatus, and the events that tell of a
+//! What users see: `PaxosClusterStatus`, by the rules of kstatus, and the events that report a
 //! change. Pure.
 
 mod conditions;
@@ -33,7 +33,7 @@ pub fn status(
     situation.tell(before, situation.ready(), situation.progressing())
 }
 
-/// The status of a cluster some of whose objects were refused. What runs is told as it is.
+/// The status of a cluster some of whose objects were refused. What runs is reported as it is.
 pub fn refused(
     before: Before<'_>,
     cluster: &Cluster,
@@ -96,7 +96,7 @@ fn also(
     status
 }
 
-/// The status of a spec that makes no sense. What runs goes on as it was; nothing will change until
+/// The status of a spec that makes no sense. What runs continues as it was; nothing will change until
 /// the spec does.
 pub fn invalid(before: Before<'_>, invalid: &Invalid) -> PaxosClusterStatus {
     let message = invalid.to_string();

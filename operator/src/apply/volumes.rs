@@ -1,6 +1,6 @@
 //! Volumes grow, and their claims get other labels, while their pods run. A StatefulSet's claim template
-//! cannot change, so each claim is changed, and then the set is made anew around its running pods. Each
-//! step is decided by what there is, so that whoever comes after a crash goes on where it happened.
+//! cannot change, so each claim is changed, and then the set is recreated around its running pods. Each
+//! step is decided by what there is, so that the operator that follows a crash continues where it happened.
 
 use std::collections::BTreeMap;
 
@@ -85,7 +85,7 @@ impl Writer<'_> {
             namespace = self.cluster.namespace,
             cluster = self.cluster.name,
             name = live.name_any(),
-            "the template of the volumes' claims has changed: the set is made anew, its pods stay"
+            "the template of the volumes' claims has changed: the set is recreated, its pods stay"
         );
         let leaving = self.delete(api, live, &DeleteParams::orphan()).await?;
         Ok(leaving.map_or(Place::Cleared, |set| Place::Leaving(Box::new(set))))
@@ -223,7 +223,7 @@ impl Writer<'_> {
                 tracing::info!(namespace, name, size, "asked for a larger volume");
                 Ok(())
             }
-            // Whoever deleted it wants none, and a pod that wants one gets one of the right size.
+            // The user who deleted it wants none, and a pod that wants one gets one of the right size.
             Err(kube::Error::Api(status)) if is_gone(&status) => Ok(()),
             Err(source) => {
                 let refused = matches!(&source, kube::Error::Api(status)

@@ -16,7 +16,7 @@ const ADDRESSES: [&str; 5] = [
     "USE_CLUSTER_STORE",
 ];
 
-/// Writes into a StatefulSet's template the digest by which its pods are told from older ones.
+/// Writes into a StatefulSet's template the digest that distinguishes its pods from older ones.
 pub(super) fn with_digest(mut set: StatefulSet) -> StatefulSet {
     if let Some(spec) = &mut set.spec {
         let digest = digest(&without_addresses(&spec.template));

@@ -18,7 +18,7 @@ use crate::names;
 
 const DNS_PORT: u16 = 53;
 
-/// One port serves all, so whoever may read metrics may do everything that a node's role answers.
+/// One port serves all, so a client that may read metrics may do everything that a node's role answers.
 pub(super) fn network_policy(cluster: &Cluster, access: &Access, role: Role) -> NetworkPolicy {
     let mut from = vec![own_nodes(cluster), operator(cluster)];
     from.extend(access.metrics.iter().cloned());
@@ -46,7 +46,7 @@ pub(super) fn network_policy(cluster: &Cluster, access: &Access, role: Role) -> 
     }
 }
 
-/// To each other, to the DNS wherever it is, to the ports of clients that are told (a policy knows no
+/// To each other, to the DNS wherever it is, to the ports of notified clients (a policy knows no
 /// names), and to whom the spec names.
 fn egress(
     cluster: &Cluster,

@@ -58,7 +58,7 @@ pub(super) fn stateful_set(cluster: &Cluster, group: &Group, plan: &Plan) -> Sta
             selector: label_selector(cluster, role),
             // Pod c-acceptor-1 is acceptor 1: position k of an address list is node k.
             ordinals: Some(StatefulSetOrdinals { start: Some(1) }),
-            // A node that waits for its predecessor could wait for ever when a quorum is down.
+            // A node that waits for its predecessor could wait forever when a quorum is down.
             pod_management_policy: Some("Parallel".to_owned()),
             // The roles depend on each other: `crate::roll` says which pod is next.
             update_strategy: Some(StatefulSetUpdateStrategy {
@@ -289,7 +289,7 @@ fn probe(path: &str, period_s: i32) -> Probe {
     }
 }
 
-/// Tells the labels and annotations of claims from others; `None` where there are none.
+/// Distinguishes the labels and annotations of claims from others; `None` where there are none.
 pub(crate) fn claim_digest(cluster: &Cluster) -> Option<String> {
     let Cluster {
         labels,

@@ -1,4 +1,4 @@
-//! What `local` shows: a table that is drawn anew each second on a terminal, elsewhere a line for what
+//! What `local` shows: a table that is redrawn each second on a terminal, elsewhere a line for what
 //! changed.
 
 use std::collections::VecDeque;

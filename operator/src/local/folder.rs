@@ -188,7 +188,7 @@ fn not_signalled(leftover: &Leftover, error: rustix::io::Errno) -> Error {
 }
 
 /// The process that works in a node's folder: the one that its pid file names, or the one that holds
-/// its lock. `Some(None)`: there is one, and it cannot be told which.
+/// its lock. `Some(None)`: there is one, and it is unknown which.
 fn occupant(folder: &Path) -> Option<Option<i32>> {
     let lock = folder.join(LOCK);
     let filed = fs::read_to_string(folder.join(PID)).ok();

@@ -11,7 +11,7 @@ use super::Node;
 #[error(
     "the cluster in {folder} was founded with {founded} acceptors, and the file asks for {wanted}: \
      their number is fixed, as quorums of two sizes need not meet. Nothing was started. Set \
-     spec.acceptor.replicas to {founded}, or begin anew with another --data-dir"
+     spec.acceptor.replicas to {founded}, or start over with another --data-dir"
 )]
 pub struct OtherCount {
     folder: String,

@@ -22,7 +22,7 @@ impl std::fmt::Display for Known {
 }
 
 /// Whether a process is the node that works in a folder: it has the folder's lock open, or was started
-/// to. A number that the system has given to another process since is none.
+/// to. A number that the system has since given to another process does not count.
 pub(super) fn is_node_of(pid: i32, folder: &Path, lock: &Path) -> bool {
     let Ok(process) = Process::new(pid) else {
         return false;
@@ -60,7 +60,7 @@ fn has_open(process: &Process, path: &Path) -> bool {
         .any(|target| matches!(target, FDTarget::Path(open) if open == path))
 }
 
-/// The process that listens on a port, where it can be told.
+/// The process that listens on a port, where it is known.
 pub(super) fn listener_on(port: u16) -> Option<Known> {
     let sockets = [tcp(), tcp6()].into_iter().flatten().flatten();
     let listening: Vec<u64> = sockets

@@ -63,7 +63,7 @@ impl Error {
         }
     }
 
-    /// Whether the namespace is about to end, and everything in it with it.
+    /// Whether the namespace is being deleted, and everything in it with it.
     pub(super) fn is_the_end(&self) -> bool {
         let causes = match self.call() {
             Some(kube::Error::Api(status)) => {

@@ -1,4 +1,4 @@
-//! What is told of a cluster: its status, events, and logs of what failed.
+//! What is reported about a cluster: its status, events, and logs of what failed.
 
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::events::Event;
@@ -84,7 +84,7 @@ pub(super) async fn tell(object: &Guarded, context: &Context, error: &Error) {
         tracing::info!(
             namespace,
             cluster,
-            "its namespace is about to end, and the cluster with it"
+            "its namespace is being deleted, and the cluster with it"
         );
         return;
     }

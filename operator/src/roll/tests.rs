@@ -89,7 +89,7 @@ impl World {
             .unwrap()
     }
 
-    /// The pod is made anew from the template that there is.
+    /// The pod is recreated from the template that there is.
     fn make(&mut self, name: &str, ready: bool, minute_of: i64) {
         let template = self.set(name).spec.clone().unwrap().template;
         let metadata = template.metadata.unwrap();
@@ -277,7 +277,7 @@ fn nothing_is_restarted_while_any_pod_of_the_cluster_is_away() {
         let world = World::new().image("b").gone(away);
         assert_eq!(world.waits(), format!("pod {away} is not there"));
         let world = World::new().image("b").leaves(away);
-        assert_eq!(world.waits(), format!("pod {away} is about to end"));
+        assert_eq!(world.waits(), format!("pod {away} is shutting down"));
     }
 }
 
@@ -348,7 +348,7 @@ fn a_pod_on_its_way_out_is_not_restarted_again() {
         .image("b")
         .down("ledger-acceptor-2")
         .leaves("ledger-acceptor-2");
-    assert_eq!(world.waits(), "pod ledger-acceptor-2 is about to end");
+    assert_eq!(world.waits(), "pod ledger-acceptor-2 is shutting down");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub(super) struct Situation {
     /// Which roles have pods to start, replace or stop, and what is done or waited for; `None` when no
     /// role has.
     rolling: Option<String>,
-    /// Why that does not go on; `None` when it does.
+    /// Why that does not advance; `None` when it does.
     stuck: Option<String>,
     available: Verdict,
     /// What does not mend itself: the reason and the nodes.
@@ -325,7 +325,7 @@ impl Situation {
 }
 
 /// The nodes that are missing although the restart of one explains it for one alone: those that had
-/// run, but for the last one to be restarted, and whoever takes longer than a restart does.
+/// run, but for the last one to be restarted, and those that take longer than a restart does.
 fn unexpected(before: Before<'_>, pods: &[roll::Expected<'_>]) -> Vec<String> {
     let missing = || pods.iter().filter(|pod| !pod.is_ready());
     let restarted = missing().filter(|pod| pod.is_being_restarted());

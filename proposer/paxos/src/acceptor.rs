@@ -86,7 +86,7 @@ impl Acceptor {
         Acceptor { trimming, ..self }
     }
 
-    /// The same, with values of so many bytes in memory.
+    /// The same, with values of at most `bytes` bytes in memory.
     pub fn with_held_bytes(mut self, bytes: usize) -> Acceptor {
         self.votes = self.votes.with_budget(bytes);
         self
@@ -315,7 +315,7 @@ impl Acceptor {
         self.promised
     }
 
-    /// Every slot up to here is chosen, as far as this acceptor was told and has voted itself: a
+    /// Every slot up to here is chosen, as far as this acceptor knows and has voted itself: a
     /// leader's word alone moves no later leader past slots in which nothing was ever chosen.
     pub fn committed(&self) -> Slot {
         self.committed.min(self.last_voted())

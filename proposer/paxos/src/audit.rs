@@ -2,7 +2,7 @@
 //! the state, which follows from all slots up to there, and one of the values since the checkpoint
 //! before, which also shows values without a trace in the state, such as reads.
 //!
-//! The state's digest is a sum over its parts, so it can be had at any time, also of a snapshot that
+//! The state's digest is a sum over its parts, so it is available at any time, also of a snapshot that
 //! came from elsewhere: nothing of it is kept on disk.
 
 use std::collections::VecDeque;

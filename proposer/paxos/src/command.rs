@@ -155,7 +155,7 @@ impl<'a> Command<'a> {
         key.finish()
     }
 
-    /// Names the request for ever: the client and its `sequence`, else its `requestId`, or without
+    /// Names the request permanently: the client and its `sequence`, else its `requestId`, or without
     /// either the whole of what is asked. Two requests share a key by accident with a probability of 2^-128.
     pub fn key(&self) -> u128 {
         let mut key = Digest::new(1);

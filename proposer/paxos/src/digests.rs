@@ -1,5 +1,5 @@
 //! What a node has applied in each of the newest slots, in eight bytes a slot: enough to tell whether
-//! it is told the same again.
+//! it receives the same again.
 
 use std::collections::VecDeque;
 
@@ -36,7 +36,7 @@ impl Digests {
         }
     }
 
-    /// Notes the value of the next slot. Any other slot begins anew.
+    /// Notes the value of the next slot. Any other slot starts again.
     pub fn note(&mut self, slot: Slot, value: &Value) {
         if slot != self.last.next() {
             self.kept.clear();
@@ -61,7 +61,7 @@ impl Digests {
         (count > 0).then(|| (Slot(self.last.0 + 1 - count), self.last))
     }
 
-    /// Compares what is told with what was applied; slots that were not applied yet are left out.
+    /// Compares what is received with what was applied; slots that were not applied yet are left out.
     pub fn compare(&self, learn: &Learn) -> Compared {
         let mut compared = Compared::default();
         for (slot, value) in (learn.first.0..).map(Slot).zip(learn.values.iter()) {

@@ -1,7 +1,7 @@
 //! Resources by name, in memory, of which a copy costs next to nothing.
 //!
-//! They lie in groups, in the order of their names. A copy shares the groups, and whoever changes one
-//! that is shared copies that one alone: a learner writes snapshots of its state while it goes on.
+//! They lie in groups, in the order of their names. A copy shares the groups, and a change to a shared
+//! one copies that one alone: a learner writes snapshots of its state while it keeps running.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use super::resources::Resources;
 
 /// A group that has grown to this many is split.
 const MOST_IN_GROUP: usize = 128;
-/// Data of this many bytes is shared with whoever reads it. Copying less costs no more than sharing.
+/// Data of this many bytes is shared with its readers. Copying less costs no more than sharing.
 const SHARED_FROM: usize = 1 << 10;
 
 /// Resources by name.

@@ -25,9 +25,9 @@ impl Default for AnswerLimits {
 /// When votes are forgotten that are no longer needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrimPolicy {
-    /// So many of the newest are kept all the same, for learners that are a little behind.
+    /// This many of the newest are kept all the same, for learners that are a little behind.
     pub tail: u64,
-    /// So many at once at least: each trim costs a record.
+    /// At least this many at once: each trim costs a record.
     pub stride: u64,
     /// The same in bytes of the log: whichever is less is kept, and whichever is reached is enough.
     pub tail_bytes: u64,
@@ -52,10 +52,10 @@ pub enum Room {
     /// There is enough.
     #[default]
     Enough,
-    /// Little: a leader is told so with each vote, that it gives out no more slots than fit.
+    /// Little: each vote says so to the leader, so that it gives out no more slots than fit.
     Tight,
     /// The log has its share of the volume: no votes in slots that it has not voted in. What a new
-    /// leader needs to go on reading still fits.
+    /// leader needs to keep reading still fits.
     Share,
     /// The volume is almost full: no votes. Promises and trims still fit.
     Reserve,

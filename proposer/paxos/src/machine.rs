@@ -220,7 +220,7 @@ impl Ledger {
         &self.sessions
     }
 
-    /// The same, for whoever restores it from disk.
+    /// The same, for code that restores it from disk.
     pub fn sessions_mut(&mut self) -> &mut Sessions {
         &mut self.sessions
     }

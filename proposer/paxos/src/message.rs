@@ -96,7 +96,7 @@ pub enum Reply {
     Probed {
         /// The highest ballot promised.
         promised: Ballot,
-        /// Every slot up to here is chosen, as far as this acceptor was told.
+        /// Every slot up to here is chosen, as far as this acceptor knows.
         committed: Slot,
         /// Whether it heard from a leader lately. A hint: only liveness depends on it.
         leader_alive: bool,
@@ -109,9 +109,9 @@ pub enum Reply {
         from: Slot,
         /// Votes in slots `from` and later, in order.
         votes: Vec<Vote>,
-        /// Where to go on asking, when the votes did not fit one answer.
+        /// Where to continue asking, when the votes did not fit one answer.
         rest: Option<Slot>,
-        /// Every slot up to here is chosen, as far as this acceptor was told.
+        /// Every slot up to here is chosen, as far as this acceptor knows.
         committed: Slot,
     },
     /// To [`Request::Accept`]: the votes are on disk.

@@ -1,6 +1,6 @@
 //! The proposer: elects a leader through Paxos itself and, while leading, gets values chosen.
 //!
-//! An election has three steps. *Probe*: ask every acceptor what it has promised; go on only when a
+//! An election has three steps. *Probe*: ask every acceptor what it has promised; continue only when a
 //! quorum has heard from no leader lately. *Claim*: make a ballot above all of those durable, so
 //! that it is never used twice. *Prepare*: phase 1 for every slot that is not known to be chosen.
 //! With a quorum of complete promises the proposer leads: it takes over, slot by slot, the value of
@@ -39,7 +39,7 @@ pub struct Settings {
     pub batch_values: usize,
     /// Bytes of values in one Accept; one larger value goes alone.
     pub batch_bytes: usize,
-    /// How many ticks a leader goes on without an answer from a quorum before it steps down.
+    /// How many ticks a leader continues without an answer from a quorum before it steps down.
     pub patience_ticks: u64,
     /// Whether a batch goes to a quorum of the acceptors alone at first (Lamport and Massa, "Cheap
     /// Paxos"; "thrifty" in Moraru et al., "There Is More Consensus in Egalitarian Parliaments").
@@ -111,7 +111,7 @@ pub enum Input {
     Tick,
     /// The leader asks this proposer to succeed it: elect at once, although a leader is alive.
     TakeOver,
-    /// Stop leading: the process is about to end. What is under way stays under way.
+    /// Stop leading: the process is shutting down. What is under way stays under way.
     StepDown,
 }
 
@@ -156,12 +156,12 @@ pub struct Effects {
     pub learners: Vec<Learn>,
     /// To every other proposer.
     pub heartbeat: Option<Heartbeat>,
-    /// Start the election timer anew, with a fresh random time.
+    /// Restart the election timer, with a fresh random time.
     pub restart_election_timer: bool,
     /// The slot given to the first of the values of [`Input::Propose`]; the others follow it.
     /// `None` when this proposer does not lead: nothing was done with them.
     pub assigned: Option<Slot>,
-    /// Reads that may be answered by whoever has applied this slot.
+    /// Reads that any node that has applied this slot may answer.
     pub readable: Vec<(u64, Slot)>,
     /// Reads that must be asked again, as this proposer does not lead.
     pub unreadable: Vec<u64>,
@@ -271,8 +271,8 @@ struct Leading {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Batch {
     values: Values,
-    /// Whoever was asked is not asked again while a request to it is under way: unless it has
-    /// voted or is among the failed, one is.
+    /// An acceptor is not asked again while a request to it is under way: unless it has voted or is
+    /// among the failed, one is.
     asked: BTreeSet<NodeId>,
     votes: BTreeSet<NodeId>,
     failed: BTreeMap<NodeId, Failure>,
@@ -507,7 +507,7 @@ impl Proposer {
                 self.accepted(from, ballot, first, count, effects);
                 self.has_no_room(from, ballot);
             }
-            // As an answer that is none it is asked for again, after a pause.
+            // It is no vote, so it is asked for again, after a pause.
             Reply::NoRoom { ballot, .. } => self.has_no_room(from, ballot),
             Reply::Fetched { .. }
             | Reply::Truncated { .. }

@@ -199,7 +199,7 @@ fn size(resource: &Resource) -> usize {
     128 + resource.client_id.len() + resource.data.len()
 }
 
-/// Entries of about so many bytes, at least the first.
+/// Entries of about `bytes` bytes, at least the first.
 pub fn up_to<'a>(bytes: usize, entries: impl Iterator<Item = &'a Entry>) -> Vec<Entry> {
     let mut left = bytes.max(1);
     let fits = |entry: &&Entry| {
@@ -210,7 +210,7 @@ pub fn up_to<'a>(bytes: usize, entries: impl Iterator<Item = &'a Entry>) -> Vec<
     entries.take_while(fits).cloned().collect()
 }
 
-/// Outcomes for one message of so many bytes: what READs found beyond that is withheld, and what
+/// Outcomes for one message of `bytes` bytes: what READs found beyond that is withheld, and what
 /// does not fit even so is left out.
 pub fn fit(
     bytes: usize,

@@ -100,7 +100,7 @@ impl fmt::Display for Refusal {
                 f,
                 "the cluster has run with another disk of this node (incarnation {:016x}): what it \
                  voted is not on this one, so it must not vote. Give it that disk back; the others \
-                 go on without it",
+                 work without it",
                 known.incarnation
             ),
             Refusal::OlderCopy { known } => write!(

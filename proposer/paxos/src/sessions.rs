@@ -5,8 +5,8 @@
 //! nothing but time pushes it out. The memory for it is bounded all the same, so a request for which
 //! there is no room is not executed. One client may take `SHARE` times what it leaves free (Choudhury
 //! and Hahne, "Dynamic Queue Length Thresholds", 1998): one that floods the table leaves a fifth of it
-//! to the others, and two leave a ninth. What is forgotten leaves a trace with its client, by which an
-//! old request is told from a new one (`clients.rs`).
+//! to the others, and two leave a ninth. What is forgotten leaves a trace with its client, which
+//! distinguishes an old request from a new one (`clients.rs`).
 //!
 //! In a log without a stamp, as written by the first release, the last [`SESSIONS`] requests are
 //! remembered and nothing else is.
@@ -48,7 +48,7 @@ const CLEARED_AT_ONCE: usize = 2;
 const CLEARED_AT_ONCE_OVER: usize = 64;
 /// How many times what is free one client may take.
 const SHARE: u64 = 4;
-/// Of the memory, idle clients may take one part in so many.
+/// Idle clients may take one part in this many of the memory.
 const IDLE_SHARE: u64 = 4;
 
 /// Log time, and what the last leader to stamp it settled.
@@ -65,7 +65,7 @@ pub struct Time {
 pub(crate) enum Known {
     /// It was executed before, or may have been: this is the answer.
     Answered(Applied),
-    /// A READ that was executed before: it is read again, and not remembered anew.
+    /// A READ that was executed before: it is read again, and not remembered again.
     ReadAgain,
     /// It was not executed before.
     New(Place),
@@ -83,7 +83,7 @@ pub(crate) struct Place {
     client: Option<u32>,
 }
 
-/// What changed since it was last taken, for whoever keeps the table on disk by rows.
+/// What changed since it was last taken, for code that keeps the table on disk by rows.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
     /// Requests and outcomes that are gone, by their slots.

@@ -75,7 +75,7 @@ impl Frozen {
     }
 }
 
-/// Hands the parts of a state to `part`, in order: so many resources, wherever they are kept, and the
+/// Hands the parts of a state to `part`, in order: `count` resources, wherever they are kept, and the
 /// rest.
 pub fn write_parts<E, N: AsRef<str>>(
     applied: Slot,

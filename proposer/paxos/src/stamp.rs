@@ -8,7 +8,7 @@
 //! leaders count as nothing and pauses as [`MAX_ELAPSED_MS`] at most, so log time runs no faster than
 //! real time, is the same at every learner, and asks nothing of anybody's clock.
 //!
-//! A stamp takes no slot of its own: clients' instances stay without gaps. It carries the leader's
+//! A stamp takes no separate slot: clients' instances stay without gaps. It carries the leader's
 //! settings too, so that all learners use the same ones from the same slot on.
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -64,7 +64,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// A stamp after so many milliseconds.
+    /// A stamp after `elapsed_ms` milliseconds.
     pub fn after(elapsed_ms: u64, terms: Terms) -> Stamp {
         let most = u64::from(MAX_ELAPSED_MS);
         Stamp {

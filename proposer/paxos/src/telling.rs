@@ -1,8 +1,8 @@
 //! How a leader tells the learners what is chosen: each in order, no more at a time than a link
 //! takes, and nothing twice while the first copy may still arrive.
 //!
-//! A learner that fails is told again, from where it failed, after a pause that grows. One that is
-//! slow gets what waits in larger messages; what it has not been told when the others have applied
+//! A learner that fails is sent it again, from where it failed, after a pause that grows. One that is
+//! slow gets what waits in larger messages; what it has not been sent when the others have applied
 //! it, and too much of it waits, it finds at the acceptors.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ const AT_ONCE: usize = 4;
 /// Values in one message, and their bytes; one larger value goes alone.
 const VALUES: usize = 1024;
 const BYTES: usize = 1 << 20;
-/// What a learner has applied and others have not been told waits for those, so many bytes of it.
+/// What a learner has applied and others have not been sent waits for those, up to this many bytes.
 const WAITING_BYTES: usize = 4 << 20;
 /// The longest pause of a learner that fails, in ticks.
 const LONGEST_PAUSE: u64 = 16;
@@ -36,7 +36,7 @@ pub struct Telling {
     committed: Slot,
     /// Every slot up to here is applied by some learner.
     applied: Slot,
-    /// What is chosen, by first slot, while somebody is to be told.
+    /// What is chosen, by first slot, while a learner still has to get it.
     waiting: BTreeMap<Slot, Values>,
     waiting_bytes: usize,
     learners: BTreeMap<NodeId, Ear>,
@@ -48,7 +48,7 @@ pub struct Telling {
 /// A learner.
 #[derive(Clone, Debug, Default)]
 struct Ear {
-    /// The first slot that it has not been told.
+    /// The first slot that it has not been sent.
     next: Slot,
     /// Every slot up to here it has applied.
     applied: Slot,
@@ -66,14 +66,14 @@ struct Ear {
 }
 
 impl Telling {
-    /// Forgets what waits and who was told what, as a new leader or one no more.
+    /// Forgets what waits and who was sent what, as a new leader or one no more.
     pub fn clear(&mut self) {
         let learners: Vec<NodeId> = self.learners.keys().copied().collect();
         *self = Telling::default();
         self.set_learners(learners);
     }
 
-    /// Who is to be told.
+    /// The learners to notify.
     pub fn set_learners(&mut self, learners: impl IntoIterator<Item = NodeId>) {
         let learners: BTreeSet<NodeId> = learners.into_iter().collect();
         self.learners.retain(|id, _| learners.contains(id));
@@ -138,7 +138,7 @@ impl Telling {
         })
     }
 
-    /// A learner has answered a message with so many values; it has applied every slot up to there.
+    /// A learner has answered a message with `count` values; it has applied every slot up to there.
     pub fn answered(
         &mut self,
         from: NodeId,
@@ -160,7 +160,7 @@ impl Telling {
         self.tell_one(from)
     }
 
-    /// A message with so many values has not been answered, and will not be.
+    /// A message with `count` values has not been answered, and will not be.
     pub fn failed(&mut self, to: NodeId, first: Slot, count: usize) {
         let ticks = self.ticks;
         if let Some(ear) = self.learners.get_mut(&to) {
@@ -286,7 +286,7 @@ impl Telling {
         tells
     }
 
-    /// Forgets what a learner has applied and no other one is to be told any more.
+    /// Forgets what a learner has applied and no other one still has to get.
     fn forget(&mut self) {
         while let Some(batch) = self.waiting.first_entry() {
             let last = last_of(*batch.key(), batch.get());

@@ -3,7 +3,7 @@
 //! The newest values stay in memory, up to a number of bytes. Of the others only the place of their
 //! record in the log is kept, and one place stands for a stretch of the log: what an acceptor needs in
 //! memory grows with neither the size of the values nor, as far as they come in order, their number.
-//! The core reads nothing itself: a [`Reading`] says which records it needs, and whoever has the log
+//! The core reads nothing itself: a [`Reading`] says which records it needs, and the owner of the log
 //! shows them to it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -283,7 +283,7 @@ impl Votes {
         (span.last >= slot).then_some((span.ballot, value))
     }
 
-    /// The last slot such that all votes up to it are older than so many bytes of the log.
+    /// The last slot such that all votes up to it are older than the last `bytes` bytes of the log.
     pub(super) fn behind(&self, bytes: u64, up_to: Slot) -> Slot {
         let before = self.written.saturating_sub(bytes);
         let old = self.spans.iter();
@@ -345,7 +345,7 @@ impl Votes {
     }
 
     /// What an answer with the votes in `from..=to` is made of; at least one vote more than fits it,
-    /// if there are so many. With `durable`, none from the first one on that is not; `None` if that is
+    /// if there are that many. With `durable`, none from the first one on that is not; `None` if that is
     /// the first of all.
     pub(super) fn read(
         &self,
@@ -432,11 +432,11 @@ impl Span {
 /// What [`Votes::compare`] found.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
-    /// In so many slots the same value was voted for at that ballot.
+    /// In this many slots the same value was voted for at that ballot.
     pub(super) known: u64,
     /// In one of them another value was.
     pub(super) differs: bool,
-    /// In so many slots the log has to be asked.
+    /// In this many slots the log has to be asked.
     pub(super) doubted: u64,
     pub(super) pieces: Vec<Piece>,
 }

@@ -68,7 +68,7 @@ fn is_refused(acceptor: &mut Acceptor, request: Request) -> bool {
     refused
 }
 
-/// The slots told, and where to go on.
+/// The slots returned, and where to continue.
 fn page(acceptor: &mut Acceptor, request: Request) -> (Vec<u64>, Option<u64>) {
     match handle(acceptor, request).1 {
         Reply::Promise { votes, rest, .. } => (
@@ -704,7 +704,7 @@ fn a_log_with_its_share_takes_what_it_voted_in_again_and_nothing_new() {
         free: 2,
     };
     assert_eq!(reply, expected);
-    // Told again, promised, proposed again by the next leader, a hole closed: all of that goes on.
+    // Told again, promised, proposed again by the next leader, a hole closed: all of that still works.
     let again = accept(ballot(1, 1), 1, &["a", "b"]);
     assert!(!no_room(&handle(&mut acceptor, again).1));
     assert!(!no_room(&handle(&mut acceptor, prepare(ballot(2, 2), 1)).1));

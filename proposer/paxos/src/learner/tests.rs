@@ -334,7 +334,7 @@ fn what_is_ahead_of_a_gap_is_bounded_in_bytes_and_the_furthest_goes_first() {
         learner.step(learn_values(first, &[200; 3], 10));
         assert!(learner.ahead_bytes <= 1_000);
     }
-    // What is told again takes no more room.
+    // What is received again takes no more room.
     learner.step(learn_values(2, &[200; 3], 10));
     assert_eq!(
         learner.ahead.keys().map(|slot| slot.0).collect::<Vec<_>>(),

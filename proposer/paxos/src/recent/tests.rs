@@ -78,7 +78,7 @@ impl World {
         self.apply(command(Operation::Read, resource, b""))
     }
 
-    /// What is told of a slot, as the log has its entry.
+    /// What is reported of a slot, as the log has its entry.
     fn told(&self, slot: Slot) -> Applied {
         let entry = &self.log[slot.0 as usize - 1];
         self.recent.outcome(entry, &self.machine)
@@ -102,7 +102,7 @@ fn a_resource_that_many_reads_found_is_kept_once() {
     }
     assert_eq!(world.recent.found.resources.len(), 1);
     assert!(world.recent.found.bytes < 3_000);
-    // The first and the last READ are told what they found, also when it is replaced later.
+    // The first and the last READ get what they found, also when it is replaced later.
     world.write("a", 10);
     for slot in 2..=51 {
         assert!(world.tells_what_was(Slot(slot)));

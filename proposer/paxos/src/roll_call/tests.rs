@@ -98,7 +98,7 @@ fn a_disk_that_knows_all_needs_nobody() {
 fn a_disk_of_an_earlier_build_waits_until_it_has_heard_the_count() {
     let mut call = call(3, Some(MINE), None);
     assert!(!call.may_lead() && !call.may_learn());
-    // Acceptors of that build do not tell. Learners may go on, as they are upgraded first.
+    // Acceptors of that build do not tell. Learners may continue, as they are upgraded first.
     assert_eq!(call.heard(id(1), &witnessed(MINE, None)), Finding::Open);
     assert_eq!(call.heard(id(2), &witnessed(MINE, None)), member(None));
     assert!(!call.may_lead() && call.may_learn());

@@ -1,6 +1,6 @@
 //! What is known of each client: how far its requests reach that are no longer remembered one by one.
 //!
-//! A client that sends `sequence` has a window of outcomes of its own, and a number below which
+//! A client that sends `sequence` has its own window of outcomes, and a number below which
 //! everything may have been executed. Of one that does not, the highest `timestamp` among its
 //! forgotten requests says that, as long as its timestamps tell new requests from old ones.
 
@@ -169,7 +169,7 @@ impl Client {
 
     /// Takes note of a new request's timestamp. One that is far below the highest, though nothing so
     /// high is forgotten, belongs to a client whose timestamps do not grow: a clock that was set back,
-    /// several with one name, numbers of some other kind. Nothing can be told from them then.
+    /// several with one name, numbers of some other kind. They say nothing then.
     pub(super) fn saw(&mut self, timestamp: u64, window_ms: u64) {
         match self.highest {
             Some(highest) if timestamp > highest => {

@@ -1,5 +1,5 @@
-//! Places by keys. The table grows in parts, each at a time of its own: one large table would stop
-//! everything while it is built anew, and need twice its memory.
+//! Places by keys. The table grows in parts, each at its own time: one large table would stop
+//! everything while it is rebuilt, and need twice its memory.
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -58,7 +58,7 @@ impl Entries {
         self.at(self.first as u32)
     }
 
-    /// Oldest first, without so many of them.
+    /// Oldest first, without the first `place` of them.
     pub(super) fn iter_from(&self, place: u64) -> impl DoubleEndedIterator<Item = &Session> {
         (self.first + place..self.next()).filter_map(|number| self.at(number as u32))
     }

@@ -279,7 +279,7 @@ impl Sessions {
         Ok(())
     }
 
-    // --- for whoever keeps the rows one by one ---
+    // --- for code that keeps the rows one by one ---
 
     /// From now on changes are noted.
     pub fn keep_journal(&mut self) {

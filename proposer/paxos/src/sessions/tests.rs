@@ -491,7 +491,7 @@ impl Chance {
 }
 
 /// Against books kept the plain way: nothing takes effect twice that must not, whatever is restored
-/// from a snapshot in between is the same, and both go on alike.
+/// from a snapshot in between is the same, and both continue alike.
 #[test]
 fn random_clients_are_served_as_plain_books_say() {
     for seed in 0..30 {
