@@ -209,7 +209,7 @@ fn no_word_of_what_is_chosen_moves_the_log_out_of_reach() {
         let instance = put(&cluster, &format!("after {said} {trim}"));
         assert!(instance < 100, "{instance}");
     }
-    // Nor does what a learner is told.
+    // Nor does what a learner is sent.
     for learner in cluster.of_role(Role::Learner) {
         let learn = Learn {
             first: Slot(10_u64.pow(15)),

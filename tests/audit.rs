@@ -75,7 +75,7 @@ fn a_learner_that_has_something_else_stops_and_is_well_again_with_an_empty_disk(
     assert!(!cluster.node(wrong).is_ready());
     assert_eq!(metric(&cluster, wrong, "paxos_halted"), Some(1));
     assert_eq!(metric(&cluster, wrong, "paxos_agreement_violated"), Some(1));
-    // Those that agree go on: two of three.
+    // Those that agree continue: two of three.
     fill(&cluster, "second");
     for learner in [learners[0], learners[2]] {
         audited(&cluster, learner, 4000);

@@ -673,7 +673,7 @@ fn the_pod_is_as_told_and_says_nothing_where_nothing_is_told() {
     assert_eq!(pod["hostUsers"], false);
     assert_eq!(pod["initContainers"][0]["name"], "wait");
     assert_eq!(pod["runtimeClassName"], "gvisor");
-    // The operator stays the first, by which it is told.
+    // The operator stays the first, by which it is recognised.
     assert_eq!(container["name"], "operator");
     assert_eq!(pod["containers"][1]["name"], "proxy");
     // What is not told stays, and what is asked is not for choice.
@@ -739,14 +739,14 @@ fn flags_are_given_where_they_differ_from_the_operators_own() {
             "--lease-retry-period-s=5"
         ]
     );
-    // Without an election there is none that they could be of.
+    // Without an election they have no use.
     let mut alone = times(60, 40, 5);
     alone["replicas"] = json!(1);
     alone["leaderElection"]["enabled"] = json!(false);
     assert!(given(alone).is_empty());
 }
 
-/// What clusters get whose spec says nothing, as the operator is told.
+/// What clusters get whose spec says nothing, as passed to the operator.
 fn cluster_defaults(values: Value) -> Option<Value> {
     let (_, container) = operator_pod(values);
     let mut env = container["env"].as_array().expect("variables").iter();

@@ -1,5 +1,5 @@
 //! `proposer client` against a cluster of real processes: what it prints, how it ends, and that it
-//! goes on when servers die.
+//! keeps working when servers die.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -219,7 +219,7 @@ fn the_log_goes_on_at_another_learner_with_nothing_lost_or_twice() {
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
     let mut expect = |instances: std::ops::RangeInclusive<u64>| {
         for instance in instances {
-            let line = lines.next().expect("it goes on").unwrap();
+            let line = lines.next().expect("it continues").unwrap();
             let entry: Json = serde_json::from_str(&line).unwrap();
             assert_eq!(entry["instanceId"], instance);
         }
@@ -243,7 +243,7 @@ fn a_watch_shows_what_matches_and_goes_on_at_another_learner() {
     let mut watching = command(&cluster, &arguments);
     let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-    let mut next = || lines.next().expect("it goes on").unwrap();
+    let mut next = || lines.next().expect("it continues").unwrap();
     for arguments in [
         &["put", "b", "0"][..],
         &["put", "a/x", "[1, 2]"],

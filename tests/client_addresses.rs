@@ -54,8 +54,8 @@ fn write_to(servers: &str, arguments: &[&str]) -> Said {
     client(&variables, arguments)
 }
 
-/// A server that sends these bytes to everybody, one text for each connection in turn, the last one for
-/// ever. It goes on until the test ends.
+/// A server that sends these bytes to everybody, one text for each connection in turn, the last one
+/// without end. It runs until the test ends.
 fn impostor(answers: &'static [&'static str]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -188,7 +188,7 @@ fn another_program_at_an_address_is_neither_absence_nor_an_outcome() {
         assert!(said.error.contains(&page), "{}", said.error);
     }
 
-    // Whoever says OK may have done something, but it is no outcome.
+    // A server that says OK may have done something, but it is no outcome.
     let fine = impostor(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"]);
     let said = write_to(&fine, &["cas", "lock", "0", "1", "--timeout", "500ms"]);
     assert_eq!(said.code, 4, "{}", said.error);

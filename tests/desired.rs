@@ -208,7 +208,7 @@ fn evictions_leave_a_quorum_of_any_number_of_acceptors() {
         let evicted = spec["maxUnavailable"].as_u64().unwrap() as usize;
         let members = Members::new(acceptors).unwrap();
         match members.tolerates() {
-            // No eviction keeps a quorum; forbidding all would block every drain for ever.
+            // No eviction keeps a quorum; forbidding all would block every drain forever.
             0 => assert_eq!(evicted, 1),
             tolerated => assert_eq!(evicted, tolerated),
         }

@@ -45,7 +45,7 @@ fn older_copy(cluster: &mut Cluster, name: Name) -> PathBuf {
     kept
 }
 
-/// Waits until an acceptor refuses to vote, and looks for the reason wherever it must be told.
+/// Waits until an acceptor refuses to vote, and looks for the reason wherever it must be reported.
 fn refuses(cluster: &Cluster, name: Name, state: &str, why: &str) {
     let url = cluster.node(name).url();
     cluster.wait_for(&format!("{state} is noticed"), PATIENCE, || {
@@ -125,7 +125,7 @@ fn a_cluster_that_lost_most_of_its_disks_stands_still() {
     }
 }
 
-/// New acceptors under the old proposers and learners must not begin the log anew.
+/// New acceptors under the old proposers and learners must not start the log again.
 #[test]
 fn when_all_acceptors_lost_their_disks_nothing_is_overwritten() {
     let mut cluster = Cluster::start(3, 3, 2);

@@ -1,5 +1,5 @@
 //! What a node's door does with requests as they come off the wire: whom it lets in, what it tells
-//! browsers, and JSON that would break whoever reads it later.
+//! browsers, and JSON that would break its later readers.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -137,7 +137,7 @@ fn web_pages_of_other_sites_neither_write_nor_read() {
     assert_eq!(preflight.status, 403);
     assert_eq!(preflight.header("access-control-allow-methods"), None);
 
-    // Under a name of its own a page could read whatever answers.
+    // Under its own name a page could read whatever answers.
     for role in ROLES {
         let port = port(&cluster, role);
         for path in [

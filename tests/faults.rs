@@ -31,7 +31,7 @@ fn post(url: &str, body: &Json) -> http::Answer {
     http::post(&agent, url, body.to_string().into_bytes()).unwrap()
 }
 
-/// Compares logs and votes, and what clients were told with both.
+/// Compares logs and votes, and what clients received with both.
 fn compare(cluster: &Cluster, workload: Option<Workload>) -> Audit {
     let seen = workload.map(Workload::stop).unwrap_or_default();
     let last = write_through_each(cluster, "afterwards");
@@ -162,7 +162,7 @@ fn learners_catch_up_after_one_and_after_both_were_down() {
     for learner in &learners {
         cluster.kill(&[*learner]);
         let before = workload.committed();
-        cluster.wait_for("writes go on", PATIENCE, || {
+        cluster.wait_for("writes continue", PATIENCE, || {
             (workload.committed() > before + 200).then_some(())
         });
         cluster.restart(&[*learner]);

@@ -20,7 +20,7 @@ use testkit::tools::root;
 const OURS: &str = "cluster-sync-fleet";
 const OTHERS: &str = "cluster-sync-fleet-others";
 const CLUSTERS: usize = 200;
-/// StatefulSets, and as many Pods, that are none of the operator's business.
+/// StatefulSets, and as many Pods, that the operator does not own.
 const UNRELATED: usize = 10_000;
 const REST: Duration = Duration::from_secs(60);
 /// How many requests of this program are under way at once.
@@ -227,7 +227,7 @@ async fn each<F: Future<Output = ()>>(numbers: std::ops::Range<usize>, run: impl
         .await;
 }
 
-/// Removes what an earlier run left, and makes both namespaces anew.
+/// Removes what an earlier run left, and recreates both namespaces.
 async fn clear(client: &Client) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let everything = ListParams::default();

@@ -237,12 +237,12 @@ fn a_round_by_hand_proposes_what_the_promises_told_and_halts_nobody() {
     let mut client = Client::new("alice", cluster.urls(Role::Proposer));
     client.write("r", json!(1));
     cluster.wait_until_learners_agree(1);
-    // Acceptors are told what is chosen with the next batch or heartbeat, after the client has its answer.
+    // Acceptors learn what is chosen with the next batch or heartbeat, after the client has its answer.
     for acceptor in cluster.of_role(Role::Acceptor) {
         let node = cluster.node(acceptor);
         let is_told = || (node.number("committed_instance_id")? == 1).then_some(());
         let within = Duration::from_secs(30);
-        cluster.wait_for("every acceptor is told what is chosen", within, is_told);
+        cluster.wait_for("every acceptor learns what is chosen", within, is_told);
     }
     let round = |number: u64, instance: u64, value: Option<Json>| -> Vec<Answer> {
         let mut body = json!({"proposalNumber": number, "instanceId": instance, "proposerId": 9});
@@ -298,7 +298,7 @@ fn a_round_by_hand_proposes_what_the_promises_told_and_halts_nobody() {
         assert_eq!(answer.json()["type"], "ACCEPTED", "{}", answer.text());
     }
 
-    // Whoever leads next fills what is before it, and goes on.
+    // The next leader fills what is before it, and continues.
     client.write("r", json!(2));
     let last = cluster.wait_until_learners_agree(41);
     client.write("r", json!(3));

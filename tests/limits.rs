@@ -1,5 +1,5 @@
-//! One process's memory, connections and descriptors are bounded whoever asks, and others are served
-//! meanwhile. The attacks are those of clients that send without an end, or never take their answer.
+//! One process's memory, connections and descriptors are bounded no matter who asks, and others are
+//! served meanwhile. The attacks are those of clients that send without an end, or never take their answer.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -73,7 +73,7 @@ fn send(cluster: &Cluster, name: Name, count: usize, head: &str, body: &[u8]) ->
     })
 }
 
-/// Writes while something goes on, each within a few seconds.
+/// Writes while something is under way, each within a few seconds.
 fn assert_writes(client: &mut Client, count: usize) {
     for i in 0..count {
         let begun = Instant::now();
@@ -152,7 +152,7 @@ fn answers_that_nobody_takes_are_bounded_and_lists_end_by_bytes() {
             .unwrap()
             .json();
         let entries = page["instances"].as_array().unwrap();
-        assert!(!entries.is_empty(), "the next page goes on");
+        assert!(!entries.is_empty(), "the next page continues");
         found += entries
             .iter()
             .filter(|entry| entry["operation"] == "WRITE")

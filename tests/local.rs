@@ -79,7 +79,7 @@ impl Scene {
 }
 
 impl Drop for Scene {
-    /// Nothing that a failed test has started goes on.
+    /// Nothing that a failed test has started keeps running.
     fn drop(&mut self) {
         for pod in PODS {
             let pid = fs::read_to_string(self.data().join(pod).join("pid"));
@@ -167,7 +167,7 @@ fn ended(command: &mut Command) -> String {
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-            panic!("it goes on: {:?}", child.wait_with_output());
+            panic!("it keeps running: {:?}", child.wait_with_output());
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -226,7 +226,7 @@ fn a_folder_that_another_run_has_is_refused_and_left_alone() {
     assert!(pids.iter().all(|pid| runs(*pid)));
     assert!(
         get(base + 1, "/leader-status").is_some(),
-        "the first goes on"
+        "the first keeps running"
     );
     first.stop();
     let files = PODS.map(|pod| scene.data().join(pod).join("pid"));

@@ -1,4 +1,4 @@
-//! What became of clients' requests reaches them, whatever its size and whoever restarts meanwhile:
+//! What became of clients' requests reaches them, whatever its size and whatever restarts meanwhile:
 //! READs of large values in numbers, all learners away with much open, logs with large records. No
 //! node needs more memory for it than it has under the operator's default limit.
 

@@ -19,7 +19,7 @@ fn client(cluster: &Cluster, id: &str) -> Client {
     Client::new(id, cluster.urls(Role::Proposer))
 }
 
-/// What clients were told, and what is chosen.
+/// What clients received, and what is chosen.
 #[derive(Default)]
 struct Books {
     audit: Audit,
@@ -37,7 +37,7 @@ fn write_some(client: &mut Client, books: &mut Books, count: u64) {
     }
 }
 
-/// Both learners have the same log, and nothing that a client was told contradicts it.
+/// Both learners have the same log, and nothing that a client received contradicts it.
 fn assert_sound(cluster: &Cluster, books: &mut Books) {
     cluster.wait_until_learners_agree(1);
     let Books { audit, told } = books;

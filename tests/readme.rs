@@ -19,7 +19,7 @@ struct Step {
 }
 
 /// The commands of the section's code blocks. A line that begins with `# ` is what the command before
-/// it prints; a command goes on until such a line or the end of its block.
+/// it prints; a command continues until such a line or the end of its block.
 fn steps(readme: &str) -> Vec<Step> {
     let (_, section) = readme.split_once(SECTION).expect("the section is there");
     let section = section.split("\n## ").next().unwrap_or_default();

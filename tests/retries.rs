@@ -56,7 +56,7 @@ fn write(client: &str, more: &Json) -> Json {
     body
 }
 
-/// So many requests of one client, each with an id of its own.
+/// Batches of requests of one client, each request with its own id.
 fn flood(cluster: &Cluster, client: &str, batches: u64) {
     for batch in 0..batches {
         let request = |i: u64| {
@@ -192,7 +192,7 @@ fn what_may_be_older_than_what_is_remembered_is_not_executed() {
         );
         assert_eq!(batch.json()[0]["status"], "TOO_OLD", "{}", batch.text());
     }
-    // New ones go on, each with the version that follows.
+    // New ones still work, each with the version that follows.
     for body in [by_time(201), by_sequence(201)] {
         assert_eq!(committed(&propose(&cluster, proposers[0], &body)).1, 3);
     }
@@ -336,7 +336,7 @@ fn an_instance_never_comes_back_as_a_version_does() {
     assert_eq!(refused["status"], "NOT_COMMITTED");
     assert_eq!(refused["version"], same_version);
     assert_eq!(refused["resourceInstanceId"], other);
-    // Both must hold, and what the refusal says is enough to go on.
+    // Both must hold, and what the refusal says is enough to continue.
     let refused = lock("a", json!({"ifInstance": other, "ifVersion": 9})).json();
     assert_eq!(refused["status"], "NOT_COMMITTED");
     let went_on = lock("b", json!({"ifInstance": refused["resourceInstanceId"]}));

@@ -66,7 +66,7 @@ fn grow(cluster: &mut Cluster, role: Role, count: usize) -> Vec<Name> {
 fn writes_go_on(cluster: &Cluster, load: &Workload) {
     load.next_round();
     let before = load.committed();
-    cluster.wait_for("writes go on", READY_WITHIN, || {
+    cluster.wait_for("writes continue", READY_WITHIN, || {
         (load.committed() >= before + 50).then_some(())
     });
 }
@@ -78,7 +78,7 @@ fn leads(cluster: &Cluster, among: &[Name]) -> Name {
     })
 }
 
-/// Nothing that a client was told is contradicted by what is chosen, or by what another one saw.
+/// Nothing that a client received is contradicted by what is chosen, or by what another one saw.
 fn assert_sound(cluster: &Cluster, loads: Vec<Seen>) {
     cluster.wait_until_learners_agree(1);
     let mut audit = Audit::default();
@@ -134,7 +134,7 @@ fn proposers_learners_and_stores_join_a_running_cluster() {
     let seen = load.stop();
     assert_eq!(seen.answers.keys().copied().collect::<Vec<_>>(), [200]);
 
-    // The old ones die, and the new ones lead, take requests, and are told of by each other.
+    // The old ones die, and the new ones lead, take requests, and name each other.
     let load = Workload::start(&cluster, Load { seed: 2, ..LOAD });
     cluster.kill(&old);
     leads(&cluster, &new);

@@ -1,5 +1,5 @@
 //! Real processes whose acceptors have forgotten what a new learner needs: it takes over another
-//! learner's snapshot, goes on with that one's log, and ends with the same state.
+//! learner's snapshot, continues with that one's log, and ends with the same state.
 
 use std::fs;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const MANY: u64 = 34_000;
 const KEYS: u64 = 100;
 const FILLS: [&str; 3] = ["small", "large", "more"];
 
-/// Has so many values of about so many bytes chosen.
+/// Has `values` values of about `bytes` bytes chosen.
 fn fill(cluster: &Cluster, name: &str, values: u64, bytes: usize) {
     let agent = http::agent(PATIENCE);
     let data = "x".repeat(bytes);

@@ -1,5 +1,5 @@
 //! Real processes with more data than memory, and on volumes that fill: nobody ends, writes are refused
-//! with the reason, reads go on, and all goes on by itself when there is room.
+//! with the reason, reads continue, and all resumes by itself when there is room.
 
 use std::fs;
 use std::path::PathBuf;
@@ -94,7 +94,7 @@ fn acceptors_keep_to_their_memory_while_a_learner_is_away_and_when_they_start_ag
 struct Small(Name);
 
 impl Small {
-    /// Starts the node with its data on a file system of so many MiB, of which others have some.
+    /// Starts the node with its data on a file system of `mib` MiB, of which others have some.
     fn start(cluster: &mut Cluster, name: Name, [mib, others]: [u64; 2]) -> Small {
         let node = cluster.node_mut(name);
         let folder = node.config.data_dir.clone();
@@ -124,7 +124,7 @@ impl Small {
         root.join(folder).join("ballast")
     }
 
-    /// Takes room until less than so many MiB are free.
+    /// Takes room until less than `left` MiB are free.
     fn fill(&self, cluster: &Cluster, left: u64) {
         let path = self.ballast(cluster);
         let volume = rustix::fs::statvfs(path.parent().unwrap()).unwrap();
@@ -173,7 +173,7 @@ fn term(cluster: &Cluster) -> Option<u64> {
 fn wait_for_a_write(cluster: &Cluster, number: usize) {
     let until = Instant::now() + PATIENCE;
     while batch(cluster, number, 1, 10).0 != 200 {
-        assert!(Instant::now() < until, "writes do not go on");
+        assert!(Instant::now() < until, "writes do not resume");
         thread::sleep(Duration::from_millis(300));
     }
 }
@@ -201,7 +201,7 @@ fn logs_that_no_learner_lets_go_stop_at_their_share_and_get_shorter_when_it_is_b
         (told.count() >= 2).then_some(())
     });
     for _ in 0..10 {
-        assert_eq!(read(&cluster), 200, "reads go on");
+        assert_eq!(read(&cluster), 200, "reads continue");
         thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(term(&cluster), before, "it is no reason for an election");
@@ -261,7 +261,7 @@ fn with_one_volume_full_and_one_acceptor_down_writes_are_refused_with_both_named
     assert_eq!(term(&cluster), before);
 }
 
-/// A cluster without its last learner, which has written values of 900 kB meanwhile: so many, to so many
+/// A cluster without its last learner, which has meanwhile written `writes` values of 900 kB to `keys`
 /// keys.
 fn without_the_last_learner(learners: u8, writes: usize, keys: usize) -> (Cluster, Name) {
     let mut cluster = Cluster::prepare(2, 3, learners);

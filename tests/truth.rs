@@ -184,7 +184,7 @@ fn a_store_ahead_of_its_cluster_says_so_and_stops_when_the_log_goes_on_otherwise
         let why = ready(&cluster, store);
         (why.contains("set back in time") && why.contains(&last.to_string())).then_some(())
     });
-    // The others know nothing of it, and go on.
+    // The others know nothing of it, and continue.
     for i in 0..9 {
         put(&cluster, "k", &format!("again {i}"));
     }
@@ -199,7 +199,7 @@ fn a_store_ahead_of_its_cluster_says_so_and_stops_when_the_log_goes_on_otherwise
     );
 }
 
-/// Has so many small values chosen.
+/// Has `MANY` small values chosen.
 fn fill(cluster: &Cluster) {
     let agent = http::agent(PATIENCE);
     let mut done = 0;

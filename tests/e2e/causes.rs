@@ -170,7 +170,7 @@ async fn others_disks(image: &str, table: &mut Table) {
     kubectl(&["delete", "pod", pod, "-n", NAMESPACE, "--wait=false"]);
     let started = Instant::now();
     let words = ["cause-disks-acceptor-1", "volumes lost or exchanged"];
-    let told = eventually("it is told", WITHIN, || description("cause-disks", &words)).await;
+    let told = eventually("it is shown", WITHIN, || description("cause-disks", &words)).await;
     table.row(
         "cause: the acceptors' disks are new, the others' are not",
         started,

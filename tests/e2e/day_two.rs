@@ -287,7 +287,7 @@ pub(super) async fn lose_the_quorum(table: &mut Table) {
             .filter(|it| it["status"] == "True" && it["reason"] == "QuorumLost")
     })
     .await;
-    let ready = condition("small", "Ready").expect("it is told");
+    let ready = condition("small", "Ready").expect("it is reported");
     assert_eq!(ready["status"], "False", "{ready}");
     table.row("lose 2 of 3 acceptors, until the status tells", started, "");
     let started = Instant::now();
@@ -308,7 +308,7 @@ pub(super) async fn lose_the_quorum(table: &mut Table) {
     wait_until_whole("small", pods.len()).await;
 }
 
-/// Volumes grow where their class allows it; where it does not, the status says so and all goes on.
+/// Volumes grow where their class allows it; where it does not, the status says so and all continues.
 pub(super) async fn grow(client: &kube::Client, table: &mut Table) -> Vec<Committed> {
     let before = uids("small");
     let writers = Writers::start(client, NAMESPACE, "small", "grow", 2);

@@ -22,7 +22,7 @@ const BATCH: usize = 1000;
 /// How many of the writes are read again.
 const SAMPLE: usize = 500;
 
-/// A cluster of so many nodes, with these other fields.
+/// A cluster with these numbers of nodes, with these other fields.
 pub(super) fn cluster(name: &str, image: &str, counts: [u8; 3], more: Value) -> Value {
     let [proposers, acceptors, learners] = counts;
     let mut spec = json!({
@@ -61,7 +61,7 @@ async fn delete_object(cluster: &str) {
     .await;
 }
 
-/// A cluster is deleted and made anew over the same volumes, with another number of acceptors: the operator
+/// A cluster is deleted and recreated over the same volumes, with another number of acceptors: the operator
 /// says what it was founded with, and starts nothing.
 pub(super) async fn another_acceptor_count(client: &kube::Client, image: &str, table: &mut Table) {
     let of = |acceptors| cluster("founded", image, [2, acceptors, 2], json!({}));
@@ -290,7 +290,7 @@ fn run(command: &mut Command) {
 }
 
 /// The acceptors' volumes fill, as one learner is away and nothing can be forgotten: writes are refused with
-/// a reason, reads go on, no pod restarts, and with more room it goes on by itself. Needs NODE_DIR, a folder
+/// a reason, reads continue, no pod restarts, and with more room it resumes by itself. Needs NODE_DIR, a folder
 /// of the one node of the Kubernetes cluster, and to run there as root, so as to make volumes that fill.
 pub(super) async fn fill_volumes(client: &kube::Client, image: &str, table: &mut Table) {
     let Some(folder) = std::env::var_os("NODE_DIR").filter(|it| !it.is_empty()) else {
@@ -358,7 +358,7 @@ pub(super) async fn fill_volumes(client: &kube::Client, image: &str, table: &mut
     let names_it = ["volume", "disk", "full"]
         .iter()
         .any(|word| why.contains(word));
-    assert!(names_it, "the reason is told: {why}");
+    assert!(names_it, "the reason is given: {why}");
     table.row(
         "fill 3 volumes of 48 MiB, until writes are refused",
         started,

@@ -696,7 +696,7 @@ async fn delete(cluster: &str, before: &BTreeSet<String>, table: &mut Table) {
     );
 }
 
-/// Clusters go on without their operator, and the CRD stays.
+/// Clusters keep running without their operator, and the CRD stays.
 async fn uninstall(client: &kube::Client, table: &mut Table) {
     let started = Instant::now();
     helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]);

@@ -104,7 +104,7 @@ pub(super) async fn without_fixed_ids(image: &str, table: &mut Table) {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let started = Instant::now();
     apply(&cluster("ids", image, [1, 1, 1], json!({})));
-    let told = eventually("the refusal is told", WITHIN, || {
+    let told = eventually("the refusal is reported", WITHIN, || {
         let object = get(&["paxos", "ids", "-n", NAMESPACE]);
         let conditions = object["status"]["conditions"].to_string();
         conditions

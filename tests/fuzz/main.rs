@@ -36,7 +36,7 @@ static MEMORY: PeakAlloc = PeakAlloc;
 /// Cases of one round.
 const CASES: u32 = 512;
 
-/// What decoding may take: so many bytes for each of the input, and a little that other threads of
+/// What decoding may take: some bytes for each of the input, and a little that other threads of
 /// the test may take meanwhile. What grows most is an outcome that is not known: one byte of input.
 fn allowed(input: usize) -> usize {
     (64 << 10) + 128 * input

@@ -142,7 +142,7 @@ fn a_fault_at_any_call_changes_nothing_about_the_end() {
         // Every write, but of the reads, which are the same again and again, the first three.
         let (calls, faults) = match verb.as_str() {
             "get" | "list" | "watch" => (3, &FAULTS[3..]),
-            // What the kubelets are told is the same for each pod; `scaling` goes through it.
+            // What the kubelets get is the same for each pod; `scaling` goes through it.
             _ if resource == "pods/status" => (2, &FAULTS[..]),
             _ => (usize::MAX, &FAULTS[..]),
         };
@@ -206,7 +206,7 @@ async fn an_operator_killed_after_any_write_is_taken_over_by_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn a_roll_comes_through_a_fault_or_a_death_at_any_of_its_writes() {
-    // Whoever dies right after an eviction has done it, and nobody does it again.
+    // An operator that dies right after an eviction has done it, and nobody does it again.
     come_through(roll, 3..=3).await;
 }
 

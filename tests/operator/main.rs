@@ -375,7 +375,7 @@ async fn another_acceptor_count_is_refused_and_nothing_is_touched() {
     assert_eq!(
         world.condition("ledger", "Available").0,
         "True",
-        "it goes on as it was"
+        "it continues as it was"
     );
     let set = world
         .server
@@ -464,8 +464,8 @@ async fn a_change_that_kubernetes_refuses_is_reported_and_holds_up_nothing_else(
             .contains("statefulsets/ledger-store")
     );
 
-    // It is said once, and what goes on meanwhile is still told. The lists have heard by then that the
-    // stores are gone.
+    // It is said once, and what happens meanwhile is still reported. The lists have heard by then that
+    // the stores are gone.
     world.reconcile("ledger").await.unwrap_err();
     world.take_writes();
     world.reconcile("ledger").await.unwrap_err();

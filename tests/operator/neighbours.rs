@@ -95,7 +95,7 @@ async fn an_operators_defaults_are_those_of_every_cluster_that_says_nothing() {
     other.reconcile("ledger").await.unwrap();
     assert_eq!(other.condition("ledger", "Stalled").0, "");
     assert_eq!(class(&other), "fast");
-    // Nor does it matter when there is none any more.
+    // Nor does it matter when it is gone.
     let none = Options {
         defaults: Defaults::parse(r#"{"podSecurityContext":{},"labels":{"team":"data"}}"#).unwrap(),
         ..Options::default()
@@ -175,7 +175,7 @@ async fn labels_and_annotations_are_on_everything_claims_included_and_go_again()
             assert_eq!(metadata["annotations"]["bill"], "7", "{kind}: {metadata}");
         }
     }
-    // Others, later: sets are made anew around their pods.
+    // Others, later: sets are recreated around their pods.
     let uid =
         |pod: &str| world.server.object("pods", NAMESPACE, pod).unwrap()["metadata"]["uid"].take();
     let before = uid("ledger-acceptor-1");
@@ -382,7 +382,7 @@ async fn clusters_are_brought_up_to_date_one_after_the_other_and_held_ones_not_a
     assert_eq!(rolling(&new), [4, 4, 0]);
     let held = new.status("held")["conditions"].to_string();
     assert!(held.contains("clustersync.io/hold-rollout"), "{held}");
-    // Repair goes on there.
+    // Repair continues there.
     new.server.delete("services", NAMESPACE, "held");
     new.pass(5).await;
     assert!(new.server.object("services", NAMESPACE, "held").is_some());

@@ -1,4 +1,4 @@
-//! Clusters that are paused or stopped, and what is told of nodes and quorum.
+//! Clusters that are paused or stopped, and what is reported of nodes and quorum.
 
 use std::sync::{Arc, Mutex};
 
@@ -47,7 +47,7 @@ async fn a_paused_cluster_is_left_as_it_is_and_goes_on_afterwards() {
     world.pass(300).await;
     assert_eq!(world.take_writes(), []);
 
-    // It is told as it is even so.
+    // It is reported as it is even so.
     world.nodes.fall_silent();
     world.start_pods(|pod| pod.starts_with("ledger-acceptor"));
     world.pass(10).await;

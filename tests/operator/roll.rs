@@ -154,7 +154,7 @@ async fn a_bad_image_stops_at_the_first_pod_and_a_good_one_mends_it() {
     world.edit_spec("ledger", json!({ "image": "bad" }));
     world.pass(60).await;
     assert_eq!(world.restarted(), ["ledger-learner-1"]);
-    // A lost learner is told at once, even while the roll may still go on.
+    // A lost learner is reported at once, even while the roll may still advance.
     assert_eq!(
         world.condition("ledger", "Available"),
         ("False".into(), "NoLearner".into())
@@ -185,7 +185,7 @@ async fn a_bad_image_stops_at_the_first_pod_and_a_good_one_mends_it() {
     assert_eq!(world.restarted(), ["ledger-learner-1"]);
     world.take_writes();
     world.pass(300).await;
-    assert_eq!(world.take_writes(), [], "it is told once");
+    assert_eq!(world.take_writes(), [], "it is reported once");
 
     world.edit_spec("ledger", json!({ "image": "nodes:3" }));
     world.pass(60).await;
@@ -278,7 +278,7 @@ async fn a_budget_that_forbids_an_eviction_is_waited_for_and_told() {
         "{told}"
     );
     assert_eq!(image_of(&world.server, "ledger-learner-1"), "nodes:1");
-    // For ever, it is no roll that goes on.
+    // After that long, the roll no longer counts as advancing.
     world.pass(400).await;
     let stuck = ("False".into(), "RollStuck".into());
     assert_eq!(world.condition("ledger", "Progressing"), stuck);

@@ -182,7 +182,7 @@ async fn a_fault_at_any_call_of_scaling_changes_nothing_about_the_end() {
         let count = calls
             .iter()
             .filter(|call| call.verb == "patch" && call.resource == resource);
-        // One pod is told like the other.
+        // One pod is notified like the other.
         let step = if resource == "pods/status" { 5 } else { 1 };
         for nth in (1..=count.count()).step_by(step) {
             for fault in [Fault::LoseAnswer(500), Fault::Refuse(409), Fault::Reset] {

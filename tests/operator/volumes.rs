@@ -39,7 +39,7 @@ async fn volumes_grow_around_running_pods() {
     world.reconcile("ledger").await.unwrap();
     assert_eq!(sizes(&world, "acceptor"), vec!["9Gi"; 5]);
     assert_eq!(sizes(&world, "proposer"), vec!["5Gi"; 5]);
-    // The set is on its way out, and all is told as it is.
+    // The set is on its way out, and all is reported as it is.
     assert_eq!(world.condition("ledger", "Available").0, "True");
     assert_eq!(world.condition("ledger", "Progressing").0, "True");
     world.reconcile("ledger").await.unwrap();
@@ -261,7 +261,7 @@ async fn a_cluster_made_again_with_another_number_of_acceptors_is_stalled_and_no
         );
         assert!(message.contains("data-ledger-acceptor-1"), "{message}");
 
-        // The founders' number makes it go on where it was.
+        // The founders' number makes it continue where it was.
         world.edit_spec("ledger", acceptors(founded));
         world.reconcile("ledger").await.unwrap();
         world.server.run_pods(|_| false);

@@ -9,7 +9,7 @@ use testkit::cluster::{Cluster, http};
 
 const AT_ONCE: u64 = 4;
 
-/// Writes so many values of `bytes` to `keys` resources in turn, each until it is committed.
+/// Writes `count` values of `bytes` to `keys` resources in turn, each until it is committed.
 ///
 /// # Panics
 /// When that does not end.

@@ -332,7 +332,7 @@ fn a_storm_of_duplicates_over_leader_kills_has_each_effect_once() {
             let leader = cluster.wait_for_leader();
             cluster.kill(&[leader]);
             let target = sent.load(Ordering::Relaxed) + 12;
-            cluster.wait_for("the storm goes on", LEVEL_WITHIN, || {
+            cluster.wait_for("the storm continues", LEVEL_WITHIN, || {
                 (sent.load(Ordering::Relaxed) >= target).then_some(())
             });
             cluster.restart(&[leader]);
@@ -365,7 +365,7 @@ fn a_storm_of_duplicates_over_leader_kills_has_each_effect_once() {
 }
 
 /// A lock is a resource: taken by a write on the version at which it was free. The version of that
-/// write is the fencing token: whoever comes later has a higher one.
+/// write is the fencing token: a later holder has a higher one.
 fn take_lock(cluster: &Cluster, client: &mut Client, seen: Option<u64>) -> Option<u64> {
     let answer = get(cluster, (Role::Store, 1), "/resource/lock");
     let lock = (answer.status == 200).then(|| answer.json());
@@ -441,7 +441,7 @@ fn if_version_alone_elects_a_leader_and_a_late_one_finds_out() {
         None,
         "it renewed"
     );
-    // It does not renew any more: whoever saw the same version for long enough takes over.
+    // It does not renew any more: a client that saw the same version for long enough takes over.
     let taken = take_lock(&cluster, &mut new, Some(renewed)).unwrap();
     assert!(taken > renewed);
     assert_eq!(
@@ -479,7 +479,7 @@ fn the_log_goes_on_exactly_where_a_reader_left_it() {
         }
         // Not all of it: the rest comes after the break.
         for _ in 0..15 {
-            seen.push(lines.next().expect("the log goes on"));
+            seen.push(lines.next().expect("the log continues"));
         }
         drop(lines);
         if round == 2 {

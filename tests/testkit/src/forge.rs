@@ -30,7 +30,7 @@ fn open(log: &Path, mut each: impl FnMut(&[u8])) -> Wal<FileMedia> {
     .expect("a learner's log")
 }
 
-/// Writes a learner's log anew with another value in one slot. The outcome stays what it was, so that
+/// Rewrites a learner's log with another value in one slot. The outcome stays what it was, so that
 /// nothing in the log itself is wrong.
 ///
 /// # Panics

@@ -1,7 +1,7 @@
 //! Properties of many random inputs, seeded, each failure with the command that repeats it.
 //!
-//! `FUZZ_TIMES` runs every property so many rounds instead of one, `FUZZ_SEED` is the first round's
-//! seed instead of 1. A round is small, so that a failure is found again in seconds.
+//! `FUZZ_TIMES` is the number of rounds of every property instead of one, `FUZZ_SEED` the first
+//! round's seed instead of 1. A round is small, so that a failure is found again in seconds.
 
 use std::env;
 use std::sync::{Mutex, MutexGuard, PoisonError};

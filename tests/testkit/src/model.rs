@@ -33,10 +33,10 @@ pub struct Small {
     pub claims_are_lost: bool,
     /// Whether all proposers are processes with one and the same identity.
     pub twins: bool,
-    /// How often leaders are told that time has passed.
+    /// How often leaders learn that time has passed.
     pub ticks: u8,
     /// Whether leaders ask a quorum at first. Instead of time, it may be an acceptor's silence that
-    /// they are told of.
+    /// they learn of.
     pub thrifty: bool,
     /// How often the learner is.
     pub learner_ticks: u8,

@@ -25,7 +25,7 @@ pub struct Delivery {
     values: Vec<Value>,
     effects: Effects,
     /// Since all acceptors were set back: where a learner that was behind has applied another value than
-    /// the first one, which it was told before anybody noticed.
+    /// the first one, which it received before anybody noticed.
     own: Option<BTreeMap<(NodeId, Slot), Value>>,
 }
 
@@ -72,7 +72,7 @@ impl Delivery {
         self.effects.applied(entry);
     }
 
-    /// A client is told what became of the value in a slot.
+    /// A client learns what became of the value in a slot.
     pub(super) fn outcome_told(&self, slot: Slot, told: &Applied) {
         let known = self.outcomes.get(slot.0 as usize - 1);
         match told.outcome {

@@ -6,7 +6,7 @@
 //! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said or witnessed before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
-//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and clients are told nothing else; no outcome is told for a value that is not there; nothing is forgotten that a quorum of learners, or stores in their place, has not had on disk |
+//! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and clients get nothing else; no outcome is sent for a value that is not there; nothing is forgotten that a quorum of learners, or stores in their place, has not had on disk |
 //! | `effects` | a request has its effect once within the retry window, with a sequence ever, on its conditions and within the quota; what was refused has none |
 //! | `reads` | a read sees all that was acknowledged before it began |
 
@@ -85,7 +85,7 @@ impl Checker {
         self.delivery.value(learner, slot)
     }
 
-    /// A learner tells what came of a value that it was told for a slot: it took effect in slot `at`.
+    /// A learner tells what came of a value that it received for a slot: it took effect in slot `at`.
     pub fn answered_for(&mut self, learner: NodeId, slot: Slot, value: &Value, at: Slot) {
         self.answers += 1;
         self.delivery.answered_for(learner, slot, value, at);
@@ -129,7 +129,7 @@ impl Checker {
         }
     }
 
-    /// An acceptor has started with a list of so many.
+    /// An acceptor has started with a list of this length.
     pub fn listed(&mut self, acceptor: NodeId, list: Members) {
         let bit = 1 << acceptor.number();
         self.odd = match list == self.members {
@@ -138,7 +138,7 @@ impl Checker {
         };
     }
 
-    /// A proposer or a learner, whose list has so many, asks acceptors for votes.
+    /// A proposer or a learner, whose list has this length, asks acceptors for votes.
     pub fn asks_by(&self, list: Members) {
         assert_eq!(
             list, self.members,
@@ -251,7 +251,7 @@ impl Checker {
         self.delivery.delivered(learner, entry);
     }
 
-    /// A client is told what became of the value in a slot.
+    /// A client learns what became of the value in a slot.
     pub fn outcome_told(&self, slot: Slot, told: &Applied) {
         self.delivery.outcome_told(slot, told);
     }
@@ -295,7 +295,7 @@ impl Checker {
         self.reads.began(read, self.delivery.acknowledged());
     }
 
-    /// A read may be answered by whoever has applied this slot.
+    /// Any node that has applied this slot may answer a read.
     pub fn readable(&mut self, read: u64, slot: Slot) {
         self.committed(slot);
         self.reads.readable(read, slot);

@@ -1,5 +1,5 @@
 //! What the cluster's disks say: the learners' logs against each other, against the acceptors'
-//! votes, and against what clients were told.
+//! votes, and against what clients received.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Audit {
         self.read_votes(cluster);
     }
 
-    /// Compares what a client was told with what is chosen.
+    /// Compares what a client received with what is chosen.
     pub fn acknowledged(&mut self, client: &str, request: &str, key: &str, outcome: Outcome) {
         let (status, instance, version) = match outcome {
             Outcome::Committed { instance, version } => ("COMMITTED", instance, version),

@@ -1,4 +1,4 @@
-//! A client as it should be: one request at a time, each under a name of its own, sent again under
+//! A client as it should be: one request at a time, each under its own name, sent again under
 //! that name to the next proposer until its outcome is known.
 
 use std::collections::BTreeMap;

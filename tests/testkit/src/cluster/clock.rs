@@ -45,7 +45,7 @@ impl Clock {
         }
     }
 
-    /// Gives a node that does not run yet a clock of its own, which is right for now.
+    /// Gives a node that does not run yet its own clock, which is right for now.
     pub(super) fn give(node: &mut Node, library: &Path) -> Clock {
         let clock = Clock {
             file: node.config.data_dir.with_extension("clock"),
@@ -55,7 +55,7 @@ impl Clock {
         clock
     }
 
-    /// From now on, or a second later, the clock is wrong by so many seconds.
+    /// From now on, or a second later, the clock is wrong by this many seconds.
     ///
     /// # Panics
     /// When its file cannot be written.

@@ -22,7 +22,7 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it is not JSON.
     pub fn json(&self) -> Json {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error} in the answer {self:?}"))
@@ -40,7 +40,7 @@ impl Answer {
     }
 }
 
-/// Connections of its own, each call within `timeout`.
+/// Separate connections, each call within `timeout`.
 pub fn agent(timeout: Duration) -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)

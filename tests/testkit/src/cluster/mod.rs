@@ -55,7 +55,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of so many proposers, acceptors and learners on loopback, ready to serve.
+    /// A cluster of this many proposers, acceptors and learners on loopback, ready to serve.
     pub fn start(proposers: u8, acceptors: u8, learners: u8) -> Cluster {
         let mut cluster = Cluster::prepare(proposers, acceptors, learners);
         cluster.start_all();
@@ -67,7 +67,7 @@ impl Cluster {
         Cluster::prepare_in(&Place::default(), [proposers, acceptors, learners, 0])
     }
 
-    /// The same with so many nodes of each role, in the order of [`Role::ALL`], and each node with
+    /// The same with `counts` nodes of each role, in the order of [`Role::ALL`], and each node with
     /// what the place gives it.
     ///
     /// # Panics

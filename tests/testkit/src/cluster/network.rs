@@ -23,9 +23,9 @@ pub struct Network {
 struct Faults {
     /// Packets from these never arrive.
     unheard: BTreeSet<Name>,
-    /// So many of a hundred packets from any node never arrive.
+    /// This many of a hundred packets from any node never arrive.
     loss_percent: u64,
-    /// What it sends leaves at so many kilobits in a second.
+    /// What it sends leaves at this many kilobits per second.
     kbits: Option<u64>,
 }
 
@@ -74,12 +74,12 @@ impl Network {
         self.of(to).unheard.insert(from);
     }
 
-    /// So many of a hundred packets from other nodes do not reach this one.
+    /// `percent` per cent of the packets from other nodes do not reach this one.
     pub fn lose(&mut self, name: Name, percent: u64) {
         self.of(name).loss_percent = percent;
     }
 
-    /// What this node sends leaves at so many kilobits in a second, through a short queue.
+    /// What this node sends leaves at `kbits` kilobits per second, through a short queue.
     pub fn slow_down(&mut self, name: Name, kbits: u64) {
         self.of(name).kbits = Some(kbits);
     }

@@ -1,5 +1,5 @@
-//! Where nodes run: as plain processes on loopback, or each with a network, a disk and a clock of
-//! its own that can fail.
+//! Where nodes run: as plain processes on loopback, or each with its own network, disk and clock
+//! that can fail.
 //!
 //! All of it lives in namespaces of this process alone, so that nothing is left behind however it
 //! ends: the kernel takes down interfaces and mounts together with the last process in them.
@@ -49,7 +49,7 @@ impl Place {
     }
 }
 
-/// Starts this program again in namespaces of its own, and returns in there, or with the reason why
+/// Starts this program again in its own namespaces, and returns in there, or with the reason why
 /// that is not possible.
 pub fn enter_namespaces() -> Result<(), String> {
     const NEW: [&str; 2] = ["--net", "--mount"];

@@ -30,7 +30,7 @@ impl Volume {
         }
     }
 
-    /// Makes a file system of so many bytes and mounts it as that folder.
+    /// Makes a file system of `bytes` bytes and mounts it as that folder.
     pub(super) fn mount(folder: &Path, bytes: u64) -> Result<Volume, String> {
         let image = folder.with_extension("ext4");
         let made = fs::create_dir_all(folder).and_then(|()| File::create(&image)?.set_len(bytes));
@@ -47,7 +47,7 @@ impl Volume {
         Ok(Volume { folder })
     }
 
-    /// Takes all room but so many bytes.
+    /// Takes all room but `left` bytes.
     ///
     /// # Panics
     /// When the rest cannot be taken.
@@ -69,8 +69,8 @@ impl Volume {
         let _ = fs::remove_file(self.ballast());
     }
 
-    /// So many times nothing that writes here returns for the first duration, and then is free for
-    /// the second. It goes on, and ends, whatever becomes of this program.
+    /// `times` times nothing that writes here returns for the first duration, and then is free for
+    /// the second. It continues, and ends, whatever becomes of this program.
     pub fn stall(&self, times: u64, frozen: Duration, free: Duration) -> std::io::Result<Child> {
         // A file system that was thawed a moment ago may still be busy.
         const SCRIPT: &str = r#"

@@ -22,9 +22,9 @@ pub use seen::{Acknowledged, Count, Counts, Kind, Seen};
 pub struct Load {
     /// Clients. Each writes, deletes and reads through proposers, and reads at learners and stores.
     pub clients: u32,
-    /// So many of a thousand operations read.
+    /// This many of a thousand operations read.
     pub reads: u32,
-    /// So many of a thousand requests to proposers are given up after some milliseconds, so that
+    /// This many of a thousand requests to proposers are given up after some milliseconds, so that
     /// nobody ever knows.
     pub given_up: u32,
     /// Whether reads at learners and stores ask for what is there, however old, instead of a
@@ -39,7 +39,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// So many clients that write without a pause and are never in doubt for good.
+    /// This many clients that write without a pause and are never in doubt for good.
     pub const fn of_writes(clients: u32) -> Load {
         Load {
             clients,

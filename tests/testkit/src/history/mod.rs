@@ -34,7 +34,7 @@ pub enum Call {
     Read,
 }
 
-/// What the client was told.
+/// What the client received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Return {
     /// It took effect, and this is the version.

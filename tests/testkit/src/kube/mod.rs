@@ -144,7 +144,7 @@ impl ApiServer {
         !self.state().faults.is_empty()
     }
 
-    /// Lets so many writes of clients through; after them no call reaches the server, as if the process
+    /// Lets this many writes of clients through; after them no call reaches the server, as if the process
     /// that makes them were gone.
     pub fn cut_off_after_writes(&self, writes: usize) {
         self.state().writes_left = Some(writes);
@@ -175,7 +175,7 @@ impl ApiServer {
     }
 
     /// From now on clients' creations are forbidden with these further fields of the answer, as in a
-    /// namespace that is about to end.
+    /// namespace that is being deleted.
     pub fn refuse_creations(&self, with: Value) {
         self.state().no_creations = Some(with);
     }
@@ -232,7 +232,7 @@ impl ApiServer {
         self.state().store.drop_watches();
     }
 
-    /// Forgets all history and ends every watch: going on from an old version is 410 Gone.
+    /// Forgets all history and ends every watch: continuing from an old version is 410 Gone.
     pub fn compact(&self) {
         self.state().store.compact();
     }

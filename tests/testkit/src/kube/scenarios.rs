@@ -65,7 +65,7 @@ impl World {
         World::with(ApiServer::new(), Nodes::default())
     }
 
-    /// An operator that was just started in a world that goes on: it remembers nothing.
+    /// An operator that was just started in a world that continues: it remembers nothing.
     pub fn with(server: ApiServer, nodes: Nodes) -> World {
         World::told(server, nodes, Options::default())
     }
@@ -152,7 +152,7 @@ impl World {
         )));
     }
 
-    /// Starts the operator as one of several, under a name of its own; it ends gracefully when `end` is
+    /// Starts the operator as one of several, under its own name; it ends gracefully when `end` is
     /// sent or dropped.
     pub fn stand(&mut self, name: &str) -> oneshot::Sender<()> {
         let client = self.server.client_over(&self.line);
@@ -338,7 +338,7 @@ pub async fn every_permission() -> BTreeSet<Permission> {
     world.pass(60).await;
     world.server.forbid_pods(None);
     world.pass(60).await;
-    // Specs that make no sense, and one that is none.
+    // Specs that make no sense, and one that is no spec.
     world.edit_spec("ledger", json!({ "learner": { "replicas": 0 } }));
     world.pass(60).await;
     assert_eq!(

@@ -19,7 +19,7 @@ pub(super) fn has_generation(plural: &str) -> bool {
     .contains(&plural)
 }
 
-/// Some of the values that the API server fills in or rewrites, so that whoever compares what it sent
+/// Some of the values that the API server fills in or rewrites, so that code that compares what it sent
 /// with what is stored sees the differences that it will see in earnest.
 pub(super) fn default(object: &mut Value) {
     match object["kind"].as_str() {

@@ -62,7 +62,7 @@ impl<T: Ord> PartialOrd for Shared<T> {
     }
 }
 
-/// By hash first: any order will do, and most are told apart by it.
+/// By hash first: any order will do, and the hash distinguishes most.
 impl<T: Ord> Ord for Shared<T> {
     fn cmp(&self, other: &Shared<T>) -> Ordering {
         if Arc::ptr_eq(&self.0, &other.0) {

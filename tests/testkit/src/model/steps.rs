@@ -23,7 +23,7 @@ const NOWHERE: Place = Place { file: 0, offset: 0 };
 pub enum Event {
     /// A message arrives.
     Arrives(Message),
-    /// A proposer tries to lead, anew if it leads: it has lost patience with a quorum it cannot
+    /// A proposer tries to lead, again if it leads: it has lost patience with a quorum it cannot
     /// reach.
     Elect(usize),
     /// A leader is given a value.
@@ -32,7 +32,7 @@ pub enum Event {
     Read(usize),
     /// Time passes for a proposer.
     Tick(usize),
-    /// A leader is told that an acceptor is late.
+    /// A leader learns that an acceptor is late.
     Unanswered(usize, NodeId),
     /// Time passes for the learner: if it misses something, long enough to ask for it.
     LearnerTick,
@@ -217,7 +217,7 @@ impl Small {
                     node.change(|node| node.ticks += 1);
                 }
                 // The first marks a gap, the second fetches it. In between nothing that matters can
-                // happen: a gap that moves is marked anew.
+                // happen: a gap that moves is marked again.
                 self.step_learner(state, learner::Input::Tick);
                 self.step_learner(state, learner::Input::Tick);
             }

@@ -14,7 +14,7 @@ use paxos::telling::Tell;
 use super::node::{Asker, Process};
 use super::{ELECTION, Event, HEARTBEAT, Packet, Sim};
 
-/// How long an answer to a fetch may take to begin, and to go on.
+/// How long an answer to a fetch may take to begin, and to continue.
 const FETCH: u64 = 2_000;
 /// How long a learner may take to say how far it is.
 const ANNOUNCE: u64 = 2_000;
@@ -24,13 +24,13 @@ const PROGRESS_EVERY: u64 = 50;
 /// What was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// An acceptor, by a proposer; for so many votes.
+    /// An acceptor, by a proposer; for this many votes.
     Asked {
         sent: Sent,
         is_renewal: bool,
         votes: u64,
     },
-    /// A learner was told, by a leader.
+    /// A leader's message to a learner.
     Told { first: Slot, count: usize },
     /// An acceptor, by a learner.
     Fetch { first: Slot, last: Slot },

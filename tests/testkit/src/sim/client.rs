@@ -106,7 +106,7 @@ impl Clients {
         }
     }
 
-    /// A command unlike any other: a write with so many bytes of data, a removal, at times on a
+    /// A command unlike any other: a write with `bytes` bytes of data, a removal, at times on a
     /// condition, or a READ.
     pub(super) fn fresh(&mut self, bytes: usize) -> Value {
         self.of(CLIENTS[0], bytes)

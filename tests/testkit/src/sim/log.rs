@@ -48,7 +48,7 @@ pub(super) struct Copy {
 pub(super) struct Started {
     /// The acceptor that the disk makes.
     pub(super) member: Member,
-    /// Records that turned out to be on it although nobody was told so.
+    /// Records that turned out to be on it although nobody heard so.
     pub(super) news: Vec<Record>,
     /// A flipped bit was found first.
     pub(super) damaged: bool,

@@ -172,7 +172,7 @@ impl Sim {
             .enumerate()
             .map(|(at, name)| Node {
                 name,
-                // Lives of one identity are told apart.
+                // Distinguishes the lives of one identity.
                 life: (at as u32) << 24,
                 paused_until: 0,
                 bad_write: None,

@@ -5,7 +5,7 @@
 use super::config::Config;
 use super::rng::Rng;
 
-/// No message takes longer, in milliseconds: whoever waited for it has given up.
+/// No message takes longer, in milliseconds: the process that waited for it has given up.
 const SLOWEST: u64 = 5_000;
 
 /// Bytes that a message has beyond its frame: the head of a request.
@@ -125,12 +125,12 @@ impl Network {
         self.cut[from][to] = true;
     }
 
-    /// What a node sends, and what it is sent, takes so many times longer.
+    /// What a node sends, and what it is sent, takes this many times longer.
     pub(super) fn slow(&mut self, node: usize, out: u64, in_: u64) {
         self.slow[node] = (out, in_);
     }
 
-    /// From now on each link carries so many bytes a millisecond.
+    /// From now on each link carries this many bytes a millisecond.
     pub(super) fn set_bandwidth(&mut self, bandwidth: u64) {
         self.bandwidth = bandwidth;
     }

@@ -30,9 +30,9 @@ pub(super) struct Node {
     pub(super) paused_until: u64,
     /// The next write goes wrong.
     pub(super) bad_write: Option<BadWrite>,
-    /// Its clock runs at so many tenths of the true speed.
+    /// Its clock runs at this many tenths of the true speed.
     pub(super) clock: u64,
-    /// Its disk takes so many times longer than others.
+    /// Its disk takes this many times longer than others.
     pub(super) slow: u64,
     /// How full its disk is.
     pub(super) room: Room,

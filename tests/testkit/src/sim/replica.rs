@@ -248,7 +248,7 @@ impl Replica {
         (all, None)
     }
 
-    /// What became of these slots, whose values are known if they were told again.
+    /// What became of these slots, whose values are known if they were sent again.
     pub(super) fn outcomes<'a>(
         &self,
         slots: impl Iterator<Item = (Slot, Option<&'a Value>)>,
@@ -321,7 +321,7 @@ impl Replica {
         self.doubt.as_ref().is_some_and(|doubt| doubt.told)
     }
 
-    /// The first slot of a range in the log that is told with another value, and a checksum of what
+    /// The first slot of a range in the log for which another value was sent, and a checksum of what
     /// the log has.
     pub(super) fn older_differs(
         &self,

@@ -1,4 +1,4 @@
-//! The only randomness of the repository's tests: SplitMix64, the same on every machine for ever.
+//! The only randomness of the repository's tests: SplitMix64, the same on every machine forever.
 
 /// A stream of numbers that follows from its seed.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl Rng {
         low + self.below(high - low + 1)
     }
 
-    /// True in so many of a thousand cases.
+    /// True in `per_mille` of a thousand cases.
     pub fn chance(&mut self, per_mille: u32) -> bool {
         self.below(1000) < u64::from(per_mille)
     }

@@ -87,7 +87,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs one world for so many events, heals it, and requires progress. Panics with the broken rule.
+/// Runs one world for `events` events, heals it, and requires progress. Panics with the broken rule.
 pub fn run(config: &Config, events: u64, trace: bool) -> Summary {
     let mut sim = Sim::new(config);
     sim.trace = trace;
@@ -105,7 +105,7 @@ pub fn run(config: &Config, events: u64, trace: bool) -> Summary {
     sim.summary
 }
 
-/// The same, for a seed, with the broken rule as a value. Whoever calls it silences the panic hook.
+/// The same, for a seed, with the broken rule as a value. The caller silences the panic hook.
 pub fn try_seed(seed: u64, events: u64) -> Result<Summary, Box<Failure>> {
     let config = Config::of(seed);
     panic::catch_unwind(AssertUnwindSafe(|| run(&config, events, false))).map_err(|panic| {

@@ -99,7 +99,7 @@ impl Sim {
             .max_by_key(|(_, ballot)| *ballot)
     }
 
-    /// Values of so many bytes for the leader.
+    /// Values of `bytes` bytes for the leader.
     pub fn offer_large(&mut self, count: usize, bytes: usize) {
         let (leader, _) = self.leader().expect("somebody leads");
         let values = (0..count).map(|_| self.clients.fresh(bytes)).collect();
@@ -190,7 +190,7 @@ impl Sim {
         self.network.mend();
     }
 
-    /// From now on each link carries so many bytes a millisecond.
+    /// From now on each link carries this many bytes a millisecond.
     pub fn set_bandwidth(&mut self, bandwidth: u64) {
         self.network.set_bandwidth(bandwidth);
     }
@@ -200,7 +200,7 @@ impl Sim {
         self.network.set_latency(latency);
     }
 
-    /// Whether a quorum has voted for so many values.
+    /// Whether a quorum has voted for this many values.
     pub fn has_votes(&self, slots: usize) -> bool {
         let acceptors = self.of_role(Role::Acceptor);
         let quorum = self.config.acceptors as usize / 2 + 1;

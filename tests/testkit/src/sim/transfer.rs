@@ -244,7 +244,7 @@ impl Sim {
         }
     }
 
-    /// Goes on with the same learner until the floor is passed.
+    /// Continues with the same learner until the floor is passed.
     fn go_on(&mut self, at: usize) {
         let Process::Learner(replica) = &mut self.nodes[at].process else {
             return;

@@ -152,8 +152,8 @@ impl Sim {
             values: [value].into(),
             committed: applied,
         };
-        // At once: a learner that has lost its disk by the time it is told believes what nobody voted
-        // for, until messages bear the identity of who sends them.
+        // At once: a learner that has lost its disk by the time this arrives believes what nobody voted
+        // for, until messages bear their sender's identity.
         let packet = self.said(0, Message::Learn(learn));
         if !self.asleep(at) {
             self.receive((0, self.nodes[0].life), at, packet);

@@ -69,8 +69,8 @@ fn led_in(config: &Config) -> Sim {
     sim
 }
 
-/// So many writers, each of batches of eight values of 100 kB that it waits for; how many bytes are
-/// chosen and applied in that time.
+/// Runs `writers` writers, each of batches of eight values of 100 kB that it waits for; returns how
+/// many bytes are chosen and applied in that time.
 fn write(sim: &mut Sim, writers: u64, time: u64) -> u64 {
     let (before, end) = (sim.applied(0), sim.now() + time);
     while sim.now() < end {
@@ -146,7 +146,7 @@ pub fn a_learner_that_is_far_behind_catches_up_as_fast_as_its_link_carries() {
         for _ in 0..25 {
             sim.offer_large(8, 100 * KB);
             sim.until(5_000, |sim| sim.open_slots() == 0)
-                .expect("writes go on");
+                .expect("writes continue");
         }
         let before = sim.carried(Role::Acceptor, Role::Learner);
         sim.set_bandwidth(bandwidth);

@@ -17,7 +17,7 @@ use super::table::{MANY_KEYS, Spread};
 use super::usage::Usage;
 
 const SIZE: usize = 256;
-/// Of each turn: connections are opened anew.
+/// Of each turn: connections are opened again.
 const WARM_UP: Duration = Duration::from_millis(100);
 /// That are read.
 const KEYS: u64 = 1000;

@@ -15,7 +15,7 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("bounds that can be")
 }
 
-/// The median in microseconds, with so many writers at once, each with a file of its own.
+/// The median in microseconds, with `writers` writers at once, each with its own file.
 pub(crate) fn fdatasync_p50(writers: usize, lasting: Duration) -> f64 {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write = |number: usize| {

@@ -20,7 +20,7 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    /// Starts so many members on loopback and waits until each says that it is healthy.
+    /// Starts this many members on loopback and waits until each says that it is healthy.
     pub(crate) fn start(members: u16) -> Etcd {
         let program = tool("etcd");
         let folder = TempDir::with_prefix("etcd-").expect("a temporary folder");

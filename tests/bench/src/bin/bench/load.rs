@@ -83,7 +83,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-/// Runs it on a thread of its own.
+/// Runs it on its own thread.
 pub(crate) fn run(load: &Load) -> Seen {
     let load = load.clone();
     let run = move || runtime().block_on(drive(load));

@@ -15,7 +15,7 @@ use node::serve;
 use node::wire::{OutcomeView, ProposeBody};
 use testkit::cluster::ports;
 
-/// A server in a process of its own.
+/// A server in its own process.
 pub(crate) struct Noop {
     child: Child,
     pub(crate) address: SocketAddr,

@@ -66,7 +66,7 @@ impl Writes {
         }
     }
 
-    /// The same over so many keys, again and again.
+    /// The same over this many keys, again and again.
     pub(crate) fn over(self, keys: u64) -> Writes {
         Writes { keys, ..self }
     }
@@ -94,7 +94,7 @@ impl Writes {
     }
 }
 
-/// So many clients take turns: each has few requests under way, whatever the number of connections.
+/// This many clients take turns: each has few requests under way, whatever the number of connections.
 const CLIENTS: u64 = 256;
 
 fn key(number: u64) -> String {

@@ -27,10 +27,10 @@ pub(crate) struct Options {
     pub(crate) into: Option<PathBuf>,
 }
 
-/// Whose memory is measured holds so many.
+/// A system whose memory is measured holds this many.
 pub(crate) const MANY_KEYS: u64 = 100_000;
 
-/// Who takes processor time. Of the other systems the client alone is told.
+/// Who takes processor time. Of the other systems only the client is shown.
 const PARTS: [&str; 5] = [
     "the client",
     "the leader",
@@ -287,7 +287,7 @@ fn one_round(options: &Options, figures: &mut Figures) {
     memory(figures);
 }
 
-/// Writes so many keys.
+/// Writes this many keys.
 fn fill(systems: &Systems, system: System, work: Arc<Writes>, keys: u64) {
     let servers = vec![systems.leader(system)];
     load::fill(&servers, protocol(system), work, keys);

@@ -15,7 +15,7 @@ use testkit::sim::Rng;
 const REST_MS: (u64, u64) = (300, 900);
 const KEYS: u64 = 1000;
 
-/// Kills the leader so many times, then terminates it as often, and prints the gaps.
+/// Kills the leader `times` times, then terminates it as often, and prints the gaps.
 pub(crate) fn run(times: u64, clients: u32) {
     let mut cluster = Cluster::start(5, 5, 2);
     let mut rng = Rng::new(times);

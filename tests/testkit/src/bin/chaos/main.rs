@@ -3,14 +3,14 @@
 //! `chaos [--cycles N | --seconds N] [--soak N] [--faults all|CLASS,CLASS,…] [--clients N]
 //! [--keys N] [--pause-ms N] [--seed N] [--local-reads]`
 //!
-//! Each node has a network, a disk and a clock of its own, as far as this machine offers that (to
+//! Each node has its own network, disk and clock, as far as this machine offers that (to
 //! root, with `ip`, `tc`, `nft`, `mkfs.ext4`, `fsfreeze` and libfaketime). Every client writes,
 //! compares and sets, deletes and reads in the log through all proposers, and reads at all learners
-//! and stores. Afterwards everything is compared: what clients were told, the learners' logs, the
+//! and stores. Afterwards everything is compared: what clients received, the learners' logs, the
 //! acceptors' votes, what learners and stores hold, and whether the history is linearizable.
 //!
-//! `--soak N` makes so many runs, 60 seconds each unless said otherwise, on a fresh cluster and with
-//! a seed of its own each, and sums them up. `--local-reads` shows that the checker would see a
+//! `--soak N` makes N runs, 60 seconds each unless said otherwise, each on a fresh cluster and with
+//! its own seed, and sums them up. `--local-reads` shows that the checker would see a
 //! stale read: reads at learners and stores ask for `consistency=local`, and it is an error if none
 //! of them is found to be stale.
 //!

@@ -89,7 +89,7 @@ impl Class {
         }
     }
 
-    /// Whether both may happen at once. A process that is told to end must be able to.
+    /// Whether both may happen at once. A process that is asked to end must be able to.
     fn goes_with(self, other: Class) -> bool {
         let stops = |class| matches!(class, Kill | Pause | FullDisk | StuckDisk | SlowDisk);
         let ends = |class| class == Terminate;
@@ -107,7 +107,7 @@ impl fmt::Display for Class {
 /// Whom it hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Victim {
-    /// Whoever leads then.
+    /// The leader at that time.
     Leader,
     /// This one.
     Node(Name),
@@ -263,7 +263,7 @@ fn fault(class: Class, names: &[Name], rng: &mut Rng) -> Fault<Victim> {
     }
 }
 
-/// So many, without the order. Leaders get more than their share: they have the most to lose.
+/// `count` of them, without the order. Leaders get more than their share: they have the most to lose.
 fn victims(count: usize, names: &[Name], rng: &mut Rng) -> Vec<Victim> {
     let mut left: Vec<Victim> = names.iter().map(|name| Victim::Node(*name)).collect();
     while left.len() > count {

@@ -17,7 +17,7 @@ use crate::scene::Scene;
 const SIZE: [u8; Role::ALL.len()] = [5, 5, 2, 3];
 /// How long one resource's history may be looked at.
 const CHECK_BUDGET: Duration = Duration::from_secs(60);
-/// Steps after which clients go on to fresh resources.
+/// Steps after which clients move on to fresh resources.
 const ROUND: usize = 4;
 /// With fewer commits than these per step nothing was tested.
 const MIN_COMMITS: u64 = 20;
@@ -27,9 +27,9 @@ const RECOVER_WITHIN: Duration = Duration::from_secs(10);
 /// When a run is over.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
-    /// After so many steps.
+    /// After this many steps.
     Cycles(u64),
-    /// After the step in which so many seconds are over.
+    /// After the step in which this many seconds are over.
     Seconds(u64),
 }
 
@@ -97,7 +97,7 @@ impl Setup {
     }
 }
 
-/// A run with that seed on a cluster of its own.
+/// A run with that seed on its own cluster.
 pub(crate) fn run(setup: &Setup, seed: u64) -> Report {
     let load = Load { seed, ..setup.load };
     setup.announce(load);

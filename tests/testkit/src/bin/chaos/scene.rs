@@ -13,7 +13,7 @@ use testkit::cluster::{Cluster, Name, Volume};
 
 use crate::plan::{Class, Fault};
 
-/// What the contract gives a process that is told to end, and then some for the machine.
+/// What the contract gives a process that is asked to end, and then some for the machine.
 const END_WITHIN: Duration = Duration::from_secs(8);
 /// The pause before a process that ended is started again.
 const BACK_OFF: Duration = Duration::from_millis(300);

@@ -99,7 +99,7 @@ pub struct Acknowledged {
     pub request: String,
     /// The resource.
     pub key: String,
-    /// What it was told.
+    /// What it received.
     pub outcome: Outcome,
 }
 

@@ -66,7 +66,7 @@ impl<'a> User<'a> {
         }
     }
 
-    /// Goes on until told to stop.
+    /// Runs until told to stop.
     pub(super) fn run(mut self) -> Seen {
         let Load { keys, pause_ms, .. } = self.shared.load;
         while !self.shared.is_over() {
