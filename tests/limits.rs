@@ -243,7 +243,7 @@ fn silent_connections_keep_neither_probes_nor_peers_nor_clients_out() {
 fn a_lack_of_descriptors_is_no_broken_disk() {
     let mut cluster = cluster();
     let mut client = client(&cluster, "honest");
-    // Not a leader: who cannot reach it has nobody else to ask.
+    // Not a leader: a client that cannot reach it has nobody else to ask.
     let names = [(Role::Learner, 1), (Role::Acceptor, 1)];
     assert_writes(&mut client, 2);
     let limit = |cluster: &Cluster, soft: u64| {

@@ -1,6 +1,6 @@
 //! Real processes whose disks tell different stories: acceptors, or all but one role, set back in time;
-//! learners' volumes lost with and without a store. Who has more says so, nothing is given out twice,
-//! and what is still on some disk is found.
+//! learners' volumes lost with and without a store. A node that has more says so, nothing is given out
+//! twice, and what is still on some disk is found.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The way to the API server. A connection whose other end is gone, or behind which nothing moves any
 //! more, is noticed by HTTP/2 pings and closed, and with it every watch: each starts again on a
-//! connection that works. TCP alone would wait for as long as somebody acknowledges its packets.
+//! connection that works. TCP alone would wait while anything acknowledges its packets.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -78,7 +78,7 @@ pub(crate) struct Memory {
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
     pub(crate) at: Instant,
-    /// The version that the cache had then: as long as it has it still, it does not know the write.
+    /// The version that the cache had then: while it still has that, it does not know the write.
     pub(crate) over: Option<String>,
     pub(crate) status: PaxosClusterStatus,
 }

@@ -120,7 +120,7 @@ impl Election {
         Election { times, ..self }
     }
 
-    /// Waits until this process holds the lease, for as long as that takes.
+    /// Waits until this process holds the lease, however long that takes.
     pub async fn win(self) -> Held {
         let mut seen = None;
         loop {

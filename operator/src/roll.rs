@@ -113,7 +113,7 @@ pub fn decide(
         let name = set.metadata.name.as_deref().unwrap_or_default();
         return Decision::Wait(format!("StatefulSet {name} has not seen its new spec yet"));
     }
-    // A bad image must be mendable: who is down already, or is the only one away, loses nothing.
+    // A bad image must be fixable: a node that is already down, or the only one away, loses nothing.
     if let Some(down) = outdated.iter().find(|pod| pod.is_down(now)) {
         return down.restart();
     }

@@ -54,7 +54,7 @@ use metrics::Metrics;
 /// How long a proposer that is shutting down may take to hand over and to settle what waits; with
 /// what follows, the process ends within 5 seconds.
 const LEAVE: Duration = Duration::from_millis(2500);
-/// How long a node serves on after that, each answer closing its connection.
+/// How long a node keeps serving after that, each answer closing its connection.
 const LINGER: Duration = Duration::from_millis(500);
 /// How long requests in flight may take after that.
 const DRAIN: Duration = Duration::from_millis(1500);

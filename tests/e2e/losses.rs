@@ -290,8 +290,8 @@ fn run(command: &mut Command) {
 }
 
 /// The acceptors' volumes fill, as one learner is away and nothing can be forgotten: writes are refused with
-/// a reason, reads continue, no pod restarts, and with more room it resumes by itself. Needs NODE_DIR, a folder
-/// of the one node of the Kubernetes cluster, and to run there as root, so as to make volumes that fill.
+/// a reason, reads continue, no pod restarts, and with more room it resumes by itself. Needs NODE_DIR, a
+/// folder of the one node of the Kubernetes cluster, and to run there as root, to make volumes that fill.
 pub(super) async fn fill_volumes(client: &kube::Client, image: &str, table: &mut Table) {
     let Some(folder) = std::env::var_os("NODE_DIR").filter(|it| !it.is_empty()) else {
         println!("e2e: volumes that fill: SKIPPED, set NODE_DIR to a folder of the node to run it");

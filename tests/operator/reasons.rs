@@ -65,7 +65,7 @@ async fn a_container_that_cannot_start_is_told_with_what_the_kubelet_says() {
         let expected = "pod ledger-acceptor-4: it ended with exit code 1: volume is full";
         assert!(told.contains(expected), "{kind}: {told}");
     }
-    // The kubelet's clock runs on; that is no news.
+    // The kubelet's clock keeps running; that is no news.
     world.take_writes();
     world.reconcile("ledger").await.unwrap();
     assert_eq!(world.take_writes(), []);

@@ -24,7 +24,7 @@ const PID: &str = "pid";
 /// How long a process may take to be gone after SIGKILL.
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 
-/// The folder is this run's as long as this value lives.
+/// The folder belongs to this run while this value lives.
 #[derive(Debug)]
 pub(super) struct Claim {
     folder: PathBuf,

@@ -36,7 +36,7 @@ impl Digests {
         }
     }
 
-    /// Notes the value of the next slot. Any other slot starts again.
+    /// Notes the value of the next slot. Any other slot starts over.
     pub fn note(&mut self, slot: Slot, value: &Value) {
         if slot != self.last.next() {
             self.kept.clear();

@@ -23,7 +23,7 @@ use super::value::Value;
 pub enum NotApplied<E> {
     /// It says nothing that this version understands.
     Undecodable(Undecodable),
-    /// The resources cannot be had. What they hold now is unknown.
+    /// The resources are not available. What they hold now is unknown.
     Resources(E),
 }
 

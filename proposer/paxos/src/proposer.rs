@@ -507,7 +507,7 @@ impl Proposer {
                 self.accepted(from, ballot, first, count, effects);
                 self.has_no_room(from, ballot);
             }
-            // It is no vote, so it is asked for again, after a pause.
+            // Like a missing answer, it is asked for again, after a pause.
             Reply::NoRoom { ballot, .. } => self.has_no_room(from, ballot),
             Reply::Fetched { .. }
             | Reply::Truncated { .. }

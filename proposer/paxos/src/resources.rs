@@ -7,7 +7,7 @@ use super::outcome::{Current, Resource};
 
 /// Where resources live: in memory at a learner, in a database at a store.
 pub trait Resources {
-    /// Why they cannot be had.
+    /// Why they are not available.
     type Error;
     /// How a resource stands, if there is one.
     fn current(&self, name: &str) -> Result<Option<Current>, Self::Error>;

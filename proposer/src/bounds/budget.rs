@@ -49,7 +49,7 @@ impl Budget {
         self.0.capacity
     }
 
-    /// A share, if there is one now and nobody waits for less. Who wants more than there can be gets
+    /// A share, if there is one now and nobody waits for less. One that wants more than there can be gets
     /// all there is.
     pub fn try_take(&self, bytes: usize) -> Option<Share> {
         let bytes = bytes.min(self.0.capacity);

@@ -62,7 +62,7 @@ pub fn are_wanted() -> bool {
     WANTED.load(Ordering::Relaxed)
 }
 
-/// Opens a file or a folder, and waits as long as no descriptor is free. On a thread that may wait.
+/// Opens a file or a folder, and waits while no descriptor is free. On a thread that may wait.
 pub fn patiently<T>(what: &str, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut pause = FIRST_PAUSE;
     let mut said: Option<Instant> = None;

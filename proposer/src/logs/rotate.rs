@@ -94,7 +94,7 @@ fn open_file(path: &Path) -> io::Result<Open> {
         return Err(io::Error::other("it is no file"));
     }
     if found.permissions().mode() & 0o777 & !MODE != 0 {
-        // Of an earlier build. Who does not own it cannot change it, and need not.
+        // Of an earlier build. A process that does not own it cannot change it, and need not.
         let _ = file.set_permissions(Permissions::from_mode(MODE));
     }
     Ok(Open {

@@ -7,7 +7,7 @@ use crate::message::{Reply, Vote};
 
 /// The records that an acceptor has made durable, for those who read them.
 pub trait Log {
-    /// Why they cannot be had.
+    /// Why they are not available.
     type Error;
 
     /// Shows the record at `place` and those written after it to the same file, in order, until `take`
@@ -31,7 +31,7 @@ impl Log for () {
 /// Why votes were not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread<E> {
-    /// The log cannot be had.
+    /// The log is not available.
     Log(E),
     /// The log does not hold the vote in this slot where it should: it is not what was written.
     Missing(Slot),

@@ -125,7 +125,7 @@ impl State {
 #[derive(Debug)]
 pub struct Busy;
 
-/// Why entries cannot be had.
+/// Why entries are not available.
 #[derive(Debug)]
 pub enum NoEntries {
     /// The learner has too much to do.

@@ -162,7 +162,7 @@ pub(super) async fn catch_up(links: &[Link], incoming: &Incoming, floor: Slot, l
         without,
         silent,
     };
-    // As long as anything comes, more may.
+    // While anything comes, more may.
     let lost = (lost.first == first && first <= floor).then_some(lost);
     if let Some(lost) = lost
         .as_ref()

@@ -68,7 +68,7 @@ fn a_scan_says_when_a_record_was_trimmed_and_shows_no_damage() {
     assert_eq!(
         scan(&wal, damaged.0, 1).unwrap(),
         [],
-        "who wants it misses it"
+        "its reader misses it"
     );
 }
 

@@ -20,7 +20,7 @@ pub(super) fn has_generation(plural: &str) -> bool {
 }
 
 /// Some of the values that the API server fills in or rewrites, so that code that compares what it sent
-/// with what is stored sees the differences that it will see in earnest.
+/// with what is stored sees the differences that it will see on a real cluster.
 pub(super) fn default(object: &mut Value) {
     match object["kind"].as_str() {
         Some("StatefulSet") => {

@@ -121,7 +121,7 @@ impl Compare {
     }
 }
 
-/// One short load on each, the old build's figures first. Who comes second finds the machine as the
+/// One short load on each, the old build's figures first. The second one finds the machine as the
 /// first has left it, so they take turns at that.
 fn pair(loads: &[Load; 2], turn: usize) -> [Figures; 2] {
     let mut seen = [[0.0; 3]; 2];
