@@ -79,13 +79,16 @@ soak:
 
 ## upgrade: a cluster under writers, rolled from a build of the wire version before to this one and back (OLD=commit)
 OLD ?= 321ffc2
+OLD_BUILD = target/old/$(OLD)
 upgrade:
-	mkdir -p target/old
-	git archive $(OLD) | tar --extract --directory target/old
-	$(CARGO) build --locked --release --manifest-path target/old/Cargo.toml --target-dir target/old/target -p proposer
+	rm -rf $(OLD_BUILD)
+	mkdir -p $(OLD_BUILD)
+	git archive $(OLD) | tar --extract --touch --directory $(OLD_BUILD)
+	$(CARGO) build --locked --release --manifest-path $(OLD_BUILD)/Cargo.toml --target-dir $(OLD_BUILD)/target \
+	    -p proposer
 	$(CARGO) build --locked --release -p proposer
 	PROPOSER=$(CURDIR)/target/release/proposer \
-	    $(CARGO) run --locked -p testkit --bin upgrade -- --old target/old/target/release/proposer
+	    $(CARGO) run --locked -p testkit --bin upgrade -- --old $(OLD_BUILD)/target/release/proposer
 
 ## e2e: on the cluster of KUBECONFIG, with an IMAGE that its nodes have
 e2e:

@@ -14,7 +14,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use paxos::codec::{Frame, NodeName, Version};
+use paxos::codec::{self, Frame, NodeName, Version};
 use paxos::message::Message;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -303,6 +303,7 @@ async fn measure<S: RoleState>(
     let method = request.method().clone();
     // The route's pattern, not the path: labels must have few values.
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let of_a_node = request.uri().path().starts_with("/paxos/");
     let (mut response, caller) = match state.node().door.admit(&request) {
         Ok(caller) => (next.run(request).await, caller),
         Err(refusal) => (*refusal, Caller::Client),
@@ -321,7 +322,7 @@ async fn measure<S: RoleState>(
     let route = route
         .as_ref()
         .map_or("unknown", |route| template(route.as_str()));
-    if is_of_nodes(route) {
+    if of_a_node {
         crate::link::show_version(response.headers_mut());
     }
     let method = match method.as_str() {
@@ -335,11 +336,6 @@ async fn measure<S: RoleState>(
         .with_label_values(&[method, route, response.status().as_str()])
         .observe(started.elapsed().as_secs_f64());
     response
-}
-
-/// Whether only nodes have business there.
-fn is_of_nodes(route: &str) -> bool {
-    route.starts_with("/paxos/")
 }
 
 /// The route's pattern, the same at every node: the cluster's own paths name the node.
@@ -372,8 +368,13 @@ impl Node {
     /// meanwhile.
     pub(crate) fn decode(&self, body: Bytes) -> Result<(Frame, bool), Problem> {
         let frame = Frame::decode(body).map_err(|error| {
+            // 400 has its sender try another version.
+            let status = match error {
+                codec::Error::Damaged => StatusCode::UNPROCESSABLE_ENTITY,
+                _ => StatusCode::BAD_REQUEST,
+            };
             Problem::new(
-                StatusCode::BAD_REQUEST,
+                status,
                 format!("{error}: this path is for the cluster's nodes"),
             )
         })?;

@@ -22,7 +22,7 @@ use crate::bounds::{CUT, Shown};
 use make::Maker;
 
 pub use make::Described;
-pub(crate) use peers::{PeerMetrics, Reason};
+pub(crate) use peers::{PeerMetrics, Reason, count_message};
 
 /// What all names begin with, but for those of the process.
 const PREFIX: &str = "paxos";
@@ -177,6 +177,7 @@ impl Metrics {
         m.add(ALL, "histogram", peers.round_trip.clone())?;
         m.add(ALL, "counter", peers.failures.clone())?;
         m.add(ALL, "gauge", peers.breaker_open.clone())?;
+        m.add(ALL, "counter", peers.messages.clone())?;
         let build = Opts::new("build_info", "1, labelled with this program's version.");
         let build = IntGaugeVec::new(build, &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use api::env::Config;
 use bytes::Bytes;
-use messages::{command, damaged, entries, frame, record, value};
+use messages::{command, damaged, damaged_frames, entries, frame, record, value};
 use node::json_file::{self, Loaded};
 use node::media::{Media, MediaFile, SimMedia};
 use node::snapshots::Snapshots;
@@ -64,8 +64,7 @@ fn frames_come_back_and_damaged_ones_do_no_harm() {
         prop_assert_eq!(decoded, Ok(frame));
         Ok(())
     });
-    let bytes = damaged(frame().prop_map(|frame| frame.encode()));
-    fuzz.check(CASES, &bytes, |bytes| {
+    fuzz.check(CASES, &damaged_frames(), |bytes| {
         if let Ok(frame) = decode(bytes, Frame::decode)? {
             // What is taken means one thing only.
             prop_assert_eq!(Frame::decode(frame.encode()), Ok(frame));

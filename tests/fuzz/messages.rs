@@ -407,6 +407,18 @@ fn edit() -> BoxedStrategy<Edit> {
     .boxed()
 }
 
+/// Damaged frames, of which half have a checksum that is right: what is behind it must stand damage, too.
+pub fn damaged_frames() -> impl Strategy<Value = Vec<u8>> {
+    let frames = damaged(frame().prop_map(|frame| frame.encode()));
+    (frames, any::<bool>()).prop_map(|(mut bytes, mend)| {
+        if mend && bytes.len() > 6 && bytes[1] == Version::V3.number() {
+            let checksum = crc32c::crc32c(&bytes[6..]);
+            bytes[2..6].copy_from_slice(&checksum.to_le_bytes());
+        }
+        bytes
+    })
+}
+
 /// Good bytes, damaged in a few places, or any bytes at all.
 pub fn damaged(good: impl Strategy<Value = Bytes>) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![

@@ -21,7 +21,7 @@ use testkit::cluster::{Cluster, Name};
 use testkit::forge;
 use testkit::fuzz::Fuzz;
 
-use super::messages::{damaged, frame, value};
+use super::messages::{damaged, damaged_frames, value};
 
 /// How many slots there are before anything is said.
 const SLOTS: u64 = 20;
@@ -92,7 +92,7 @@ fn message(ballot: Ballot) -> BoxedStrategy<(Role, Message)> {
 
 /// Bytes that are nearly a message, of whatever kind and cluster.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
-    damaged(frame().prop_map(|frame| frame.encode()))
+    damaged_frames()
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! `GET /status`: what a node says of itself. Its names are written as in the contract, with
 //! underscores; all other JSON of this product has camelCase names.
+//!
+//! A field without a default is one that some reader decides by: a node that left it out would be taken for
+//! one that does not answer, so it stays for good.
 
 use std::borrow::Cow;
 
@@ -167,8 +170,10 @@ pub struct NodeStatus {
     /// `ROLE`
     pub role: Cow<'static, str>,
     /// Of the program.
+    #[serde(default)]
     pub version: Cow<'static, str>,
     /// Seconds since the start.
+    #[serde(default)]
     pub uptime: u64,
     /// The cluster that its volume belongs to, once it knows.
     pub cluster: Option<String>,
@@ -180,6 +185,7 @@ pub struct NodeStatus {
     /// Names this node's disk: made with it, and the same after every restart.
     pub incarnation: String,
     /// Starts on this volume.
+    #[serde(default)]
     pub starts: u64,
     /// Whether it can serve.
     pub ready: bool,
@@ -203,6 +209,7 @@ pub struct ProposerStatus {
     /// Every instance up to here is chosen.
     pub committed_instance_id: u64,
     /// The counter of its own newest proposal number.
+    #[serde(default)]
     pub proposal_counter: u64,
     /// Why no proposer may lead: a learner or a store has applied more than the acceptors know.
     pub behind: Option<String>,
@@ -224,8 +231,10 @@ pub struct AcceptorStatus {
     /// The counter of the highest promise.
     pub term: u64,
     /// The same.
+    #[serde(default)]
     pub proposal_counter: u64,
     /// The highest promise, a proposal number.
+    #[serde(default)]
     pub highest_promised: u64,
     /// The last instance that it voted in.
     pub last_instance_id: u64,
@@ -240,8 +249,10 @@ pub struct AcceptorStatus {
     /// The kind of that: `amnesia`, `older-copy`, `other-cluster`, `not-a-member` or `other-count`.
     pub refusal_reason: Option<RefusalReason>,
     /// Size of its log.
+    #[serde(default)]
     pub log_bytes: u64,
     /// How long a sync of its log takes, in milliseconds.
+    #[serde(default)]
     pub disk_sync_ms: u64,
     /// Why it takes no new votes for want of space, in words.
     pub no_room: Option<Cow<'static, str>>,
@@ -267,10 +278,13 @@ pub struct LearnerStatus {
     /// Every instance up to here is on this node's disk.
     pub durable_instance_id: u64,
     /// How many resources there are.
+    #[serde(default)]
     pub resources: u64,
     /// How many requests are remembered.
+    #[serde(default)]
     pub sessions: u64,
     /// The stores that follow.
+    #[serde(default)]
     pub stores: Vec<StoreState>,
     /// `learning`, `catching-up`, `data-lost` or `halted`.
     pub state: Cow<'static, str>,
@@ -320,6 +334,7 @@ pub struct StoreStatus {
     /// How many resources there are.
     pub resources: Option<u64>,
     /// How many requests are remembered.
+    #[serde(default)]
     pub sessions: u64,
     /// `following`, `catching-up` or `halted`.
     pub state: Cow<'static, str>,

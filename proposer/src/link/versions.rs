@@ -51,6 +51,33 @@ fn acceptor() -> NodeName {
     }
 }
 
+#[test]
+fn a_node_shows_its_newest_version() {
+    let mut headers = HeaderMap::new();
+    show_version(&mut headers);
+    let shown = headers[WIRE_HEADER].to_str().unwrap();
+    assert_eq!(shown.parse(), Ok(Version::NEWEST.number()));
+}
+
+/// As from a proxy, or while the node has no place for it: that says nothing about the node.
+#[test]
+fn an_answer_without_the_header_counts_from_a_node_only() {
+    let answer = |status: u16, shown: Option<&'static str>| {
+        let mut answer = Response::new(Bytes::new());
+        *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+        let shown = shown.map(HeaderValue::from_static);
+        shown.and_then(|shown| answer.headers_mut().insert(WIRE_HEADER, shown));
+        shown_version(&answer)
+    };
+    assert_eq!(answer(200, None), Some(Version::OLDEST));
+    assert_eq!(answer(400, None), Some(Version::OLDEST));
+    assert_eq!(answer(503, None), None);
+    assert_eq!(answer(502, None), None);
+    assert_eq!(answer(503, Some("3")), Some(Version::V3));
+    assert_eq!(answer(200, Some("4")), Some(Version::V3));
+    assert_eq!(answer(200, Some("three")), Some(Version::OLDEST));
+}
+
 #[tokio::test]
 async fn peers_are_spoken_to_in_the_newest_version_that_they_show_through_upgrades_and_back() {
     let build: Shared = Arc::new(Mutex::new(Build {

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use paxos::codec::Version;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
@@ -12,6 +13,7 @@ pub(super) struct Peers {
     pub(super) round_trip: HistogramVec,
     pub(super) failures: IntCounterVec,
     pub(super) breaker_open: IntGaugeVec,
+    pub(super) messages: IntCounterVec,
 }
 
 pub(super) static PEERS: LazyLock<Peers> = LazyLock::new(|| {
@@ -29,13 +31,29 @@ pub(super) static PEERS: LazyLock<Peers> = LazyLock::new(|| {
         "peer_breaker_open",
         "Circuit breakers that are open towards a peer: 0 when calls go through.",
     );
+    let messages = Opts::new(
+        "peer_messages_total",
+        "Messages sent to peers, by the version of their encoding: the older one only while a peer is of an \
+         older build, and at first.",
+    );
     let round_trip = round_trip.buckets(super::SECONDS.to_vec());
     Peers {
         round_trip: HistogramVec::new(round_trip, &["peer"]).expect(named_well),
         failures: IntCounterVec::new(failures, &["peer", "reason"]).expect(named_well),
         breaker_open: IntGaugeVec::new(open, &["peer"]).expect(named_well),
+        messages: IntCounterVec::new(messages, &["version"]).expect(named_well),
     }
 });
+
+/// Counts a message that is sent in that version.
+pub(crate) fn count_message(version: Version) {
+    static BY_VERSION: LazyLock<[IntCounter; Version::ALL.len()]> = LazyLock::new(|| {
+        let of = |version: Version| version.number().to_string();
+        Version::ALL.map(|version| PEERS.messages.with_label_values(&[of(version)]))
+    });
+    let at = Version::ALL.iter().position(|it| *it == version);
+    at.into_iter().for_each(|at| BY_VERSION[at].inc());
+}
 
 /// Why a message had no answer.
 #[derive(Clone, Copy)]

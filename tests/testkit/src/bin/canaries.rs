@@ -158,7 +158,7 @@ fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
         }
     }
     let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
-    let members = r#"members = ["proposer", "proposer/paxos", "operator", "tests", "tests/bench", "tests/testkit"]"#;
+    let members = r#"members = ["proposer", "proposer/api", "proposer/paxos", "operator", "tests", "tests/bench", "tests/testkit"]"#;
     assert!(
         manifest.contains(members),
         "the workspace has these members"

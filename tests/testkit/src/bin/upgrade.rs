@@ -68,6 +68,9 @@ fn main() -> ExitCode {
         let took = started.elapsed();
         let shown = program.is_none().then(|| Version::NEWEST.number());
         assert_versions(&cluster, shown);
+        if program.is_none() {
+            assert_newest_is_spoken(&cluster);
+        }
         let seen = work.stop();
         failures += report(title, took, longest, &cluster, seen);
     }
@@ -110,6 +113,33 @@ fn assert_versions(cluster: &Cluster, expected: Option<u8>) {
         let shown = answer.header("x-wire").parse().ok();
         assert_eq!(shown, expected, "{name:?}");
     }
+}
+
+/// From now on nobody sends the older version any more.
+fn assert_newest_is_spoken(cluster: &Cluster) {
+    let sent = |version: Version| -> f64 {
+        let of_node = |name: Name| {
+            let url = format!("{}/metrics", cluster.node(name).url());
+            let text = http::get(&url).expect("an answer").text();
+            let label = format!("version=\"{}\"", version.number());
+            let of_version = |line: &&str| {
+                line.starts_with("paxos_peer_messages_total{") && line.contains(&label)
+            };
+            let line = text.lines().find(of_version);
+            let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+            count.unwrap_or(0.0)
+        };
+        cluster.names().into_iter().map(of_node).sum()
+    };
+    // The first message to a node that has just started is in the older one.
+    thread::sleep(Duration::from_secs(3));
+    let before = Version::ALL.map(sent);
+    thread::sleep(Duration::from_secs(3));
+    let [older, newest] = [0, 1].map(|at| sent(Version::ALL[at]) - before[at]);
+    assert!(
+        older == 0.0 && newest > 100.0,
+        "{older} older, {newest} newest"
+    );
 }
 
 /// Prints what became of all requests, and returns how many things are wrong.

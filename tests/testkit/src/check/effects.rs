@@ -23,7 +23,7 @@ pub struct Effects {
     now: Option<u64>,
     /// What became of each request where it was last executed, and when.
     executed: BTreeMap<Value, (Applied, Option<u64>)>,
-    /// READs that once found more than is kept: from then on each retry reads again, whatever it finds.
+    /// READs that found more than is kept: each retry within the retry window reads again, whatever it finds.
     found_much: BTreeSet<Value>,
     /// Version, last write and bytes, by name.
     resources: BTreeMap<String, (u64, Slot, u64)>,
@@ -77,6 +77,9 @@ impl Effects {
             }
             Outcome::Read(found) => {
                 let has_name = command.request_id.is_some() || command.sequence.is_some();
+                if !is_recent {
+                    self.found_much.remove(&request);
+                }
                 let was_kept = known.is_some_and(|(_, at)| at.is_some())
                     && !self.found_much.contains(&request)
                     && self.terms.retry_memory >= ENOUGH_MEMORY;
@@ -163,4 +166,97 @@ impl Effects {
 fn bytes(command: &Command<'_>) -> u64 {
     let texts = command.resource.len() + command.data.len() + command.client_id.len();
     RESOURCE_BYTES + texts as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use bytes::Bytes;
+    use paxos::machine::Resource;
+    use paxos::stamp::Stamp;
+
+    use super::*;
+
+    const READ: Command<'static> = Command {
+        operation: Operation::Read,
+        timestamp: 1,
+        if_version: None,
+        if_instance: None,
+        sequence: Some(1),
+        client_id: "reader",
+        request_id: None,
+        resource: "blue",
+        data: b"",
+    };
+
+    fn terms() -> Terms {
+        Terms {
+            retry_window_ms: 60_000,
+            retry_memory: ENOUGH_MEMORY,
+            quota: u64::MAX,
+        }
+    }
+
+    fn entry(slot: u64, value: Value, outcome: Outcome) -> Entry {
+        let slot = Slot(slot);
+        let applied = Applied { slot, outcome };
+        Entry {
+            slot,
+            value,
+            applied,
+        }
+    }
+
+    fn write(effects: &mut Effects, slot: u64, version: u64, data: &[u8]) {
+        let write = Command {
+            operation: Operation::Write,
+            client_id: "writer",
+            sequence: Some(slot),
+            data,
+            ..READ
+        };
+        effects.applied(&entry(slot, write.encode(), Outcome::Committed { version }));
+    }
+
+    fn read(effects: &mut Effects, slot: u64, at: u64, version: u64, bytes: usize) {
+        let found = Resource {
+            data: vec![b'1'; bytes].into(),
+            version,
+            slot: Slot(at),
+            timestamp: 1,
+            client_id: "writer".into(),
+        };
+        let outcome = Outcome::Read(Some(found));
+        effects.applied(&entry(slot, READ.encode(), outcome));
+    }
+
+    fn with_time() -> Effects {
+        let mut effects = Effects::new(terms());
+        let noop = Stamp::after(1, terms()).put_on(&Value(Bytes::new()));
+        effects.applied(&entry(1, noop, Outcome::Noop));
+        effects
+    }
+
+    /// Simulator, seed 438901.
+    #[test]
+    fn a_read_that_found_too_much_may_read_again_at_each_retry() {
+        let mut effects = with_time();
+        write(&mut effects, 2, 1, &vec![b'1'; READ_KEPT_BYTES + 1]);
+        read(&mut effects, 3, 2, 1, READ_KEPT_BYTES + 1);
+        write(&mut effects, 4, 2, b"1");
+        read(&mut effects, 5, 4, 2, 1);
+        write(&mut effects, 6, 3, b"1");
+        read(&mut effects, 7, 6, 3, 1);
+    }
+
+    #[test]
+    fn a_read_that_found_little_may_not() {
+        let mut effects = with_time();
+        write(&mut effects, 2, 1, b"1");
+        read(&mut effects, 3, 2, 1, 1);
+        write(&mut effects, 4, 2, b"1");
+        let again = AssertUnwindSafe(|| read(&mut effects, 5, 4, 2, 1));
+        assert!(catch_unwind(again).is_err());
+    }
 }

@@ -185,7 +185,8 @@ fn votes(cluster: &Cluster, (role, id): Name, from: u64, to: u64) -> Option<Vec<
         let message = Message::Request(Request::Fetch { from, to: Slot(to) });
         let from_learner = name(Role::Learner, 1)?;
         let frame = Frame {
-            version: Version::NEWEST,
+            // Nodes of the build before are audited, too.
+            version: Version::OLDEST,
             from: from_learner,
             cluster: known,
             message,

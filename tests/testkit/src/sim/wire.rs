@@ -4,7 +4,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use paxos::codec::{Frame, NodeName, Version};
+use paxos::codec::{Error, Frame, NodeName, Version};
 use paxos::message::Message;
 
 /// Which versions of the encoding a node reads and writes.
@@ -67,11 +67,7 @@ impl Said {
     /// What a node of that dialect takes from it.
     pub(super) fn heard(&self, dialect: Dialect) -> Option<Message> {
         let Some(version) = self.dialect.common(dialect) else {
-            if self.dialect == Dialect::Longer {
-                let longer = [&self.bytes[..], &[0]].concat();
-                let decoded = Frame::decode(longer.into());
-                assert!(decoded.is_err(), "it has more at the end: {decoded:?}");
-            }
+            self.assert_unread();
             return None;
         };
         let bytes = match version {
@@ -82,6 +78,26 @@ impl Said {
         let frame = frame.expect("what is encoded can be decoded");
         assert_eq!(frame.version, version);
         Some(frame.message)
+    }
+
+    /// This build refuses what it cannot read, by name.
+    fn assert_unread(&self) {
+        // Without a checksum, which would tell it first.
+        let oldest = Frame::translate(&self.bytes, Version::OLDEST);
+        let oldest = oldest.expect("what is encoded can be decoded");
+        let (bytes, expected) = match self.dialect {
+            Dialect::Longer => {
+                let longer = [&oldest[..], &[0]].concat();
+                (longer, Error::Malformed("bytes follow its end"))
+            }
+            _ => {
+                let next = Version::NEWEST.number() + 1;
+                let mut bytes = oldest.to_vec();
+                bytes[1] = next;
+                (bytes, Error::Version(next))
+            }
+        };
+        assert_eq!(Frame::decode(bytes.into()), Err(expected), "it is refused");
     }
 
     /// What its sender meant.
