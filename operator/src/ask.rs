@@ -10,10 +10,10 @@ use api::problem::Problem;
 use api::status::Status;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Full, Limited};
 use kube::Client;
-use tokio::net::TcpStream;
+use node::connect;
+use tokio::net::ToSocketAddrs;
 use tokio::time::timeout;
 
 /// A node that takes longer than this is taken for one that does not answer.
@@ -104,15 +104,8 @@ impl OverHttp {
         };
         let answer = async {
             match way {
-                Way::Address => {
-                    get(
-                        TcpStream::connect(node.address).await?,
-                        &node.address.to_string(),
-                        path,
-                    )
-                    .await
-                }
-                Way::Name => get(TcpStream::connect(&node.host).await?, &node.host, path).await,
+                Way::Address => get(node.address, &node.address.to_string(), path).await,
+                Way::Name => get(&node.host, &node.host, path).await,
                 Way::ApiServer => {
                     let Node { namespace, pod, .. } = node;
                     let url = format!(
@@ -174,27 +167,15 @@ impl AskNode for OverHttp {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn get(stream: TcpStream, host: &str, path: &str) -> Result<(u16, Vec<u8>), Failure> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = http::Request::get(path)
-        .header(http::header::HOST, host)
-        .body(Empty::<hyper::body::Bytes>::new())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let code = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES);
-        Ok((code, body.collect().await?.to_bytes().to_vec()))
-    };
-    // The connection only moves while it is polled; it never ends before the exchange does, unless broken.
-    tokio::pin!(exchange);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        broken = connection => match broken {
-            Ok(()) => exchange.await,
-            Err(error) => Err(error.into()),
-        },
-    }
+async fn get(
+    address: impl ToSocketAddrs,
+    host: &str,
+    path: &str,
+) -> Result<(u16, Vec<u8>), Failure> {
+    let request = http::Request::get(path).header(http::header::HOST, host);
+    let request = request.body(Full::default())?;
+    let answer = connect::exchange(address, request, ANSWER_MAX_BYTES).await?;
+    Ok((answer.status().as_u16(), answer.into_body().to_vec()))
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use k8s_openapi::jiff::Timestamp;
+use node::connect;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -75,10 +75,6 @@ async fn exchange(method: Method, url: &str, body: Option<&Value>) -> Result<Val
     let uri: Uri = url.parse()?;
     let host = uri.host().ok_or("it names no host")?;
     let port = uri.port_u16().unwrap_or(80);
-    let stream = tokio::net::TcpStream::connect((host, port)).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let body = body.map(Value::to_string).unwrap_or_default();
     let request = Request::builder()
@@ -87,11 +83,8 @@ async fn exchange(method: Method, url: &str, body: Option<&Value>) -> Result<Val
         .header(header::HOST, format!("{host}:{port}"))
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES);
-    let body = body.collect().await?.to_bytes();
-    connection.abort();
+    let answer = connect::exchange((host, port), request, ANSWER_MAX_BYTES).await?;
+    let (status, body) = (answer.status(), answer.into_body());
     if status != StatusCode::OK {
         return Err(format!("{status} {}", String::from_utf8_lossy(&body)).into());
     }

@@ -9,6 +9,7 @@ pub mod addresses;
 pub mod bounds;
 pub mod breaker;
 pub mod client;
+pub mod connect;
 pub mod database;
 pub mod driver;
 pub mod http;

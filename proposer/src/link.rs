@@ -2,9 +2,10 @@
 //! node shows the newest version of the encoding that it reads; what goes to it from then on is in that one.
 
 use api::env::Role;
+use api::status::Status;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use paxos::codec::{self, Frame, NodeName, Version};
 use paxos::ids::{ClusterId, NodeId};
 use paxos::message::Message;
@@ -12,10 +13,11 @@ use paxos::outcome::Applied;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::addresses::Addresses;
 use crate::identity::{Identity, OtherCluster};
+use crate::metrics::count_message;
 use crate::peers::{Breakers, CallError, Lane, Peer, PeerOptions, post};
 
 /// The path at which a node takes the cluster's own traffic. It names the node, because an address
@@ -41,22 +43,29 @@ pub fn fit_outcomes(headers: &HeaderMap, outcomes: &mut [Option<Applied>]) {
 }
 
 /// Shows the newest version of the encoding that a node reads. Builds that read version 2 alone do not know it.
-const WIRE_HEADER: &str = "x-wire";
+const WIRE_HEADER: HeaderName = HeaderName::from_static("x-wire");
+/// [`Version::NEWEST`].
+const NEWEST_SHOWN: HeaderValue = HeaderValue::from_static("3");
 
 /// Shows it beside an answer.
 pub(crate) fn show_version(headers: &mut HeaderMap) {
-    const NEWEST: u16 = Version::NEWEST.number() as u16;
-    headers.insert(WIRE_HEADER, HeaderValue::from(NEWEST));
+    headers.insert(WIRE_HEADER, NEWEST_SHOWN);
 }
 
-fn shown_version(headers: &HeaderMap) -> Version {
-    let shown = headers.get(WIRE_HEADER);
+/// The version to write to a node that answers so; `None`: it may not be the node that answers.
+fn shown_version(answer: &Response<Bytes>) -> Option<Version> {
+    let shown = answer.headers().get(WIRE_HEADER);
     let shown = shown.and_then(|number| number.to_str().ok()?.parse().ok());
-    shown.map_or(Version::OLDEST, Version::shown)
+    let by_a_node = matches!(answer.status(), StatusCode::OK | StatusCode::BAD_REQUEST);
+    let silent = by_a_node.then_some(Version::OLDEST);
+    shown.map(Version::shown).or(silent)
 }
 
 /// The largest frame taken, in bytes: a batch of the largest values and then some.
 pub const MAX_FRAME_BYTES: usize = 8 << 20;
+
+/// How long a node may take to say how it is.
+const STATUS_WITHIN: Duration = Duration::from_secs(1);
 
 /// One node of the cluster, as another one sees it.
 #[derive(Clone)]
@@ -149,7 +158,7 @@ impl Deref for Links {
     }
 }
 
-/// Names the cluster of whoever answers a [`Link::get`].
+/// Names the cluster of the node that answers a [`Link::get`].
 pub const CLUSTER_HEADER: &str = "x-cluster";
 
 impl Link {
@@ -184,13 +193,16 @@ impl Link {
         breakers: Breakers,
         mut heard: impl FnMut(),
     ) -> Result<Message, Error> {
+        let until = Instant::now() + timeout;
         let mut send = async |version: Version| {
             let request = self.request(version, &frame)?;
+            count_message(version);
+            let left = until.saturating_duration_since(Instant::now());
             let call = self
                 .peer
-                .call_hearing(lane, request, timeout, breakers, &mut heard);
+                .call_hearing(lane, request, left, breakers, &mut heard);
             let response = call.await?;
-            let shown = shown_version(response.headers());
+            let shown = shown_version(&response).unwrap_or(version);
             self.version.store(shown.number(), Ordering::Relaxed);
             Ok::<_, Error>((response, shown))
         };
@@ -209,6 +221,21 @@ impl Link {
         }
         self.me.check(&frame)?;
         Ok(frame.message)
+    }
+
+    /// What the node says of itself; `None` when it does not answer, or another one does.
+    pub async fn status(&self) -> Option<Status> {
+        let request = Request::get("/status").body(Bytes::new()).ok()?;
+        let answer = self
+            .peer
+            .call(Lane::Bulk, request, STATUS_WITHIN, Breakers::Respect)
+            .await
+            .ok()
+            .filter(|answer| answer.status() == StatusCode::OK)?;
+        let status: Status = serde_json::from_slice(answer.body()).ok()?;
+        let is_it =
+            status.role() == self.node.role && status.node().node_id == self.node.id.number();
+        is_it.then_some(status)
     }
 
     fn request(&self, version: Version, frame: &Bytes) -> Result<Request<Bytes>, Error> {

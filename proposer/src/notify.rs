@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +15,16 @@ use bytes::Bytes;
 use http::Request;
 use http::header::{CONTENT_TYPE, HOST};
 use http_body_util::Full;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use paxos::codec::Entry;
 use paxos::command::{Command, Operation};
 use paxos::machine::Outcome;
 use serde::Serialize;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::addresses::Addresses;
+use crate::connect;
 use crate::logs;
 use crate::metrics::Metrics;
 
@@ -170,26 +168,15 @@ async fn post(
             *pinned.insert({ found }.next().ok_or("its name has no address")?)
         }
     };
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|e| e.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| e.to_string())?;
     let request = Request::post("/notification")
         .header(HOST, target.address())
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(notification))
         .map_err(|e| e.to_string())?;
-    let mut answer = pin!(sender.send_request(request));
     // The head of the answer is all that counts; with it the connection ends.
-    let answer = tokio::select! {
-        answer = answer.as_mut() => answer,
-        // It may have answered before it closed.
-        _ = connection => answer.await,
-    };
-    let answer = answer.map_err(|e| e.to_string())?;
-    match answer.status() {
+    let answer = connect::head_only(address, request);
+    let answer = answer.await.map_err(|e| e.to_string())?;
+    match answer.status {
         status if status.is_success() => Ok(()),
         status if status.is_redirection() => Err(format!(
             "it answered {status}, and redirects are not followed"

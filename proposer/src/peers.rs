@@ -14,11 +14,11 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use tracing::{info, warn};
 
 use crate::breaker::{self, Breaker, Pass, Policy, State};
+use crate::connect;
 use crate::metrics::{PeerMetrics, Reason};
 use backoff::Backoff;
 use pool::{Connection, Pool, Slot};
@@ -279,7 +279,7 @@ impl Peer {
     /// Whether nothing listens there right now: true only if connecting is refused, so false for a
     /// host that does not answer at all.
     pub async fn refused(&self) -> bool {
-        let connect = TcpStream::connect(&*self.0.address);
+        let connect = connect::stream(&*self.0.address);
         let connected = tokio::time::timeout(self.0.options.connect_timeout, connect).await;
         matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
     }

@@ -6,24 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::env::{self, Config, Role};
+use api::status::Status;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use http::{Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Request, Response, header};
+use http_body_util::Full;
 use paxos::ids::{ClusterId, Members, NodeId, NodeName};
-use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::addresses::Addresses;
+use crate::connect;
 use crate::identity::Identity;
 
 /// The pause between two rounds.
@@ -63,26 +60,13 @@ struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Found {
     /// The node itself.
-    Itself(Status),
+    Itself(Box<Status>),
     /// Another one.
     Stranger(String),
     /// Something that is no node.
     NoNode(String),
     /// Nobody.
     Nobody(String),
-}
-
-/// The part of a node's `GET /status` that is read here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-struct Status {
-    node_id: u8,
-    role: String,
-    #[serde(default)]
-    cluster: Option<String>,
-    #[serde(default)]
-    state: String,
-    #[serde(default)]
-    refusal: Option<String>,
 }
 
 impl Survey {
@@ -275,8 +259,8 @@ impl Seen {
     fn is_well(&self, mine: Option<ClusterId>) -> bool {
         match &self.found {
             Found::Itself(status) => {
-                let votes = status.role != Role::Acceptor.name() || status.state == "voting";
-                votes && status.refusal.is_none() && !is_foreign(status, mine)
+                let votes = status.role() != Role::Acceptor || status.state() == "voting";
+                votes && status.refusal().is_none() && !is_foreign(status, mine)
             }
             _ => false,
         }
@@ -285,7 +269,7 @@ impl Seen {
     /// Whether somebody must mend it: a node that is down comes back by itself.
     fn is_wrong(&self, mine: Option<ClusterId>) -> bool {
         match &self.found {
-            Found::Itself(status) => status.refusal.is_some() || is_foreign(status, mine),
+            Found::Itself(status) => status.refusal().is_some() || is_foreign(status, mine),
             Found::Stranger(_) | Found::NoNode(_) => true,
             Found::Nobody(_) => false,
         }
@@ -305,17 +289,17 @@ impl Seen {
             ),
             Found::Nobody(why) => format!("{node} at {address} cannot be reached ({why})"),
             Found::Itself(status) if is_foreign(status, mine) => {
-                let theirs = status.cluster.as_deref().unwrap_or_default();
+                let theirs = status.node().cluster.as_deref().unwrap_or_default();
                 let mine = mine.map_or_else(String::new, |mine| mine.to_string());
                 format!(
                     "{node} at {address} is of cluster {theirs}, and this node's disk of {mine}: were \
                      volumes lost or exchanged? Give each node the volume that it had"
                 )
             }
-            Found::Itself(Status {
-                refusal: Some(why), ..
-            }) => format!("{node} does not vote: {why}"),
-            Found::Itself(status) => format!("{node} is {}", status.state),
+            Found::Itself(status) => match status.refusal() {
+                Some(why) => format!("{node} does not vote: {why}"),
+                None => format!("{node} is {}", status.state()),
+            },
         }
     }
 }
@@ -327,7 +311,8 @@ impl fmt::Debug for Survey {
 }
 
 fn is_foreign(status: &Status, mine: Option<ClusterId>) -> bool {
-    let theirs = status.cluster.as_deref().and_then(ClusterId::parse);
+    let theirs = status.node().cluster.as_deref();
+    let theirs = theirs.and_then(ClusterId::parse);
     matches!((theirs, mine), (Some(theirs), Some(mine)) if theirs != mine)
 }
 
@@ -354,47 +339,28 @@ fn listed(addresses: &Addresses, roles: &[Role], me: Option<NodeName>) -> Vec<(N
 }
 
 async fn ask(node: NodeName, address: &str) -> Found {
-    let status = match timeout(WITHIN, get_status(address)).await {
-        Ok(Ok(status)) => status,
-        Ok(Err(Failure::Connection(error))) => return Found::Nobody(error.to_string()),
-        Ok(Err(Failure::Answer(what))) => return Found::NoNode(what),
+    let answer = match timeout(WITHIN, get_status(address)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(connect::Error::Connect(error))) => return Found::Nobody(error.to_string()),
+        Ok(Err(connect::Error::Broken(error))) => return Found::Nobody(error.to_string()),
+        Ok(Err(connect::Error::Body(error))) => return Found::NoNode(error.to_string()),
         Err(_) => return Found::Nobody(format!("no answer within {} s", WITHIN.as_secs())),
     };
-    match status.role == node.role.name() && status.node_id == node.id.number() {
-        true => Found::Itself(status),
-        false => Found::Stranger(format!("{}-{}", status.role, status.node_id)),
-    }
-}
-
-enum Failure {
-    Connection(io::Error),
-    Answer(String),
-}
-
-async fn get_status(address: &str) -> Result<Status, Failure> {
-    let broken = |error: hyper::Error| Failure::Connection(io::Error::other(error));
-    let stream = TcpStream::connect(address).await;
-    let stream = TokioIo::new(stream.map_err(Failure::Connection)?);
-    let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
-    let request = Request::get("/status").header(header::HOST, address);
-    let request = request.body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| Failure::Answer(error.to_string()))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BYTES)
-            .collect()
-            .await;
-        let body = body.map_err(|error| Failure::Answer(error.to_string()))?;
-        let no_status = |_| Failure::Answer(format!("GET /status gives {status}"));
-        serde_json::from_slice(&body.to_bytes()).map_err(no_status)
+    let Ok(status) = serde_json::from_slice::<Status>(answer.body()) else {
+        return Found::NoNode(format!("GET /status gives {}", answer.status()));
     };
-    tokio::pin!(exchange);
-    // The connection moves only while it is polled.
-    tokio::select! {
-        answer = &mut exchange => answer,
-        _ = connection => exchange.await,
+    let (role, id) = (status.role(), status.node().node_id);
+    match role == node.role && id == node.id.number() {
+        true => Found::Itself(Box::new(status)),
+        false => Found::Stranger(format!("{role}-{id}")),
     }
+}
+
+async fn get_status(address: &str) -> Result<Response<Bytes>, connect::Error> {
+    let request = Request::get("/status").header(header::HOST, address);
+    let request = request.body(Full::default());
+    let request = request.map_err(|error| connect::Error::Body(error.into()))?;
+    connect::exchange(address, request, MAX_BYTES).await
 }
 
 #[cfg(test)]

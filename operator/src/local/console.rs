@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::status::Status;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use http_body_util::Full;
+use node::connect;
 use tokio::time::timeout;
 
 use super::Node;
 
 /// How long a node may take to say how it stands.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// A `/status` is a few hundred bytes.
+const STATUS_MAX_BYTES: usize = 64 * 1024;
 /// Lines that stay below the table.
 const LINES: usize = 8;
 
@@ -64,17 +65,11 @@ impl Console {
 
 pub(super) async fn ask(node: &Node) -> Option<Status> {
     let asked = async {
-        let stream = TcpStream::connect(("127.0.0.1", node.config.port))
-            .await
-            .ok()?;
-        let io = TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.ok()?;
-        tokio::spawn(connection);
         let request = http::Request::get("/status").header("host", "localhost");
-        let request = request.body(Empty::<bytes::Bytes>::new()).ok()?;
-        let answer = sender.send_request(request).await.ok()?;
-        let body = answer.into_body().collect().await.ok()?.to_bytes();
-        serde_json::from_slice(&body).ok()
+        let request = request.body(Full::default()).ok()?;
+        let address = ("127.0.0.1", node.config.port);
+        let answer = connect::exchange(address, request, STATUS_MAX_BYTES).await;
+        serde_json::from_slice(answer.ok()?.body()).ok()
     };
     timeout(STATUS_TIMEOUT, asked).await.ok().flatten()
 }

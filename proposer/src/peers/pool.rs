@@ -8,11 +8,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
+
+use crate::connect;
 
 pub(super) struct Pool {
     /// Calls that have a connection or wait for one.
@@ -78,17 +77,13 @@ impl Slot<'_> {
 
 /// One HTTP/1.1 connection; dropping it closes the socket.
 pub(super) struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
+    sender: connect::Sender,
     driver: JoinHandle<()>,
 }
 
 impl Connection {
-    /// Resolves the name each time: a pod that comes back has another address.
     pub(super) async fn open(address: &str) -> std::io::Result<Connection> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(std::io::Error::other)?;
+        let (sender, connection) = connect::open(address).await?;
         // The sender learns how it ends.
         let driver = tokio::spawn(async { drop(connection.await) });
         Ok(Connection { sender, driver })

@@ -1,3 +1,5 @@
+use api::status::{AcceptorStatus, LearnerStatus, NodeStatus, StoreStatus};
+
 use super::*;
 
 fn name(role: Role, id: u8) -> NodeName {
@@ -5,13 +7,20 @@ fn name(role: Role, id: u8) -> NodeName {
     NodeName { role, id }
 }
 
-fn status(role: &str, node_id: u8, state: &str) -> Status {
-    Status {
-        node_id,
-        role: role.to_owned(),
-        state: state.to_owned(),
-        ..Status::default()
+fn acceptor_that(id: u8, state: &'static str) -> AcceptorStatus {
+    AcceptorStatus {
+        node: NodeStatus {
+            node_id: id,
+            role: "acceptor".into(),
+            ..NodeStatus::default()
+        },
+        state: state.into(),
+        ..AcceptorStatus::default()
     }
+}
+
+fn itself(acceptor: AcceptorStatus) -> Found {
+    Found::Itself(Box::new(Status::Acceptor(acceptor)))
 }
 
 fn survey(dir: &std::path::Path) -> Survey {
@@ -42,11 +51,8 @@ fn a_stranger_is_a_warning_when_it_is_found_twice() {
     };
     let says = "h:1 is listed as learner-1, and another node answers there, learner-2: LEARNERS";
     assert!(warning.starts_with(says), "{warning}");
-    survey.note(
-        node,
-        "h:1".to_owned(),
-        Found::Itself(status("learner", 1, "learning")),
-    );
+    let learner = Status::Learner(LearnerStatus::default());
+    survey.note(node, "h:1".to_owned(), Found::Itself(Box::new(learner)));
     assert!(survey.warnings().is_empty() && survey.trouble(node).is_none());
 }
 
@@ -57,7 +63,7 @@ fn what_keeps_acceptors_from_a_quorum_is_said_of_each() {
     let members = Members::new(5).unwrap();
     assert!(survey.why_no_quorum(members).contains("just been asked"));
     let note = |id, found| survey.note(name(Role::Acceptor, id), format!("h:{id}"), found);
-    let voting = |id| Found::Itself(status("acceptor", id, "voting"));
+    let voting = |id| itself(acceptor_that(id, "voting"));
     (1..=5).for_each(|id| note(id, voting(id)));
     assert!(
         survey
@@ -71,17 +77,15 @@ fn what_keeps_acceptors_from_a_quorum_is_said_of_each() {
         text.starts_with("3 of 5 acceptors vote, 3 are needed: an election"),
         "{text}"
     );
-    let refused = Status {
+    let refused = AcceptorStatus {
         refusal: Some("the cluster was founded with 3".to_owned()),
-        ..status("acceptor", 3, "other-count")
+        ..acceptor_that(3, "other-count")
     };
-    note(3, Found::Itself(refused));
-    note(4, Found::Itself(status("acceptor", 4, "joining")));
-    let foreign = Status {
-        cluster: Some("bb".to_owned()),
-        ..status("acceptor", 5, "voting")
-    };
-    note(5, Found::Itself(foreign));
+    note(3, itself(refused));
+    note(4, itself(acceptor_that(4, "joining")));
+    let mut foreign = acceptor_that(5, "voting");
+    foreign.node.cluster = Some("bb".to_owned());
+    note(5, itself(foreign));
     let text = survey.why_no_quorum(members);
     for says in [
         "0 of 5 acceptors vote, 3 are needed: that is too few",
@@ -131,17 +135,28 @@ async fn answers(response: &'static str) -> String {
 #[tokio::test]
 async fn whoever_answers_is_told_apart() {
     let node = name(Role::Acceptor, 2);
-    let same = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
-                {\"node_id\":2,\"role\":\"acceptor\",\"state\":\"voting\",\"uptime\":1}";
-    let found = ask(node, &answers(same).await).await;
-    assert_eq!(found, Found::Itself(status("acceptor", 2, "voting")));
-    for (other, says) in [
-        ("{\"node_id\":3,\"role\":\"acceptor\"}", "acceptor-3"),
-        ("{\"node_id\":2,\"role\":\"store\"}", "store-2"),
+    let says = |status: &Status| {
+        let body = serde_json::to_string(status).unwrap();
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}").leak()
+    };
+    let same = Status::Acceptor(acceptor_that(2, "voting"));
+    let found = ask(node, &answers(says(&same)).await).await;
+    assert_eq!(found, Found::Itself(Box::new(same)));
+    let store = NodeStatus {
+        node_id: 2,
+        role: "store".into(),
+        ..NodeStatus::default()
+    };
+    let store = StoreStatus {
+        node: store,
+        ..StoreStatus::default()
+    };
+    for (other, name) in [
+        (Status::Acceptor(acceptor_that(3, "voting")), "acceptor-3"),
+        (Status::Store(store), "store-2"),
     ] {
-        let text = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{other}");
-        let found = ask(node, &answers(text.leak()).await).await;
-        assert_eq!(found, Found::Stranger(says.to_owned()));
+        let found = ask(node, &answers(says(&other)).await).await;
+        assert_eq!(found, Found::Stranger(name.to_owned()));
     }
     let nginx = "HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n<html>";
     let found = ask(node, &answers(nginx).await).await;

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use api::env::Role;
 use api::status::Status;
-use bytes::Bytes;
 use futures::future::join_all;
-use http::{Request, StatusCode};
 use paxos::ids::{NodeId, Slot};
 
 use super::Handle;
@@ -17,12 +15,9 @@ use crate::addresses::Addresses;
 use crate::identity::Identity;
 use crate::link::{Link, Links};
 use crate::metrics::Metrics;
-use crate::peers::{Breakers, Lane};
 
 /// The pause between two rounds of questions.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a store may take to answer.
-const WITHIN: Duration = Duration::from_secs(1);
 
 /// A store, as a learner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +45,13 @@ pub(super) fn watch(
                 // It may never have had a value.
                 let _ = metrics.store_lag.remove_label_values(&[&gone.to_string()]);
             }
-            let answers = join_all(links.iter().map(applied)).await;
+            let answers = join_all(links.iter().map(Link::status)).await;
             let committed = learner.committed();
-            for (link, applied) in links.iter().zip(answers) {
+            for (link, status) in links.iter().zip(answers) {
+                let applied = match status {
+                    Some(Status::Store(store)) => Some(Slot(store.applied_instance_id)),
+                    _ => None,
+                };
                 let seen = note(&learner.shared.stores, link.node.id, applied);
                 let lag = committed.0.saturating_sub(seen.applied.0);
                 let store = link.node.id.to_string();
@@ -64,23 +63,6 @@ pub(super) fn watch(
             tokio::time::sleep(EVERY).await;
         }
     });
-}
-
-async fn applied(link: &Link) -> Option<Slot> {
-    let request = Request::get("/status").body(Bytes::new()).ok()?;
-    let answer = link
-        .peer
-        .call(Lane::Bulk, request, WITHIN, Breakers::Respect)
-        .await
-        .ok()
-        .filter(|answer| answer.status() == StatusCode::OK)?;
-    match serde_json::from_slice(answer.body()).ok()? {
-        Status::Store(store) if store.node.node_id == link.node.id.number() => {
-            Some(Slot(store.applied_instance_id))
-        }
-        // Another node answers at its address.
-        _ => None,
-    }
 }
 
 /// Forgets the stores that are not listed any more, and says which.

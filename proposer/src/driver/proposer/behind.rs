@@ -3,31 +3,19 @@
 use std::time::Duration;
 
 use api::env::Role;
-use bytes::Bytes;
-use http::{Request, StatusCode};
+use api::status::Status;
 use paxos::ids::{NodeId, NodeName, Slot};
 use paxos::kept::kept;
 use paxos::proposer::{Behind, Input};
-use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::learners::Progress;
 use super::{Event, Run};
 use crate::link::Link;
-use crate::peers::{Breakers, Lane};
 
 /// The pause between two rounds of questions to the stores.
 const STORES_EVERY: Duration = Duration::from_secs(1);
-/// How long a store may take to answer.
-const STORE_WITHIN: Duration = Duration::from_secs(1);
-
-#[derive(Deserialize)]
-struct Status {
-    role: String,
-    node_id: u8,
-    durable_instance_id: u64,
-}
 
 impl Run {
     /// A learner or a store has applied so much: usually what this leader has given out, or less.
@@ -110,7 +98,8 @@ impl Run {
             for link in self.stores.iter().cloned() {
                 let events = self.events.clone();
                 tokio::spawn(async move {
-                    if let Some(durable) = durable(&link).await {
+                    if let Some(Status::Store(store)) = link.status().await {
+                        let durable = Slot(store.durable_instance_id);
                         let _ = events.send(Event::Stored(link.node.id, durable));
                     }
                 });
@@ -144,17 +133,4 @@ pub(crate) fn explain(behind: &Behind) -> String {
          nothing is given out twice. Give the acceptors their newest disks back; if {node} is wrong, \
          give it an empty volume"
     )
-}
-
-async fn durable(link: &Link) -> Option<Slot> {
-    let request = Request::get("/status").body(Bytes::new()).ok()?;
-    let answer = link
-        .peer
-        .call(Lane::Bulk, request, STORE_WITHIN, Breakers::Respect)
-        .await
-        .ok()
-        .filter(|answer| answer.status() == StatusCode::OK)?;
-    let status: Status = serde_json::from_slice(answer.body()).ok()?;
-    let is_it = status.role == link.node.role.name() && status.node_id == link.node.id.number();
-    is_it.then_some(Slot(status.durable_instance_id))
 }
