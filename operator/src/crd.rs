@@ -204,7 +204,7 @@ pub struct PaxosClusterSpec {
     #[serde(default, skip_serializing_if = "ServicesSpec::is_default")]
     pub services: ServicesSpec,
 
-    /// Whether the cluster rests: no pods, all volumes kept. Without it, it goes on as the same cluster.
+    /// Scale every role to zero and keep the volumes. Without it, the same cluster runs again.
     /// Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
@@ -343,8 +343,8 @@ pub struct ServicesSpec {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Who may reach the nodes over the network. All is answered on one port, so that whoever may reach a
-/// node for one purpose may for any.
+/// Who may reach the nodes over the network. All is answered on one port, so a peer that may reach
+/// a node for one purpose may for any.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicySpec {
@@ -359,7 +359,7 @@ pub struct NetworkPolicySpec {
     #[schemars(schema_with = "objects")]
     pub clients: Vec<serde_json::Value>,
 
-    /// Who may reach every node, as from in a NetworkPolicy: whoever reads metrics. Default: nobody.
+    /// Who may reach every node, as from in a NetworkPolicy, such as readers of metrics. Default: nobody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "objects")]
     pub metrics: Vec<serde_json::Value>,
@@ -429,7 +429,7 @@ pub struct Resources {
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
     /// The volume's size, such as 10Gi. It can grow at any time, where the class allows expansion, and
-    /// nodes go on meanwhile. Default: 5Gi.
+    /// nodes keep running meanwhile. Default: 5Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<IntOrString>,
 

@@ -111,7 +111,7 @@ pub struct MemberStatus {
     pub id: i32,
     /// Its pod.
     pub pod: String,
-    /// Whether it is ready, and not about to end.
+    /// Whether it is ready, and not shutting down.
     pub ready: bool,
     /// Since when it has been that or has not.
     pub since: Time,
