@@ -81,42 +81,19 @@ fn files_can_be_read_at_once() {
 
 #[test]
 fn connections_are_opened_in_one_place() {
-    let all = FOLDERS.iter().flat_map(|f| sources(&root().join(f)));
-    let others = all.filter(|source| !source.path.ends_with("proposer/src/connect.rs"));
-    let opens = |source: &Source| {
-        let opens = ["TcpStream::connect(", "http1::handshake("];
-        opens.iter().any(|it| source.text.contains(it))
-    };
-    let found: Vec<_> = others.filter(opens).map(|source| source.path).collect();
+    let found = found(connections, "proposer/src/connect.rs");
     assert!(found.is_empty(), "use node::connect: {found:?}");
 }
 
 #[test]
 fn quorums_are_computed_in_one_place() {
-    let others = FOLDERS.iter().flat_map(|f| sources(&root().join(f)));
-    let others = others.filter(|source| !source.path.ends_with("paxos/src/quorum.rs"));
-    let found: Vec<_> = others
-        .flat_map(|source| {
-            let lines = quorum_arithmetic(&source.text);
-            lines
-                .into_iter()
-                .map(move |line| (source.path.clone(), line))
-        })
-        .collect();
+    let found = found(quorum_arithmetic, "paxos/src/quorum.rs");
     assert!(found.is_empty(), "let quorum.rs compute it: {found:?}");
 }
 
 #[test]
 fn queues_have_a_bound_or_say_why_not() {
-    let all = FOLDERS.iter().flat_map(|f| sources(&root().join(f)));
-    let bare: Vec<_> = all
-        .flat_map(|source| {
-            let lines = unbounded(&source.text);
-            lines
-                .into_iter()
-                .map(move |line| (source.path.clone(), line))
-        })
-        .collect();
+    let bare = found(unbounded, "no exception");
     assert!(
         bare.is_empty(),
         "give it a bound, or say \"{REASON}\" why not: {bare:?}"
@@ -184,6 +161,8 @@ fn the_rules_notice_what_breaks_them() {
     let of_the_root = [straight[0], straight[1], "use super::one;"];
     assert!(cycle(&uses_of(of_the_root)).is_some());
 
+    assert_eq!(connections("let s = TcpStream::connect(a).await;"), [1]);
+    assert!(connections("let s = connect::stream(a).await;").is_empty());
     for computes in [
         "if votes < members.quorum() {",
         "let needed = members.quorum() - 1;",
@@ -347,6 +326,27 @@ fn cycle(uses: &BTreeMap<String, BTreeMap<String, PathBuf>>) -> Option<Vec<(Stri
         let mut way = vec![(start.clone(), PathBuf::new())];
         (!done.contains(start) && visit(start, uses, &mut way, &mut done)).then_some(way)
     })
+}
+
+/// What a rule finds in all that ships, but in one file.
+fn found(rule: fn(&str) -> Vec<usize>, but: &str) -> Vec<(PathBuf, usize)> {
+    let all = FOLDERS.iter().flat_map(|f| sources(&root().join(f)));
+    let all = all.filter(|source| !source.path.ends_with(but));
+    let lines = all.flat_map(|source| {
+        let lines = rule(&source.text);
+        lines
+            .into_iter()
+            .map(move |line| (source.path.clone(), line))
+    });
+    lines.collect()
+}
+
+/// The lines that open a connection.
+fn connections(text: &str) -> Vec<usize> {
+    let opens = ["TcpStream::connect(", "http1::handshake("];
+    let lines = text.lines().enumerate();
+    let found = lines.filter(|(_, line)| opens.iter().any(|it| line.contains(it)));
+    found.map(|(at, _)| at + 1).collect()
 }
 
 /// The lines that compute with the size of a quorum, or a majority. It does not follow a size that was put
