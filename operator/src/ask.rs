@@ -10,7 +10,7 @@ use api::problem::Problem;
 use api::status::Status;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use node::connect;
 use tokio::net::ToSocketAddrs;
@@ -23,7 +23,7 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// The API server connects on our behalf.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(2);
 /// A `/status` is a few hundred bytes; more than this is not one.
-const ANSWER_MAX_BYTES: usize = 64 * 1024;
+pub(crate) const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
 /// A node, and how it can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,9 +172,7 @@ async fn get(
     host: &str,
     path: &str,
 ) -> Result<(u16, Vec<u8>), Failure> {
-    let request = http::Request::get(path).header(http::header::HOST, host);
-    let request = request.body(Full::default())?;
-    let answer = connect::exchange(address, request, ANSWER_MAX_BYTES).await?;
+    let answer = connect::get(address, host, path, ANSWER_MAX_BYTES).await?;
     Ok((answer.status().as_u16(), answer.into_body().to_vec()))
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
-use hyper::body::Bytes;
 use k8s_openapi::jiff::Timestamp;
 use node::connect;
 use serde_json::{Value, json};

@@ -5,6 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use futures::future::{Fuse, FutureExt};
+use http::header::HOST;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -20,6 +21,9 @@ pub type Connection = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The path or the name cannot stand in a request.
+    #[error("cannot be asked: {0}")]
+    Request(#[from] http::Error),
     /// The name does not resolve, or nothing listens there.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
@@ -88,6 +92,17 @@ pub async fn exchange(
     Ok(Response::from_parts(parts, body))
 }
 
+/// Gets what is at a path of a server that is called by this name.
+pub async fn get(
+    address: impl ToSocketAddrs,
+    host: &str,
+    path: &str,
+    max_bytes: usize,
+) -> Result<Response<Bytes>, Error> {
+    let request = Request::get(path).header(HOST, host);
+    exchange(address, request.body(Full::default())?, max_bytes).await
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,8 +124,7 @@ mod tests {
     }
 
     async fn get(address: &str, max_bytes: usize) -> Result<Response<Bytes>, Error> {
-        let request = Request::get("/status").body(Full::default()).unwrap();
-        exchange(address, request, max_bytes).await
+        super::get(address, address, "/status", max_bytes).await
     }
 
     #[tokio::test]

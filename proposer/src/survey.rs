@@ -11,10 +11,7 @@ use std::time::Duration;
 
 use api::env::{self, Config, Role};
 use api::status::Status;
-use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use http::{Request, Response, header};
-use http_body_util::Full;
 use paxos::ids::{ClusterId, Members, NodeId, NodeName};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -339,11 +336,13 @@ fn listed(addresses: &Addresses, roles: &[Role], me: Option<NodeName>) -> Vec<(N
 }
 
 async fn ask(node: NodeName, address: &str) -> Found {
-    let answer = match timeout(WITHIN, get_status(address)).await {
+    let asked = connect::get(address, address, "/status", MAX_BYTES);
+    let answer = match timeout(WITHIN, asked).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(connect::Error::Connect(error))) => return Found::Nobody(error.to_string()),
         Ok(Err(connect::Error::Broken(error))) => return Found::Nobody(error.to_string()),
         Ok(Err(connect::Error::Body(error))) => return Found::NoNode(error.to_string()),
+        Ok(Err(connect::Error::Request(error))) => return Found::NoNode(error.to_string()),
         Err(_) => return Found::Nobody(format!("no answer within {} s", WITHIN.as_secs())),
     };
     let Ok(status) = serde_json::from_slice::<Status>(answer.body()) else {
@@ -354,13 +353,6 @@ async fn ask(node: NodeName, address: &str) -> Found {
         true => Found::Itself(Box::new(status)),
         false => Found::Stranger(format!("{role}-{id}")),
     }
-}
-
-async fn get_status(address: &str) -> Result<Response<Bytes>, connect::Error> {
-    let request = Request::get("/status").header(header::HOST, address);
-    let request = request.body(Full::default());
-    let request = request.map_err(|error| connect::Error::Body(error.into()))?;
-    connect::exchange(address, request, MAX_BYTES).await
 }
 
 #[cfg(test)]

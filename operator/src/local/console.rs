@@ -8,16 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::status::Status;
-use http_body_util::Full;
 use node::connect;
 use tokio::time::timeout;
 
 use super::Node;
+use crate::ask::ANSWER_MAX_BYTES;
 
 /// How long a node may take to say how it stands.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
-/// A `/status` is a few hundred bytes.
-const STATUS_MAX_BYTES: usize = 64 * 1024;
 /// Lines that stay below the table.
 const LINES: usize = 8;
 
@@ -65,10 +63,8 @@ impl Console {
 
 pub(super) async fn ask(node: &Node) -> Option<Status> {
     let asked = async {
-        let request = http::Request::get("/status").header("host", "localhost");
-        let request = request.body(Full::default()).ok()?;
         let address = ("127.0.0.1", node.config.port);
-        let answer = connect::exchange(address, request, STATUS_MAX_BYTES).await;
+        let answer = connect::get(address, "localhost", "/status", ANSWER_MAX_BYTES).await;
         serde_json::from_slice(answer.ok()?.body()).ok()
     };
     timeout(STATUS_TIMEOUT, asked).await.ok().flatten()
