@@ -10,17 +10,19 @@ use testkit::files::{copy, rust_files};
 use testkit::tools::root;
 
 /// What each crate may use of the others.
-const ARROWS: [(&str, &[&str]); 4] = [
+const ARROWS: [(&str, &[&str]); 5] = [
     ("proposer/paxos", &[]),
+    ("proposer/roles", &["paxos"]),
     ("proposer/api", &["paxos"]),
-    ("proposer", &["api", "paxos"]),
+    ("proposer", &["api", "paxos", "roles"]),
     ("operator", &["api", "paxos", "proposer"]),
 ];
 /// Bytes, hashes and derived errors: nothing that could wait, ask the time or throw dice.
 const PURE: [&str; 5] = ["bytes", "crc32c", "hashbrown", "siphasher", "thiserror"];
 /// What ships.
-const FOLDERS: [&str; 4] = [
+const FOLDERS: [&str; 5] = [
     "proposer/paxos/src",
+    "proposer/roles/src",
     "proposer/api/src",
     "proposer/src",
     "operator/src",
@@ -40,6 +42,7 @@ fn crates_use_each_other_in_one_direction() {
         "paxos",
         "paxos-operator",
         "proposer",
+        "roles",
     ]);
     for (krate, may) in ARROWS {
         let used = dependencies(&read(&root().join(krate).join("Cargo.toml")));
@@ -50,9 +53,12 @@ fn crates_use_each_other_in_one_direction() {
 }
 
 #[test]
-fn the_protocol_depends_on_nothing_that_is_not_pure() {
-    let used = dependencies(&read(&root().join("proposer/paxos/Cargo.toml")));
-    assert_eq!(used, PURE);
+fn protocol_and_roles_depend_on_nothing_that_is_not_pure() {
+    let used = |krate: &str| dependencies(&read(&root().join(krate).join("Cargo.toml")));
+    assert_eq!(used("proposer/paxos"), PURE);
+    let roles = used("proposer/roles");
+    let pure = |name: &String| name == "paxos" || PURE.contains(&name.as_str());
+    assert!(roles.iter().all(pure), "{roles:?}");
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use paxos::message::Message;
+use roles::reach::Look;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::{Event, Run};
 use crate::link::Link;
 use crate::peers::{Breakers, Lane};
-use crate::reach::Look;
 
 /// How long a learner may take to show that it is there, connecting included; and how long another
 /// proposer may take to find out.

@@ -11,12 +11,12 @@ use paxos::ids::{NodeId, NodeName};
 use paxos::message::{Heartbeat, Message, Reply, Request};
 use paxos::proposer::{Input, Sent, To};
 use paxos::telling::Tell;
+use roles::pace::Pace;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::{Event, Run};
 use crate::link::{Error as LinkError, Link};
-use crate::pace::Pace;
 use crate::peers::{Breakers, CallError, Lane, guard, post};
 use crate::wire::HeartbeatBody;
 

@@ -14,15 +14,7 @@ use testkit::files;
 use testkit::tools::root;
 
 /// Parts of the proposer and of the tests that the copy has, beside all of the protocol.
-const PROPOSER: [&str; 7] = [
-    "bounds/descriptors",
-    "media",
-    "newest",
-    "pace",
-    "reach",
-    "snapshots",
-    "wal",
-];
+const PROPOSER: [&str; 4] = ["bounds/descriptors", "media", "snapshots", "wal"];
 const TESTS: [&str; 5] = ["check", "model", "sim", "bin/model", "bin/sim"];
 const TESTS_OF_SIM: [&str; 2] = ["check", "sim"];
 
@@ -151,14 +143,19 @@ fn cargo(copy: &Path, arguments: &[&str]) -> Command {
 }
 
 fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
-    for part in ["proposer/paxos", "proposer/src", "tests/testkit/src"] {
+    for part in [
+        "proposer/paxos",
+        "proposer/roles",
+        "proposer/src",
+        "tests/testkit/src",
+    ] {
         match fs::remove_dir_all(copy.join(part)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => fs::create_dir_all(copy.join(part))?,
         }
     }
     let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
-    let members = r#"members = ["proposer", "proposer/api", "proposer/paxos", "operator", "tests", "tests/bench", "tests/testkit"]"#;
+    let members = r#"members = ["proposer", "proposer/api", "proposer/paxos", "proposer/roles", "operator", "tests", "tests/bench", "tests/testkit"]"#;
     assert!(
         manifest.contains(members),
         "the workspace has these members"
@@ -168,11 +165,12 @@ fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
         manifest
             .replace(
                 members,
-                r#"members = ["proposer", "proposer/paxos", "tests/testkit"]"#,
+                r#"members = ["proposer", "proposer/paxos", "proposer/roles", "tests/testkit"]"#,
             )
             // Most bugs are caught at once, so building takes longer than running.
             .replace("proposer.opt-level = 2", "proposer.opt-level = 1")
             .replace("paxos.opt-level = 2", "paxos.opt-level = 1")
+            .replace("roles.opt-level = 2", "roles.opt-level = 1")
             .replace("testkit.opt-level = 2", "testkit.opt-level = 1"),
     )?;
     fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock"))?;
@@ -186,15 +184,16 @@ fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
         copy.join("proposer/Cargo.toml"),
         head("proposer") + own + "\n[lib]\nname = \"node\"\n",
     )?;
-    let own = "paxos.workspace = true\nproposer = { path = \"../../proposer\" }\nstateright.workspace = true\n";
+    let own = "paxos.workspace = true\nproposer = { path = \"../../proposer\" }\nroles.workspace = true\nstateright.workspace = true\n";
     fs::write(copy.join("tests/testkit/Cargo.toml"), head("testkit") + own)?;
     fs::write(copy.join("tests/testkit/sim-seeds.txt"), "")?;
     // Of the bounds the media need no more than this.
     let bounds = "pub mod bounds {\n    pub mod descriptors;\n}\n";
     let lib = bounds.to_owned() + &modules(&PROPOSER);
     fs::write(copy.join("proposer/src/lib.rs"), lib)?;
-    let paxos = PathBuf::from("proposer/paxos");
-    files::copy(&root.join(&paxos), &copy.join(&paxos));
+    for whole in ["proposer/paxos", "proposer/roles"].map(PathBuf::from) {
+        files::copy(&root.join(&whole), &copy.join(&whole));
+    }
     for (part, names) in [
         ("proposer/src", &PROPOSER[..]),
         ("tests/testkit/src", &TESTS[..]),

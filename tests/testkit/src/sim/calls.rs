@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use node::pace::Pace;
 use paxos::ids::{NodeId, Role, Slot};
 use paxos::learner;
 use paxos::message::{Message, Reply, Request};
 use paxos::proposer::{Input, Sent};
 use paxos::telling::Tell;
+use roles::pace::Pace;
 
 use super::node::{Asker, Process};
 use super::{ELECTION, Event, HEARTBEAT, Packet, Sim};

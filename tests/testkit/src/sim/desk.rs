@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use node::newest::NewestOnly;
-use node::reach::Reach;
 use paxos::ids::{NodeId, Role, Slot};
 use paxos::machine::{Applied, Outcome};
 use paxos::message::{Learned, Recalled, Request, Value};
 use paxos::proposer::Input;
 use paxos::recall::Recalls;
 use paxos::telling::Telling;
+use roles::newest::NewestOnly;
+use roles::reach::Reach;
 
 use super::node::Process;
 use super::transfer::Ask;

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
-use node::reach::Look;
 use paxos::acceptor::{Acceptor, Record};
 use paxos::ids::{NodeId, NodeName, Role, Slot};
 use paxos::kept::kept;
@@ -15,6 +14,7 @@ use paxos::proposer::{Effects, Input, Proposer, To};
 use paxos::recent::fit;
 use paxos::stamp::{STAMP_EVERY_MS, Stamp};
 use paxos::standing::Member;
+use roles::reach::Look;
 
 use super::desk::Desk;
 use super::node::{Asker, Disk, Process, Voter, Waiting, Write};
