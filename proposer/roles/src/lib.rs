@@ -7,4 +7,5 @@
 
 pub mod newest;
 pub mod pace;
+pub mod proposer;
 pub mod reach;

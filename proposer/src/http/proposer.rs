@@ -17,13 +17,14 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use paxos::ids::{Ballot, NodeId, NodeName};
 use paxos::message::{Forwarded, Message, Value};
 use paxos::outcome::{Applied, Outcome};
-use paxos::recent::{ANSWER_BYTES, fit};
+use paxos::recent::ANSWER_BYTES;
+use roles::proposer::{answer_forwarded, forwarded_within};
 use serde::Deserialize;
 use tracing::warn;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::{Node, RoleState, frame_limits, json_bytes, router};
-use crate::driver::proposer::behind;
+use crate::driver::proposer;
 use crate::driver::proposer::{Answer, Answers, FoundRoom, Handle};
 use crate::link;
 use crate::problem::{Body, Named, Params, Problem, Raw, explain};
@@ -105,7 +106,7 @@ impl RoleState for Proposer {
             behind: view
                 .behind
                 .filter(|_| leader.is_none())
-                .map(|found| behind::explain(&found)),
+                .map(|found| proposer::explain(&found)),
             state: if self.handle.is_leaving() {
                 "leaving".into()
             } else {
@@ -126,7 +127,7 @@ impl RoleState for Proposer {
             return None;
         }
         if let Some(found) = view.behind {
-            return Some(behind::explain(&found));
+            return Some(proposer::explain(&found));
         }
         let (identity, survey) = (&self.node.identity, &self.node.survey);
         let what = match (identity.cluster(), identity.founders()) {
@@ -543,41 +544,9 @@ async fn forward(state: &Proposer, from: NodeName, wait_ms: u32, values: &[Value
     let all_good = is_good.iter().all(|good| *good);
     // Slots cannot be reported without those of the others.
     let wait = wait_ms > 0 || !all_good;
-    // A little less than the asker waits, so that what is known reaches it.
-    let within = Duration::from_millis(u64::from(wait_ms).max(1000) * 9 / 10);
-    let Ok(answers) = state.handle.submit(values, wait, true, within).await else {
-        return Forwarded::Busy;
-    };
-    let answers = answers.list;
-    // Some may have had no room before their time was over.
-    let consecutive = |(i, answer): (usize, &Answer)| match (&answers[0], answer) {
-        (Answer::Assigned(first), Answer::Assigned(slot)) => *slot == first.plus(i as u64),
-        _ => false,
-    };
-    match answers.first() {
-        Some(Answer::Assigned(first)) if answers.iter().enumerate().all(consecutive) => {
-            Forwarded::Assigned { first: *first }
-        }
-        Some(Answer::NoLeader) if answers.iter().all(|a| *a == Answer::NoLeader) => {
-            Forwarded::NotLeader
-        }
-        Some(Answer::NoRoom(why)) if answers.iter().all(|a| matches!(a, Answer::NoRoom(_))) => {
-            Forwarded::NoRoom {
-                why: why.to_string(),
-            }
-        }
-        _ => {
-            let mut outcomes = answers.into_iter().map(|answer| match answer {
-                Answer::Done(applied) => Some(applied),
-                _ => None,
-            });
-            // Of those refused nothing is ever known.
-            let outcomes = is_good
-                .into_iter()
-                .map(move |good| if good { outcomes.next()? } else { None });
-            Forwarded::Outcomes {
-                outcomes: fit(ANSWER_BYTES, outcomes),
-            }
-        }
+    let within = forwarded_within(wait_ms);
+    match state.handle.submit(values, wait, true, within).await {
+        Ok(answers) => answer_forwarded(answers.list, &is_good, ANSWER_BYTES),
+        Err(_) => Forwarded::Busy,
     }
 }

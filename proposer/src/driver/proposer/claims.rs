@@ -1,17 +1,13 @@
 //! What a proposer must not forget: the rounds it has claimed. The rest of its state on disk is for people.
 
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use paxos::ids::Ballot;
-use tokio::time::Instant;
+use roles::proposer::{Claims, Saved};
 
 use super::Run;
 use crate::driver::end_on_disk_error;
 use crate::state_file::{self, State, StateFile};
-
-/// How often the state is copied to a checkpoint, if it changed.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The state file. A save that waited while a ballot was claimed does not take the claim back.
 pub(super) struct Keeper {
@@ -20,7 +16,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn claim(&mut self, state: State) -> Result<(), state_file::Error> {
+    fn claim(&mut self, state: State) -> Result<(), state_file::Error> {
         self.claimed = self.claimed.max(state.proposal_counter);
         self.file.claim(&State {
             proposal_counter: self.claimed,
@@ -28,7 +24,7 @@ impl Keeper {
         })
     }
 
-    pub(super) fn save(&mut self, state: State) -> Result<(), state_file::Error> {
+    fn save(&mut self, state: State) -> Result<(), state_file::Error> {
         let proposal_counter = self.claimed.max(state.proposal_counter);
         self.file.save(&State {
             proposal_counter,
@@ -37,43 +33,46 @@ impl Keeper {
     }
 }
 
-impl Run {
-    pub(super) fn state(&self) -> State {
-        let leader = self.core.leader();
-        State {
-            proposal_counter: self.core.counter(),
-            last_instance_id: self.core.last().0,
-            current_leader: leader.and_then(Ballot::node),
-            current_term: leader.map_or(0, Ballot::counter),
-        }
-    }
+/// The same, as the role sees it.
+pub(super) struct Disk(pub(super) Arc<Mutex<Keeper>>);
 
-    /// Saves a new leader soon and everything now and then, off the loop: only claims must wait for
-    /// the disk.
-    pub(super) fn save(&mut self, now: Instant) {
-        let state = self.state();
-        let new_leader = state.current_leader != self.saved.current_leader
-            || state.current_term != self.saved.current_term;
-        let checkpoint =
-            state != self.checkpointed.0 && now - self.checkpointed.1 >= CHECKPOINT_INTERVAL;
-        if !(new_leader || checkpoint) {
-            return;
-        }
-        self.saved = state;
-        if checkpoint {
-            self.checkpointed = (state, now);
-        }
+impl Claims for Disk {
+    type Error = state_file::Error;
+
+    fn claim(&mut self, saved: Saved) -> Result<(), state_file::Error> {
+        let mut keeper = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.claim(state(saved))
+    }
+}
+
+impl Run {
+    /// Writes down what need not be there before anything else, off the thread: only claims must wait
+    /// for the disk.
+    pub(super) fn save(&self, saved: Saved, is_checkpoint: bool) {
         let file = self.file.clone();
         tokio::task::spawn_blocking(move || {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let saved = if checkpoint {
-                file.claim(state)
-            } else {
-                file.save(state)
+            let done = match is_checkpoint {
+                true => file.claim(state(saved)),
+                false => file.save(state(saved)),
             };
-            if let Err(error) = saved {
+            if let Err(error) = done {
                 end_on_disk_error(&error);
             }
         });
+    }
+}
+
+fn state(saved: Saved) -> State {
+    let Saved {
+        counter,
+        last,
+        leader,
+    } = saved;
+    State {
+        proposal_counter: counter,
+        last_instance_id: last.0,
+        current_leader: leader.and_then(Ballot::node),
+        current_term: leader.map_or(0, Ballot::counter),
     }
 }

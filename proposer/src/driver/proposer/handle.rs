@@ -1,21 +1,19 @@
 //! What the HTTP routes hold of the proposer's loop.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use api::env::Role;
 use paxos::ids::{Ballot, Members, NodeId, NodeName, Slot};
-use paxos::machine::Applied;
 use paxos::message::{Heartbeat, Value};
 use paxos::proposer::Behind;
+use roles::proposer::{Answer, Event as Happened, FoundRoom};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Event;
-use super::found::Answers;
 use super::room::{Room, Rooms};
-use super::succession::TAKE_OVER_EVERY;
 use crate::addresses::Addresses;
 use crate::bounds;
 use crate::identity::Identity;
@@ -23,25 +21,15 @@ use crate::metrics::Metrics;
 
 /// How long a request that asks for no outcome may wait for a leader.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(2);
+/// How often a proposer can be asked to take over.
+const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 
-/// What became of one value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It has a slot; asked for without `wait`.
-    Assigned(Slot),
-    /// It was chosen and applied.
-    Done(Applied),
-    /// READ was applied, and what it found is too much to keep for it.
-    NotRead,
-    /// It may or may not take effect.
-    Unknown,
-    /// No leader took it: it has no effect.
-    NoLeader,
-    /// The leader had no place for it in time, as what came before it is not chosen or not applied: it has no
-    /// effect.
-    NotProposed,
-    /// The acceptors have no room for it, and why: it has no effect.
-    NoRoom(Arc<str>),
+/// Answers, and the room that they take until they are dropped.
+pub struct Answers {
+    /// One for each value.
+    pub list: Vec<Answer>,
+    /// To be kept as long as what is in them is.
+    pub room: FoundRoom,
 }
 
 /// Too much waits already.
@@ -51,7 +39,7 @@ pub struct Busy;
 /// The running proposer. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    pub(super) jobs: mpsc::UnboundedSender<NewJob>,
+    pub(super) jobs: mpsc::UnboundedSender<Submitted>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) shared: Arc<Shared>,
     pub(super) identity: Identity,
@@ -62,14 +50,10 @@ pub struct Handle {
 
 pub(super) struct Shared {
     pub(super) rooms: Arc<Rooms>,
-    /// What READs found and no client has yet.
-    pub(super) found_bytes: AtomicUsize,
     pub(super) view: RwLock<View>,
     pub(super) leaving: AtomicBool,
     /// Why nothing new can be chosen here, if so: the acceptors' volumes are full.
     pub(super) no_room: RwLock<Option<Arc<str>>>,
-    /// The number of the next read.
-    pub(super) reads: AtomicU64,
     /// When it was last asked to take over.
     pub(super) asked_at: Mutex<Option<Instant>>,
 }
@@ -103,7 +87,8 @@ pub struct View {
     pub behind: Option<Behind>,
 }
 
-pub(super) struct NewJob {
+/// Requests, and who waits for them.
+pub(super) struct Submitted {
     pub(super) values: Vec<Value>,
     pub(super) wait: bool,
     pub(super) forwarded: bool,
@@ -132,7 +117,7 @@ impl Handle {
         };
         let deadline = Instant::now() + within;
         let (answer, answered) = oneshot::channel();
-        let job = NewJob {
+        let job = Submitted {
             values,
             wait,
             forwarded,
@@ -141,9 +126,11 @@ impl Handle {
             room,
         };
         self.jobs.send(job).map_err(|_| Busy)?;
-        Ok(answered
-            .await
-            .unwrap_or_else(|_| Answers::all(Answer::Unknown, count)))
+        let unknown = |_| Answers {
+            list: vec![Answer::Unknown; count],
+            room: FoundRoom::default(),
+        };
+        Ok(answered.await.unwrap_or_else(unknown))
     }
 
     /// Whether there is no room at all for another request: it need not even be read.
@@ -175,8 +162,7 @@ impl Handle {
     /// this proposer leads.
     pub async fn read_index(&self) -> Option<Slot> {
         let (answer, answered) = oneshot::channel();
-        let id = self.shared.reads.fetch_add(1, Ordering::Relaxed);
-        self.events.send(Event::Read(id, answer)).ok()?;
+        self.events.send(Event::Read(answer)).ok()?;
         answered.await.ok().flatten()
     }
 
@@ -204,7 +190,9 @@ impl Handle {
     /// Another proposer, one that this one [`knows`](Self::knows), says that it leads.
     pub fn heartbeat(&self, heartbeat: Heartbeat) {
         // The loop lives as long as the process.
-        let _ = self.events.send(Event::Heartbeat(heartbeat));
+        let _ = self
+            .events
+            .send(Event::Happened(Happened::Heartbeat(heartbeat)));
     }
 
     /// The leader asks this proposer to succeed it; why it will not, if so. Once in a

@@ -3,20 +3,18 @@
 //! and a single READ waits until there is room, and then gets its answer from a learner.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use paxos::command::{Command, Operation};
 use paxos::ids::{NodeId, Slot};
 use paxos::machine::{Applied, Outcome};
-use paxos::message::{Message, Recalled, Value};
+use paxos::message::{Recalled, Value};
 use paxos::recent::{ANSWER_BYTES, RECALLED_BYTES};
-use tracing::debug;
 
-use super::handle::Shared;
+use super::calls::Open;
 use super::requests::Item;
-use super::{Answer, Event, Run};
-use crate::peers::{Breakers, Lane};
+use super::{Action, Answer, Claims, ProposerRole};
 
 /// What READs found may take in this process, bytes.
 const MAX_FOUND_BYTES: usize = 48 << 20;
@@ -25,28 +23,14 @@ const MAX_BATCH_FOUND_BYTES: usize = 16 << 20;
 /// How long a learner may take to tell what READs found.
 const RECALL_WITHIN: Duration = Duration::from_secs(4);
 
-/// Answers, and the room that they take until they are dropped.
-pub struct Answers {
-    /// One for each value.
-    pub list: Vec<Answer>,
-    /// To be kept as long as what is in them is.
-    pub room: FoundRoom,
-}
+/// The room for what READs found and no client has yet.
+#[derive(Debug, Default)]
+pub struct Found(AtomicUsize);
 
-impl Answers {
-    /// The same answer to `count` values.
-    pub(super) fn all(answer: Answer, count: usize) -> Answers {
-        Answers {
-            list: vec![answer; count],
-            room: FoundRoom::default(),
-        }
-    }
-}
-
-/// A share of the room for what READs found.
-#[derive(Default)]
+/// A share of it, given back when it is dropped.
+#[derive(Debug, Default)]
 pub struct FoundRoom {
-    shared: Option<Arc<Shared>>,
+    of: Option<Arc<Found>>,
     bytes: usize,
 }
 
@@ -56,13 +40,13 @@ impl FoundRoom {
         self.bytes
     }
 
-    fn grow(&mut self, shared: &Arc<Shared>, bytes: usize) -> bool {
-        let before = shared.found_bytes.fetch_add(bytes, Ordering::Relaxed);
+    fn grow(&mut self, found: &Arc<Found>, bytes: usize) -> bool {
+        let before = found.0.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > MAX_FOUND_BYTES {
-            shared.found_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            found.0.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }
-        self.shared.get_or_insert_with(|| shared.clone());
+        self.of.get_or_insert_with(|| found.clone());
         self.bytes += bytes;
         true
     }
@@ -70,13 +54,13 @@ impl FoundRoom {
 
 impl Drop for FoundRoom {
     fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.found_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(found) = &self.of {
+            found.0.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
 
-impl Run {
+impl<D: Claims> ProposerRole<D> {
     /// What became of an item's value, which was applied in that slot.
     pub(super) fn outcome(&mut self, slot: Slot, item: Item, mut applied: Applied) {
         let Some(job) = self.jobs.get_mut(&item.job) else {
@@ -104,7 +88,7 @@ impl Run {
         };
         let single = job.answers.len() == 1;
         let held = job.found.bytes();
-        if (single || held + found_bytes <= most) && job.found.grow(&self.shared, found_bytes) {
+        if (single || held + found_bytes <= most) && job.found.grow(&self.found, found_bytes) {
             if let Outcome::Read(Some(found)) = &mut applied.outcome {
                 // A slice would keep the whole message in memory.
                 found.data = bytes::Bytes::copy_from_slice(&found.data);
@@ -131,29 +115,15 @@ impl Run {
         if self.recalls.is_empty() {
             return;
         }
-        for link in self.learners.iter().cloned() {
-            let held = self.shared.found_bytes.load(Ordering::Relaxed);
+        for learner in self.peers.learners.clone() {
+            let held = self.found.0.load(Ordering::Relaxed);
             if held + (self.recalls.open() + 1) * RECALLED_BYTES > MAX_FOUND_BYTES {
                 return;
             }
-            let learner = link.node.id;
-            let Some(slots) = self.recalls.question(learner) else {
-                continue;
-            };
-            let frame = self.me.frame(Message::Recall(slots));
-            let events = self.events.clone();
-            tokio::spawn(async move {
-                let answer = link.ask(Lane::Bulk, frame, RECALL_WITHIN, Breakers::Ignore);
-                let recalled = match answer.await {
-                    Ok(Message::Recalled(recalled)) => Some(recalled),
-                    Ok(_) => None,
-                    Err(error) => {
-                        debug!(learner = %link.node, %error, "does not tell what READs found");
-                        None
-                    }
-                };
-                let _ = events.send(Event::Recalled(learner, recalled));
-            });
+            if let Some(slots) = self.recalls.question(learner) {
+                let call = self.call(learner, RECALL_WITHIN, Open::Recall(learner));
+                self.actions.push(Action::Recall(call, slots));
+            }
         }
     }
 

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use paxos::ids::NodeId;
 use paxos::message::Reply;
-use tokio::time::Instant;
-use tracing::warn;
 
 /// From here on an acceptor is slow.
 const SLOW: Duration = Duration::from_millis(200);
@@ -22,27 +20,25 @@ pub(super) struct Slow(BTreeMap<NodeId, Usual>);
 struct Usual {
     takes: Duration,
     answers: u32,
-    said: Option<Instant>,
+    said: Option<Duration>,
 }
 
 impl Slow {
-    pub(super) fn note(&mut self, from: NodeId, took: Duration, reply: &Reply) {
-        if !matches!(reply, Reply::Accepted { .. } | Reply::AcceptedTight { .. }) {
-            return;
-        }
-        if let Some(takes) = self.count(from, took, Instant::now()) {
-            let millis = takes.as_millis() as u64;
-            warn!(
-                acceptor = %format_args!("acceptor-{from}"), millis,
-                "acceptor-{from} takes {millis} ms over a batch: its disk is slow (see disk_sync_ms in \
-                 its /status), or the way to it is. Writes wait for the fastest acceptors that make a \
-                 quorum"
-            );
+    /// It took so long over an answer: what it usually takes, if that is to be said now.
+    pub(super) fn note(
+        &mut self,
+        from: NodeId,
+        took: Duration,
+        reply: &Reply,
+        now: Duration,
+    ) -> Option<Duration> {
+        match reply {
+            Reply::Accepted { .. } | Reply::AcceptedTight { .. } => self.count(from, took, now),
+            _ => None,
         }
     }
 
-    /// What it usually takes, if that is to be said.
-    fn count(&mut self, from: NodeId, took: Duration, now: Instant) -> Option<Duration> {
+    fn count(&mut self, from: NodeId, took: Duration, now: Duration) -> Option<Duration> {
         let usual = self.0.entry(from).or_default();
         usual.takes = match usual.answers {
             0 => took,
@@ -67,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_slow_acceptor_is_named_once_in_a_while_and_a_hiccup_is_not() {
-        let (mut slow, now) = (Slow::default(), Instant::now());
+        let (mut slow, now) = (Slow::default(), Duration::ZERO);
         let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
         let millis = Duration::from_millis;
         let hiccup = [1, 900, 1, 1, 1, 1];

@@ -1,24 +1,15 @@
 //! Clients' requests: they wait for a slot, then for their outcome.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use paxos::machine::Outcome;
 use paxos::message::Value;
 use paxos::proposer::Input;
 use paxos::stamp::{STAMP_EVERY_MS, Stamp};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::forwarding::FORWARDS;
-use super::found::{Answers, FoundRoom};
-use super::handle::NewJob;
-use super::room::Room;
-use super::{Answer, GROUP, Run};
-
-/// Slots that may be open at once, given out and not applied by a learner, and bytes of their values.
-const MAX_OPEN_SLOTS: u64 = 8192;
-
-const MAX_OPEN_BYTES: usize = 64 << 20;
+use super::found::FoundRoom;
+use super::{Action, Answer, Claims, NewJob, Note, ProposerRole};
 
 /// One value of a job.
 pub(super) struct Item {
@@ -41,43 +32,33 @@ impl Item {
 
 pub(super) struct Job {
     pub(super) answers: Vec<Option<Answer>>,
-    pub(super) left: usize,
-    pub(super) wait: bool,
+    left: usize,
     pub(super) forwarded: bool,
     /// Whether a leader may have proposed any of it.
-    pub(super) submitted: bool,
-    pub(super) deadline: Instant,
-    pub(super) started: Instant,
+    submitted: bool,
+    pub(super) deadline: Duration,
+    started: Duration,
     /// Taken by what READs of it found.
     pub(super) found: FoundRoom,
-    pub(super) answer: oneshot::Sender<Answers>,
-    pub(super) _room: Room,
 }
 
-impl Run {
-    pub(super) fn take_jobs(&mut self, jobs: &mut mpsc::UnboundedReceiver<NewJob>) {
-        for _ in 1..GROUP {
-            let Ok(job) = jobs.try_recv() else { break };
-            self.job(job);
-        }
-    }
-
-    pub(super) fn job(&mut self, new: NewJob) {
+impl<D: Claims> ProposerRole<D> {
+    pub(super) fn submit(&mut self, new: NewJob) {
         let NewJob {
+            id,
             values,
             wait,
             forwarded,
             deadline,
-            answer,
-            room,
         } = new;
         let count = values.len();
         if count == 0 || (forwarded && !self.core.is_leading()) {
-            let _ = answer.send(Answers::all(Answer::NoLeader, count));
-            return;
+            return self.actions.push(Action::Answer {
+                job: id,
+                answers: vec![Answer::NoLeader; count],
+                room: FoundRoom::default(),
+            });
         }
-        let id = self.next_job;
-        self.next_job += 1;
         let items = values.into_iter().enumerate();
         let items = items.map(|(index, value)| Item {
             job: id,
@@ -91,14 +72,11 @@ impl Run {
         let job = Job {
             answers: vec![None; count],
             left: count,
-            wait,
             forwarded,
             submitted: false,
             deadline,
-            started: Instant::now(),
+            started: self.now,
             found: FoundRoom::default(),
-            answer,
-            _room: room,
         };
         self.jobs.insert(id, job);
     }
@@ -109,13 +87,13 @@ impl Run {
             return;
         }
         if self.core.is_leading() {
-            match self.no_room() {
+            match self.no_room.clone() {
                 Some(why) => self.refuse_queued(&why),
-                None if self.leaving.is_none() => self.propose(),
+                None if self.leaving_at.is_none() => self.propose(),
                 None => {}
             }
         } else if let Some(leader) = self.core.leader()
-            && Instant::now() >= self.forward_at
+            && self.now >= self.forward_at
         {
             while !self.queue.is_empty() && self.forwards.len() < FORWARDS {
                 if !self.forward(leader) {
@@ -125,14 +103,22 @@ impl Run {
         }
     }
 
-    /// Why nothing may be given a slot now.
-    pub(super) fn no_room(&self) -> Option<Arc<str>> {
-        let no_room = self.shared.no_room.read();
-        no_room.unwrap_or_else(PoisonError::into_inner).clone()
+    /// Says why nothing new can be chosen, while the acceptors have no room.
+    pub(super) fn watch_room(&mut self) {
+        let why = match self.core.has_room() {
+            true => None,
+            false => Some(self.full.why(self.core.silent(), &self.lagging)),
+        };
+        match (&why, &self.no_room) {
+            (Some(why), None) => self.note(Note::NoRoom(why.clone())),
+            (None, Some(_)) => self.note(Note::RoomAgain),
+            _ => {}
+        }
+        self.no_room = why;
     }
 
     /// What waits is answered, instead of waiting for room that may come tomorrow.
-    pub(super) fn refuse_queued(&mut self, why: &Arc<str>) {
+    fn refuse_queued(&mut self, why: &Arc<str>) {
         while let Some(item) = self.queue.pop_front() {
             self.settle_no_room(&item, 0, why);
         }
@@ -148,13 +134,14 @@ impl Run {
         self.settle(item.job, item.index, answer);
     }
 
-    pub(super) fn propose(&mut self) {
-        let room = MAX_OPEN_SLOTS.saturating_sub(self.core.open_slots());
+    fn propose(&mut self) {
+        let (most, most_bytes) = self.settings.open;
+        let room = most.saturating_sub(self.core.open_slots());
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         let mut bytes = self.core.open_bytes();
         let mut items = Vec::new();
         while items.len() < room
-            && bytes < MAX_OPEN_BYTES
+            && bytes < most_bytes
             && let Some(item) = self.queue.pop_front()
         {
             bytes += item.value.len();
@@ -187,20 +174,30 @@ impl Run {
         }
     }
 
+    /// Measures how long what is chosen now took.
+    pub(super) fn note_chosen(&mut self) {
+        if !self.core.is_leading() {
+            self.choosing.clear();
+        }
+        let committed = self.core.committed();
+        while let Some((_, since)) = self.choosing.pop_front_if(|(slot, _)| *slot <= committed) {
+            self.note(Note::Chosen(self.now - since));
+        }
+    }
+
     /// Lets log time pass: see [`Stamp`]. The first value with a stamp, if it got one. What is proposed
     /// again by another leader has no stamp of this one, as items keep their values as they came.
-    pub(super) fn stamp(&mut self, values: &mut [Value]) -> Option<Value> {
+    fn stamp(&mut self, values: &mut [Value]) -> Option<Value> {
         let first = values.first_mut()?;
-        let now = Instant::now();
         let elapsed = self
             .stamped_at
-            .map_or(0, |at| (now - at).as_millis() as u64);
-        if self.stamped_at.is_none() || elapsed >= STAMP_EVERY_MS {
-            *first = Stamp::after(elapsed, self.terms).put_on(first);
-            self.stamped_at = Some(now);
-            return Some(first.clone());
+            .map_or(0, |at| (self.now - at).as_millis() as u64);
+        if self.stamped_at.is_some() && elapsed < STAMP_EVERY_MS {
+            return None;
         }
-        None
+        *first = Stamp::after(elapsed, self.settings.terms).put_on(first);
+        self.stamped_at = Some(self.now);
+        Some(first.clone())
     }
 
     /// Notes that a leader may propose the item; `false` when nobody waits for it any more.
@@ -226,8 +223,9 @@ impl Run {
         }
     }
 
-    pub(super) fn expire(&mut self, now: Instant) {
-        let late = self.jobs.iter().filter(|(_, job)| job.deadline <= now);
+    pub(super) fn expire(&mut self) {
+        let late = self.jobs.iter();
+        let late = late.filter(|(_, job)| job.deadline <= self.now);
         let late: Vec<u64> = late.map(|(id, _)| *id).collect();
         if late.is_empty() {
             return;
@@ -237,14 +235,13 @@ impl Run {
         }
         // Their values go with them: the bounds count what somebody waits for. Nor must an outcome
         // that nobody waits for hold up what learners may be spared.
-        self.queue.retain_jobs(|job| self.jobs.contains_key(&job));
-        self.proposed
-            .retain(|_, item| self.jobs.contains_key(&item.job));
         let jobs = &self.jobs;
+        self.queue.retain_jobs(|job| jobs.contains_key(&job));
+        self.proposed.retain(|_, item| jobs.contains_key(&item.job));
         self.recalls.forget(|item| !jobs.contains_key(&item.job));
     }
 
-    pub(super) fn finish(&mut self, id: u64) {
+    fn finish(&mut self, id: u64) {
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
@@ -255,49 +252,13 @@ impl Run {
         } else {
             Answer::NoLeader
         };
-        let answers = job
-            .answers
-            .into_iter()
-            .map(|a| a.unwrap_or_else(|| open.clone()));
-        let answers: Vec<Answer> = answers.collect();
-        // Those that a follower sends on are counted there.
-        if !job.forwarded {
-            for answer in &answers {
-                self.metrics
-                    .proposals
-                    .with_label_values(&[outcome_label(answer)])
-                    .inc();
-            }
-            if job.wait {
-                self.metrics
-                    .commit_duration
-                    .observe(job.started.elapsed().as_secs_f64());
-            }
-        }
-        let answers = Answers {
-            list: answers,
+        let answers = job.answers.into_iter();
+        let answers = answers.map(|answer| answer.unwrap_or_else(|| open.clone()));
+        let action = Action::Answer {
+            job: id,
+            answers: answers.collect(),
             room: job.found,
         };
-        // The client may be gone.
-        let _ = job.answer.send(answers);
-    }
-}
-
-fn outcome_label(answer: &Answer) -> &'static str {
-    match answer {
-        Answer::Assigned(_) => "accepted",
-        Answer::Done(applied) => match applied.outcome {
-            Outcome::NotCommitted { .. } => "not_committed",
-            Outcome::Reused => "reused",
-            Outcome::OldSequence { .. } | Outcome::OldTimestamp { .. } => "too_old",
-            Outcome::Full => "full",
-            Outcome::Quota { .. } => "quota",
-            _ => "committed",
-        },
-        Answer::NotRead => "not_read",
-        Answer::Unknown => "unknown",
-        Answer::NoLeader => "no_leader",
-        Answer::NotProposed => "not_proposed",
-        Answer::NoRoom(_) => "no_room",
+        self.actions.push(action);
     }
 }

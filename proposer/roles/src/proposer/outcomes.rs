@@ -3,21 +3,19 @@
 
 use std::collections::BTreeSet;
 
-use api::env::Role;
-use paxos::ids::{NodeId, NodeName, Slot};
+use paxos::ids::{NodeId, Role, Slot};
 use paxos::message::{Learn, Learned};
 use paxos::proposer::Input;
-use tokio::time::Instant;
 
-use super::learners::Progress;
-use super::send::{Told, Untold};
-use super::{Answer, Run};
+use super::calls::Told;
+use super::progress::Progress;
+use super::{Answer, Claims, Failure, ProposerRole};
 
 /// This many learners, or all there are, must have applied a value and know no outcome of it before
 /// it is given up.
 const LEARNERS_AT_A_LOSS: usize = 2;
 
-impl Run {
+impl<D: Claims> ProposerRole<D> {
     pub(super) fn tell_learners(&mut self, learn: Learn) {
         for tell in self.telling.tell(learn) {
             self.tell(tell);
@@ -29,14 +27,13 @@ impl Run {
         if !self.core.is_leading() {
             return;
         }
-        for tell in self.telling.tick() {
-            self.tell(tell);
-        }
-        let wanted = self
-            .proposed
-            .iter()
-            .map(|(slot, item)| (*slot, item.as_proposed()));
+        let mut tells = self.telling.tick();
+        let wanted = self.proposed.iter();
+        let wanted = wanted.map(|(slot, item)| (*slot, item.as_proposed()));
         while let Some(tell) = self.telling.ask_again(wanted.clone()) {
+            tells.push(tell);
+        }
+        for tell in tells {
             self.tell(tell);
         }
         let proposed = &self.proposed;
@@ -44,16 +41,14 @@ impl Run {
     }
 
     pub(super) fn learned(&mut self, from: NodeId, learned: Learned, told: Told) {
-        let role = Role::Learner;
-        self.note_told(NodeName { role, id: from }, told, false);
-        self.progress.insert(
-            from,
-            Progress {
-                applied: learned.applied,
-                durable: learned.durable,
-                at: Instant::now(),
-            },
-        );
+        self.learner_heard();
+        self.has_applied(Role::Learner, from, learned.applied);
+        let progress = Progress {
+            applied: learned.applied,
+            durable: learned.durable,
+            at: self.now,
+        };
+        self.progress.insert(from, progress);
         for (i, outcome) in learned.outcomes.into_iter().enumerate() {
             let slot = learned.first.plus(i as u64);
             match outcome {
@@ -73,19 +68,18 @@ impl Run {
         }
     }
 
-    pub(super) fn untold(&mut self, learner: NodeName, told: Told, why: &Untold) {
+    pub(super) fn untold(&mut self, learner: NodeId, told: Told, why: Failure) {
         let Told { first, count, .. } = told;
-        self.telling.failed(learner.id, first, count);
+        self.telling.failed(learner, first, count);
         match why {
-            Untold::TimedOut => self.note_told(learner, told, true),
             // It would be as large the next time.
-            Untold::TooLarge => {
+            Failure::TooLarge => {
                 for slot in (first.0..first.plus(count as u64).0).map(Slot) {
                     self.settle_slot(slot, Answer::Unknown);
                 }
             }
-            Untold::Refused => self.learner_heard(),
-            Untold::Unreachable => {}
+            Failure::Refused => self.learner_heard(),
+            Failure::TimedOut | Failure::Unreachable => {}
         }
     }
 
@@ -96,7 +90,7 @@ impl Run {
         }
         let at_a_loss: &mut BTreeSet<NodeId> = self.at_a_loss.entry(slot).or_default();
         at_a_loss.insert(learner);
-        if at_a_loss.len() >= self.learners.len().min(LEARNERS_AT_A_LOSS) {
+        if at_a_loss.len() >= self.peers.learners.len().min(LEARNERS_AT_A_LOSS) {
             self.settle_slot(slot, Answer::Unknown);
         }
     }
