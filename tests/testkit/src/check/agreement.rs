@@ -12,8 +12,11 @@ pub struct Agreement {
     members: Members,
     slots: Vec<History>,
     chosen_up_to: Slot,
-    /// How often clients proposed a value, less the slots in which it is chosen.
+    /// How often clients proposed a request, less the times that they were told that it has no effect. A
+    /// proposer may have it chosen in several slots; that it takes effect once is another rule.
     proposals: BTreeMap<Value, u64>,
+    /// Requests that are chosen.
+    taken: BTreeMap<Value, Slot>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -43,6 +46,7 @@ impl Agreement {
             slots: Vec::new(),
             chosen_up_to: Slot::ZERO,
             proposals: BTreeMap::new(),
+            taken: BTreeMap::new(),
         }
     }
 
@@ -57,8 +61,19 @@ impl Agreement {
         self.chosen_up_to
     }
 
-    pub(super) fn proposed(&mut self, value: &Value) {
-        *self.proposals.entry(value.clone()).or_default() += 1;
+    pub(super) fn proposed(&mut self, request: Value) {
+        *self.proposals.entry(request).or_default() += 1;
+    }
+
+    pub(super) fn without_effect(&mut self, request: &Value) {
+        let left = self.proposals.get_mut(request);
+        let left = left.expect("clients are told of what they proposed");
+        *left -= 1;
+        if *left == 0
+            && let Some(slot) = self.taken.get(request)
+        {
+            panic!("{slot} holds {request:?}, which is said to have no effect");
+        }
     }
 
     pub(super) fn accept_sent(&mut self, ballot: Ballot, first: Slot, values: &[Value]) {
@@ -141,10 +156,13 @@ impl Agreement {
         if value.is_noop() {
             return;
         }
-        match self.proposals.get_mut(value) {
-            Some(left) if *left > 0 => *left -= 1,
-            _ => panic!("{slot} holds {value:?}, which no client proposed for it"),
-        }
+        let request = super::request(value);
+        let left = self.proposals.get(&request).copied();
+        assert!(
+            left.is_some_and(|left| left > 0),
+            "{slot} holds {value:?}, which no client proposed or which is said to have no effect"
+        );
+        self.taken.entry(request).or_insert(slot);
     }
 
     fn history(&mut self, slot: Slot) -> &mut History {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use paxos::codec::Entry;
 use paxos::command::Command;
 use paxos::ids::{NodeId, Slot};
-use paxos::machine::{Applied, Outcome};
+use paxos::machine::Applied;
 use paxos::message::Value;
 use paxos::stamp::Terms;
 
@@ -72,17 +72,24 @@ impl Delivery {
         self.effects.applied(entry);
     }
 
-    /// A client learns what became of the value in a slot.
-    pub(super) fn outcome_told(&self, slot: Slot, told: &Applied) {
-        let known = self.outcomes.get(slot.0 as usize - 1);
-        match told.outcome {
-            Outcome::Untold => assert!(known.is_some(), "slot {slot} is applied"),
-            _ => assert_eq!(
-                Some(told),
-                known,
-                "a client is told what became of slot {slot}"
-            ),
+    /// A client is told what became of its request: it took effect, or was refused, in a slot that holds it.
+    pub(super) fn client_told(&self, request: &Value, told: &Applied) {
+        if self.own.is_some() {
+            return;
         }
+        let index = (told.slot.0 as usize).checked_sub(1);
+        let known = index.and_then(|index| self.outcomes.get(index));
+        assert_eq!(
+            Some(told),
+            known,
+            "a client is told what came of {request:?}"
+        );
+        let value = index.and_then(|index| self.values.get(index));
+        assert_eq!(
+            value.map(super::request).as_ref(),
+            Some(request),
+            "a client is told what came of its own request"
+        );
     }
 
     /// What a learner has applied in a slot: as the first one did, or otherwise since all acceptors were

@@ -3,7 +3,7 @@
 //!
 //! | file | rule |
 //! |---|---|
-//! | `agreement` | a slot is chosen once; it holds a value that a client proposed, or the no-op; later ballots carry what is chosen |
+//! | `agreement` | a slot is chosen once; it holds a value that a client proposed and was not told to have no effect, or the no-op; later ballots carry what is chosen |
 //! | `promises` | nothing is said or witnessed before it is on disk; a promise never goes down, across crashes; answers tell every vote |
 //! | `ballots` | a ballot is claimed on disk before it is used, leads in one process only, and only after a quorum's promises |
 //! | `delivery` | learners deliver what is chosen, in order, without a gap; all get the same outcomes, and clients get nothing else; no outcome is sent for a value that is not there; nothing is forgotten that a quorum of learners, or stores in their place, has not had on disk |
@@ -19,6 +19,7 @@ mod reads;
 
 use paxos::acceptor::{Acceptor, Record};
 use paxos::codec::Entry;
+use paxos::command::Command;
 use paxos::ids::{Members, NodeId, Slot};
 use paxos::machine::Applied;
 use paxos::message::{Heartbeat, Learn, Reply, Request, Value};
@@ -93,7 +94,7 @@ impl Checker {
 
     /// A client proposes a value.
     pub fn proposed(&mut self, value: &Value) {
-        self.agreement.proposed(value);
+        self.agreement.proposed(request(value));
     }
 
     /// These records are on an acceptor's disk for good.
@@ -251,9 +252,16 @@ impl Checker {
         self.delivery.delivered(learner, entry);
     }
 
-    /// A client learns what became of the value in a slot.
-    pub fn outcome_told(&self, slot: Slot, told: &Applied) {
-        self.delivery.outcome_told(slot, told);
+    /// A client is told what became of a value.
+    pub fn client_told(&self, value: &Value, told: &Applied) {
+        self.delivery.client_told(&request(value), told);
+    }
+
+    /// A client is told that a value has no effect, and proposes it no more unless it says so.
+    pub fn without_effect(&mut self, value: &Value) {
+        if !self.is_set_back {
+            self.agreement.without_effect(&request(value));
+        }
     }
 
     /// A learner has taken over another's state.
@@ -305,4 +313,11 @@ impl Checker {
     pub fn reads_answered(&self) -> u64 {
         self.reads.answered()
     }
+}
+
+/// What a client has proposed: a leader may have put a stamp on it.
+fn request(value: &Value) -> Value {
+    let decoded = Command::decode_with_stamp(value).ok();
+    let command = decoded.and_then(|(_, command)| command);
+    command.map_or_else(|| value.clone(), |command| command.encode())
 }

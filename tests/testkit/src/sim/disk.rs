@@ -15,35 +15,41 @@ pub(super) enum BadWrite {
 
 /// A proposer's disk: every claim it ever made.
 #[derive(Clone, Debug)]
-pub(super) struct Claims(Vec<u64>);
+pub(super) struct Claims {
+    made: Vec<u64>,
+    /// The next write goes wrong.
+    pub(super) bad: Option<BadWrite>,
+    rng: Rng,
+}
 
 impl Claims {
     /// With one claim from an earlier life.
-    pub(super) fn new(claim: u64) -> Claims {
-        Claims(vec![claim])
+    pub(super) fn new(claim: u64, rng: Rng) -> Claims {
+        Claims {
+            made: vec![claim],
+            bad: None,
+            rng,
+        }
     }
 
     /// The claim that stands.
     pub(super) fn last(&self) -> u64 {
-        self.0.last().copied().unwrap_or_default()
+        self.made.last().copied().unwrap_or_default()
     }
 
     /// A claim, durable unless the write goes wrong; then it may be.
-    pub(super) fn write(
-        &mut self,
-        claim: u64,
-        bad: Option<BadWrite>,
-        rng: &mut Rng,
-    ) -> Result<(), BadWrite> {
-        if bad.is_none() || rng.chance(500) {
-            self.0.push(claim);
+    pub(super) fn write(&mut self, claim: u64) -> Result<(), BadWrite> {
+        let bad = self.bad.take();
+        if bad.is_none() || self.rng.chance(500) {
+            self.made.push(claim);
         }
         bad.map_or(Ok(()), Err)
     }
 
     /// An older state of the disk, or none at all.
-    pub(super) fn lose(&mut self, rng: &mut Rng) {
-        self.0.truncate(rng.below(self.0.len() as u64 + 1) as usize);
+    pub(super) fn lose(&mut self) {
+        let left = self.rng.below(self.made.len() as u64 + 1);
+        self.made.truncate(left as usize);
     }
 }
 

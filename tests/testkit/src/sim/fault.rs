@@ -2,8 +2,7 @@
 
 use paxos::acceptor::Room;
 use paxos::ids::{Role, Slot};
-use paxos::message::Message;
-use paxos::proposer::Input;
+use roles::proposer::Event as Happened;
 
 use super::config::Fault;
 use super::disk::BadWrite;
@@ -61,7 +60,7 @@ impl Sim {
                 self.nodes[node].slow = factor();
             }
             Fault::Jump => self.jump(node),
-            Fault::TakeOver => self.step_awake(node, Input::TakeOver),
+            Fault::TakeOver => self.ask_to_take_over(node),
             Fault::HandOver => self.hand_over(),
             Fault::Overtake => self.overtake(),
             Fault::HalfProposed => self.half_propose(down),
@@ -102,19 +101,18 @@ impl Sim {
 
     /// Timers fire now, one or many at once, and the clock runs faster or slower from now on.
     fn jump(&mut self, at: usize) {
-        self.nodes[at].clock = self.rng.between(1, 100);
+        let rate = self.rng.between(1, 100);
+        self.nodes[at].clock.set_rate(rate, self.now);
         for _ in 0..self.rng.between(1, 12) {
             if self.asleep(at) {
                 return;
             }
             let election = self.nodes[at].election_timer;
             match &mut self.nodes[at].process {
-                Process::Proposer(..) if self.rng.chance(300) => {
+                Process::Proposer(_) if self.rng.chance(300) => {
                     self.timer(at, Timer::Election(election));
                 }
-                Process::Proposer(..) => {
-                    self.step_proposer(at, Input::Tick);
-                }
+                Process::Proposer(_) => self.tick_proposer(at),
                 Process::Acceptor(voter) => voter.member.tick(),
                 Process::Learner(..) => self.tick_learner(at),
                 Process::Down => return,
@@ -145,13 +143,14 @@ impl Sim {
         }
     }
 
+    /// A proposer's process is asked to leave, mostly the leader's.
     fn hand_over(&mut self) {
-        let leaders = self.leaders();
-        let all: Vec<usize> = self.of_role(Role::Proposer).collect();
-        if let (Some(from), Some(to)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
-            let packet = self.said(from, Message::TakeOver);
-            self.send(from, to, &packet);
-            self.step_awake(from, Input::StepDown);
+        let mut among = self.leaders();
+        if among.is_empty() || self.rng.chance(200) {
+            among = self.of_role(Role::Proposer).collect();
+        }
+        if let Some(at) = self.rng.pick(&among) {
+            self.leave(at);
         }
     }
 
@@ -161,7 +160,7 @@ impl Sim {
         if let (Some(leader), Some(other)) = (self.rng.pick(&leaders), self.rng.pick(&all)) {
             let factor = self.rng.between(10, 200);
             self.network.slow(leader, 1, factor);
-            self.step_awake(other, Input::TakeOver);
+            self.ask_to_take_over(other);
         }
     }
 
@@ -178,14 +177,16 @@ impl Sim {
             }
         }
         let values = self.clients.values(&self.config, self.now, &mut self.rng);
-        self.offer(leader, values);
+        self.submit(leader, values, 5_000);
         self.network.set_links_from(leader, links);
         self.crash(leader, down);
     }
 
-    fn step_awake(&mut self, at: usize, input: Input) {
+    /// Somebody asks a proposer to take over and does not wait for the answer.
+    fn ask_to_take_over(&mut self, at: usize) {
         if !self.asleep(at) {
-            self.step_proposer(at, input);
+            self.numbers += 1;
+            self.on_proposer(at, Happened::TakeOver(self.numbers));
         }
     }
 }

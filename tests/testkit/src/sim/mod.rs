@@ -6,16 +6,18 @@
 
 mod calls;
 mod client;
+mod clock;
 mod config;
-mod desk;
 mod disk;
 mod disks;
 mod fault;
+mod fetch;
 mod heal;
 mod lists;
 mod log;
 mod network;
 mod node;
+mod proposer;
 mod replica;
 mod rng;
 mod runner;
@@ -28,8 +30,11 @@ mod voter;
 mod wire;
 pub mod worlds;
 
+use std::cell::RefCell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::rc::Rc;
+use std::time::Duration;
 
 use paxos::acceptor::Room;
 use paxos::codec::NodeName;
@@ -37,6 +42,7 @@ use paxos::ids::{Ballot, Members, NodeId, Role, Slot};
 use paxos::machine::Machine;
 use paxos::message::{Heartbeat, Message};
 use paxos::proposer::Proposer;
+use roles::proposer::{Answer, Event as Happened};
 
 use crate::check::Checker;
 
@@ -47,10 +53,11 @@ pub use wire::Dialect;
 
 use calls::{Calls, Due};
 use client::Clients;
+use clock::Clock;
 use disk::Claims;
 use log::Log;
 use network::Network;
-use node::{Asker, Disk, Node, Process};
+use node::{Asker, Disk, Life, Node, Process};
 use replica::Shelf;
 use transfer::{Ask, Told};
 use wire::Said;
@@ -74,8 +81,12 @@ pub struct Sim {
     network: Network,
     calls: Calls,
     clients: Clients,
-    /// When the leader of each ballot last let log time pass.
-    stamps: BTreeMap<Ballot, u64>,
+    /// What learners have asked acceptors for.
+    fetches: BTreeMap<(Life, u64), (Slot, Slot)>,
+    /// The number of the last job, of the last question to take over or of the last fetch.
+    numbers: u64,
+    /// What became of clients' jobs.
+    answered_jobs: BTreeMap<u64, Vec<Answer>>,
     check: Checker,
     healed: bool,
     /// Slots for which somebody told a value that cannot be read.
@@ -110,9 +121,15 @@ enum Event {
         packet: Packet,
     },
     /// Of a node in that life.
-    Timer { of: Asker, timer: Timer },
+    Timer { of: Life, timer: Timer },
     /// A call that a node made, if it is still open.
-    Call { of: Asker, to: usize, due: Due },
+    Call { of: Asker, due: Due },
+    /// A proposer has found out whether any learner answers it.
+    Looked { of: Asker, reaches: bool },
+    /// A store tells a proposer how far it is.
+    StoreAnswers { of: Life, store: NodeId },
+    /// A proposer has found out that nothing listens where the leader was.
+    LeaderGone { of: Life, ballot: Ballot },
     /// A node starts.
     Start(usize),
     /// Clients propose.
@@ -127,6 +144,10 @@ enum Event {
 enum Packet {
     Message(Said),
     Heartbeat(Heartbeat),
+    /// Yes, where there is nothing to say but that.
+    Done,
+    /// The node does not do it.
+    Refused,
     /// One learner asks another; the answer repeats the number.
     Ask(u64, Ask),
     Told(u64, Told),
@@ -138,7 +159,7 @@ impl Packet {
         match self {
             Packet::Message(said) => said.bytes(),
             Packet::Told(_, told) => told.bytes(),
-            Packet::Heartbeat(_) | Packet::Ask(..) => 100,
+            Packet::Heartbeat(_) | Packet::Done | Packet::Refused | Packet::Ask(..) => 100,
         }
     }
 }
@@ -147,6 +168,10 @@ impl Packet {
 enum Timer {
     /// The newest of these timers only.
     Election(u64),
+    /// A proposer stands for election before its timer says so.
+    Succession,
+    /// A process that was asked to leave ends.
+    Leave,
     Tick,
     /// An acceptor asks the others to witness its start; others ask all acceptors.
     Enlist,
@@ -176,7 +201,7 @@ impl Sim {
                 life: (at as u32) << 24,
                 paused_until: 0,
                 bad_write: None,
-                clock: 10,
+                clock: Clock::new(),
                 slow: 1,
                 room: Room::Enough,
                 dialect: Dialect::Ours,
@@ -194,7 +219,11 @@ impl Sim {
                 disk: match name.role {
                     Role::Acceptor => Disk::Log(Box::new(Log::new(config.segment_bytes))),
                     Role::Learner => Disk::Shelf(Shelf::new(config)),
-                    _ => Disk::Claims(Claims::new(config.first_round)),
+                    _ => {
+                        let rng = Rng::new(config.seed ^ at as u64);
+                        let claims = Claims::new(config.first_round, rng);
+                        Disk::Claims(Rc::new(RefCell::new(claims)))
+                    }
                 },
             })
             .collect();
@@ -206,7 +235,9 @@ impl Sim {
             network: Network::new(nodes.len(), config),
             calls: Calls::default(),
             clients: Clients::default(),
-            stamps: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            numbers: 0,
+            answered_jobs: BTreeMap::new(),
             check: Checker::new(members, config.learners, config.terms),
             healed: false,
             unreadable: BTreeSet::new(),
@@ -240,7 +271,7 @@ impl Sim {
             };
             // Most calls are answered in time.
             let moot = match event {
-                Event::Call { of, to, due } => !self.calls.is_open(of, to, due),
+                Event::Call { of, .. } => !self.calls.is_open(of),
                 _ => false,
             };
             if !moot {
@@ -260,15 +291,30 @@ impl Sim {
         match event {
             Event::Packet { to, .. } if self.asleep(to) => self.postpone(to, event),
             Event::Packet { from, to, packet } => self.receive(from, to, packet),
-            Event::Answer { to, .. } if self.asleep(to.0) => self.postpone(to.0, event),
-            Event::Answer { from, to, packet } if self.lives(to) => {
-                self.answered(from, to.0, packet)
+            Event::Answer { to, .. } if self.asleep(to.life.0) => self.postpone(to.life.0, event),
+            Event::Answer { from, to, packet } if self.lives(to.life) => {
+                self.answered(from, to, packet)
             }
             Event::Timer { of, .. } if self.asleep(of.0) => self.postpone(of.0, event),
             Event::Timer { of, timer } if self.lives(of) => self.timer(of.0, timer),
-            Event::Call { of, .. } if self.asleep(of.0) => self.postpone(of.0, event),
-            Event::Call { of, to, due } if self.lives(of) => self.call_due(of, to, due),
-            Event::Answer { .. } | Event::Timer { .. } | Event::Call { .. } => {}
+            Event::Call { of, .. } | Event::Looked { of, .. } if self.asleep(of.life.0) => {
+                self.postpone(of.life.0, event);
+            }
+            Event::StoreAnswers { of, .. } | Event::LeaderGone { of, .. } if self.asleep(of.0) => {
+                self.postpone(of.0, event);
+            }
+            Event::Call { of, due } if self.lives(of.life) => self.call_due(of, due),
+            Event::Looked { of, reaches } if self.lives(of.life) => self.looked(of, reaches),
+            Event::StoreAnswers { of, store } if self.lives(of) => self.store_answers(of.0, store),
+            Event::LeaderGone { of, ballot } if self.lives(of) => {
+                self.on_proposer(of.0, Happened::LeaderGone(ballot));
+            }
+            Event::Answer { .. }
+            | Event::Timer { .. }
+            | Event::Call { .. }
+            | Event::Looked { .. }
+            | Event::StoreAnswers { .. }
+            | Event::LeaderGone { .. } => {}
             Event::Start(node) => self.start(node),
             Event::Propose if !self.healed => {
                 self.propose();
@@ -298,7 +344,7 @@ impl Sim {
         self.schedule(delay, event);
     }
 
-    fn lives(&self, (node, life): Asker) -> bool {
+    fn lives(&self, (node, life): Life) -> bool {
         let node = &self.nodes[node];
         node.life == life && !matches!(node.process, Process::Down)
     }
@@ -309,22 +355,35 @@ impl Sim {
         self.queue.push(Reverse(Scheduled { at, order, event }));
     }
 
+    /// What a node's clock shows.
+    fn clock(&self, at: usize) -> Duration {
+        self.nodes[at].clock.shows(self.now)
+    }
+
+    /// Something to which no answer is awaited, or one that names its question itself.
     fn send(&mut self, from: usize, to: usize, packet: &Packet) {
-        let asker = (from, self.nodes[from].life);
-        let (way, bytes) = ((from, to), packet.bytes());
+        let life = (from, self.nodes[from].life);
+        self.send_as(Asker { life, call: 0 }, to, packet);
+    }
+
+    fn send_as(&mut self, from: Asker, to: usize, packet: &Packet) {
+        let (way, bytes) = ((from.life.0, to), packet.bytes());
+        let copies = match packet {
+            Packet::Message(said) if said.comes_once => 1,
+            _ => usize::MAX,
+        };
         let delays = self.network.delays(way, bytes, self.now, &mut self.rng);
-        for (delay, _) in delays {
+        for (delay, _) in delays.take(copies) {
             let packet = packet.clone();
-            let from = asker;
             self.schedule(delay, Event::Packet { from, to, packet });
         }
     }
 
     fn answer(&mut self, from: usize, to: Asker, packet: Packet) {
-        let (way, bytes) = ((from, to.0), packet.bytes());
+        let (way, bytes) = ((from, to.life.0), packet.bytes());
         let delays = self.network.delays(way, bytes, self.now, &mut self.rng);
         for (delay, takes) in delays {
-            self.announce_parts(from, to, delay, takes);
+            self.announce_parts(to, delay, takes);
             let packet = packet.clone();
             self.schedule(delay, Event::Answer { from, to, packet });
         }
@@ -375,7 +434,7 @@ impl Sim {
 
     fn proposer(&self, node: usize) -> Option<&Proposer> {
         match &self.nodes[node].process {
-            Process::Proposer(proposer, _) => Some(proposer),
+            Process::Proposer(desk) => Some(desk.role.core()),
             _ => None,
         }
     }

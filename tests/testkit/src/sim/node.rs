@@ -1,21 +1,23 @@
 //! One process, its disk, and what strikes it next.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use paxos::acceptor::{Record, Room};
 use paxos::codec::NodeName;
 use paxos::ids::NodeId;
 use paxos::message::{Reply, Request};
 use paxos::output::Output;
-use paxos::proposer::Proposer;
 use paxos::roll_call::RollCall;
 use paxos::standing::Member;
 use paxos::votes::Answer;
 
-use super::desk::Desk;
+use super::clock::Clock;
 use super::disk::{BadWrite, Claims};
 use super::lists::Belongs;
 use super::log::{Copy, Log};
+use super::proposer::Desk;
 use super::replica::{Replica, Shelf};
 use super::wire::Dialect;
 
@@ -30,8 +32,8 @@ pub(super) struct Node {
     pub(super) paused_until: u64,
     /// The next write goes wrong.
     pub(super) bad_write: Option<BadWrite>,
-    /// Its clock runs at this many tenths of the true speed.
-    pub(super) clock: u64,
+    /// Its clock.
+    pub(super) clock: Clock,
     /// Its disk takes this many times longer than others.
     pub(super) slow: u64,
     /// How full its disk is.
@@ -69,8 +71,8 @@ pub(super) struct Node {
 pub(super) enum Process {
     /// None runs.
     Down,
-    /// A proposer, and what its driver keeps for it.
-    Proposer(Proposer, Desk),
+    /// A proposer.
+    Proposer(Box<Desk>),
     /// An acceptor with its queue.
     Acceptor(Voter),
     /// A learner and what it has applied.
@@ -108,15 +110,22 @@ pub(super) enum Write {
     Standing(Output<Record, ()>),
 }
 
-/// Who waits for an answer: a node, by number, and its life. An answer never reaches another life,
-/// as it comes back on the connection of its question.
-pub(super) type Asker = (usize, u32);
+/// A node, by number, and how often it was started before.
+pub(super) type Life = (usize, u32);
+
+/// Who waits for an answer, and to which of its calls. An answer never reaches another life, as it comes
+/// back on the connection of its question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub(super) life: Life,
+    pub(super) call: u64,
+}
 
 /// What a node keeps when its process ends.
 #[derive(Debug)]
 pub(super) enum Disk {
-    /// A proposer's.
-    Claims(Claims),
+    /// A proposer's, which its process uses while it runs.
+    Claims(Rc<RefCell<Claims>>),
     /// An acceptor's.
     Log(Box<Log>),
     /// A learner's.

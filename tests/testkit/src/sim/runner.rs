@@ -37,6 +37,14 @@ pub struct Summary {
     pub untold: u64,
     /// What READs found that did not fit an answer, and was fetched.
     pub withheld: u64,
+    /// Values that were sent on to a leader.
+    pub forwarded: u64,
+    /// Values of which clients were told that they have no effect.
+    pub without_effect: u64,
+    /// Proposers that were asked to take over as the leader left or reached no learner, and that did.
+    pub handed_over: u64,
+    /// See `handed_over`.
+    pub succeeded: u64,
     /// Messages about another value than was applied that a learner refused.
     pub words_refused: u64,
     /// Worlds in which all acceptors were set back.
@@ -137,6 +145,10 @@ impl AddAssign for Summary {
         self.told += other.told;
         self.untold += other.untold;
         self.withheld += other.withheld;
+        self.forwarded += other.forwarded;
+        self.without_effect += other.without_effect;
+        self.handed_over += other.handed_over;
+        self.succeeded += other.succeeded;
         self.words_refused += other.words_refused;
         self.set_back += other.set_back;
         self.noticed += other.noticed;

@@ -103,7 +103,8 @@ impl Sim {
     pub fn offer_large(&mut self, count: usize, bytes: usize) {
         let (leader, _) = self.leader().expect("somebody leads");
         let values = (0..count).map(|_| self.clients.fresh(bytes)).collect();
-        self.offer(leader, values);
+        let job = self.submit(leader, values, NEVER);
+        job.expect("it runs");
     }
 
     /// Whatever the clients have to say now, new and again.

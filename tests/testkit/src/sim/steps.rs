@@ -2,21 +2,17 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::time::Duration;
 
 use paxos::acceptor::{Acceptor, Record};
-use paxos::ids::{NodeId, NodeName, Role, Slot};
-use paxos::kept::kept;
+use paxos::ids::{Role, Slot};
 use paxos::learner::{self, Learner};
 use paxos::machine::Outcome;
-use paxos::message::{Learned, Message, Reply, Request};
-use paxos::proposer::{Effects, Input, Proposer, To};
+use paxos::message::{Learned, Message, Reply};
 use paxos::recent::fit;
-use paxos::stamp::{STAMP_EVERY_MS, Stamp};
 use paxos::standing::Member;
-use roles::reach::Look;
+use roles::proposer::{Event as Happened, Failure};
 
-use super::desk::Desk;
+use super::calls::Heard;
 use super::node::{Asker, Disk, Process, Voter, Waiting, Write};
 use super::replica::{Replica, Shelf};
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
@@ -39,8 +35,8 @@ impl Sim {
         }
         if self.nodes[at].life & 0xff_ffff > 0 && self.rng.chance(self.config.lost_claims) {
             let node = &mut self.nodes[at];
-            if let Disk::Claims(claims) = &mut node.disk {
-                claims.lose(&mut self.rng);
+            if let Disk::Claims(claims) = &node.disk {
+                claims.borrow_mut().lose();
                 node.belongs = None;
             }
         }
@@ -48,15 +44,14 @@ impl Sim {
             Role::Acceptor => 0,
             _ => self.begin_roll_call(at),
         };
+        if let Disk::Claims(claims) = &self.nodes[at].disk {
+            let desk = self.new_desk(at, run, claims);
+            self.nodes[at].process = Process::Proposer(Box::new(desk));
+        }
         let node = &mut self.nodes[at];
         let id = node.name.id;
         node.process = match &mut node.disk {
-            Disk::Claims(claims) => {
-                let claimed = claims.last();
-                let proposer = Proposer::new(id, members, self.config.settings, claimed);
-                let proposer = proposer.with_run(run);
-                Process::Proposer(proposer, Desk::new(self.config.learners))
-            }
+            Disk::Claims(_) => mem::replace(&mut node.process, Process::Down),
             Disk::Log(log) => {
                 let flip = self.rng.chance(self.config.flips);
                 let acceptor = Acceptor::with_answers(self.config.answers);
@@ -153,23 +148,24 @@ impl Sim {
                 {
                     LATE_ENLIST
                 }
-                Process::Proposer(..) | Process::Learner(..) if self.may_learn(at) => LATE_ENLIST,
+                Process::Proposer(_) | Process::Learner(_) if self.may_learn(at) => LATE_ENLIST,
                 _ => ENLIST,
             },
             (Timer::Tick, Role::Acceptor) => ELECTION / 2,
             (Timer::Tick, Role::Learner) => LEARNER_TICK,
             (Timer::Tick, _) => HEARTBEAT,
+            (Timer::Succession | Timer::Leave, _) => 0,
         };
         let node = &self.nodes[at];
         let of = (at, node.life);
         let time = match timer {
             Timer::Written => time.min(SLOWEST_WRITE),
-            _ => time * 10 / node.clock,
+            _ => node.clock.takes(time),
         };
         self.schedule(time, Event::Timer { of, timer });
     }
 
-    fn start_election_timer(&mut self, at: usize) {
+    pub(super) fn start_election_timer(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         node.election_timer += 1;
         let timer = Timer::Election(node.election_timer);
@@ -179,20 +175,14 @@ impl Sim {
     pub(super) fn timer(&mut self, at: usize, timer: Timer) {
         let election_timer = self.nodes[at].election_timer;
         match (&mut self.nodes[at].process, timer) {
-            (Process::Proposer(..), Timer::Tick) => {
-                if self.rng.chance(self.config.unanswered) {
-                    let acceptors = u64::from(self.config.acceptors);
-                    let acceptor = NodeId::at(self.rng.below(acceptors) as usize);
-                    self.step_proposer(at, Input::Unanswered(acceptor.expect("few acceptors")));
-                }
-                self.watch_learners(at);
-                self.tick_desk(at);
-                self.step_proposer(at, Input::Tick);
-                self.tell_again(at);
-                self.watch_reach(at);
+            (Process::Proposer(_), Timer::Tick) => self.tick_proposer(at),
+            (Process::Proposer(_), Timer::Election(newest)) if newest == election_timer => {
+                self.on_proposer(at, Happened::ElectionTimeout);
             }
-            (Process::Proposer(..), Timer::Election(newest)) if newest == election_timer => {
-                self.step_proposer(at, Input::ElectionTimeout);
+            (Process::Proposer(_), Timer::Succession) => self.succession_due(at),
+            (Process::Proposer(_), Timer::Leave) => {
+                let down = self.rng.between(1, self.config.down);
+                self.crash(at, down);
             }
             (Process::Acceptor(_), Timer::Tick) => self.tidy(at),
             (Process::Acceptor(_), Timer::Enlist) => self.enlist(at),
@@ -212,13 +202,13 @@ impl Sim {
 
     pub(super) fn receive(&mut self, from: Asker, at: usize, packet: Packet) {
         if let Process::Down = self.nodes[at].process {
-            return self.refuse(from, at, &packet);
+            return self.refuse(from);
         }
         let packet = match packet {
             Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
                 Some(message) => return self.hear(from, at, message),
                 None => {
-                    self.refuse(from, at, &Packet::Message(said));
+                    self.refuse(from);
                     return self.summary.refused += 1;
                 }
             },
@@ -226,10 +216,11 @@ impl Sim {
         };
         match packet {
             Packet::Heartbeat(heartbeat) => {
-                self.step_proposer(at, Input::Heartbeat(heartbeat));
+                self.answer(at, from, Packet::Done);
+                self.on_proposer(at, Happened::Heartbeat(heartbeat));
             }
             Packet::Ask(number, ask) => self.tell(at, from, number, ask),
-            Packet::Message(_) | Packet::Told(..) => {}
+            Packet::Message(_) | Packet::Told(..) | Packet::Done | Packet::Refused => {}
         }
     }
 
@@ -237,7 +228,10 @@ impl Sim {
         let may_learn = self.may_learn(at);
         match (&mut self.nodes[at].process, message) {
             (Process::Acceptor(_), Message::Request(request)) => self.ask(at, from, request),
-            (Process::Learner(..), Message::Learn(_)) if !may_learn => {}
+            (Process::Learner(..), Message::Learn(_)) if !may_learn => {
+                self.answer(at, from, Packet::Refused);
+            }
+            (Process::Learner(..), Message::Recall(slots)) => self.tell_outcomes(at, from, slots),
             (Process::Learner(..), Message::Learn(learn)) => {
                 let is_taken = self.is_told_the_same(at, &learn);
                 if is_taken {
@@ -280,202 +274,37 @@ impl Sim {
                     self.answer(at, from, packet);
                 }
             }
-            (Process::Proposer(..), Message::TakeOver) => self.take_over(at),
+            (Process::Proposer(_), message) => self.hear_as_proposer(from, at, message),
             _ => {}
         }
     }
 
-    fn take_over(&mut self, at: usize) {
-        if self.reaches_a_learner(at) {
-            self.step_proposer(at, Input::TakeOver);
-        }
-    }
-
-    pub(super) fn answered(&mut self, by: usize, at: usize, packet: Packet) {
-        let from = self.nodes[by].name.id;
+    pub(super) fn answered(&mut self, by: usize, of: Asker, packet: Packet) {
+        let (at, from) = (of.life.0, self.nodes[by].name.id);
         let message = match packet {
             Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
                 Some(message) => message,
                 None => return self.summary.refused += 1,
             },
-            Packet::Told(number, told) => return self.told(at, from, number, told),
+            Packet::Told(number, told) => return self.told(at, number, told),
+            Packet::Done => return self.call_ends(of, by, Heard::Answer(None)),
+            Packet::Refused => return self.call_ends(of, by, Heard::Failed(Failure::Refused)),
             Packet::Heartbeat(_) | Packet::Ask(..) => return,
         };
         match (&mut self.nodes[at].process, message) {
             (
-                Process::Proposer(..) | Process::Learner(..),
+                Process::Proposer(_) | Process::Learner(_),
                 Message::Reply(reply @ (Reply::Witnessed { .. } | Reply::Refused { .. })),
-            ) => self.called(at, from, &reply),
-            (Process::Proposer(..), Message::Reply(reply)) => self.replied(by, at, reply),
-            (Process::Proposer(..), Message::Learned(learned)) => {
-                let by_learner = NodeName {
-                    role: Role::Learner,
-                    id: from,
-                };
-                let upto = learned.applied;
-                self.step_proposer(
-                    at,
-                    Input::Applied {
-                        by: by_learner,
-                        upto,
-                    },
-                );
-                self.learned(by, at, learned);
-            }
+            ) if of.call == 0 => self.called(at, from, &reply),
             (Process::Acceptor(voter), Message::Reply(reply)) => {
                 voter.inbox.push_back(Waiting::Heard(from, reply));
                 self.write_next(at);
             }
-            (Process::Learner(..), Message::Reply(reply)) => {
+            // A question that is put to all acceptors, by no call of its own.
+            (Process::Learner(_), Message::Reply(reply)) if of.call == 0 => {
                 self.heard_vote(at, from, &reply);
-                self.fetched(by, at, reply);
             }
-            _ => {}
-        }
-    }
-
-    /// A leader lets the acceptors forget what enough learners and stores have on disk.
-    fn watch_learners(&mut self, at: usize) {
-        let Process::Proposer(proposer, desk) = &mut self.nodes[at].process else {
-            return;
-        };
-        if !proposer.is_leading() {
-            return desk.clear();
-        }
-        let learners: Vec<Slot> = desk.durable.values().copied().collect();
-        if let Some(slot) = kept(self.config.learners.into(), learners, self.stored()) {
-            self.step_proposer(at, Input::Durable(slot));
-        }
-    }
-
-    /// A leader that no learner answers asks another proposer to take over.
-    fn watch_reach(&mut self, at: usize) {
-        let now = Duration::from_millis(self.now);
-        let Process::Proposer(proposer, desk) = &mut self.nodes[at].process else {
-            return;
-        };
-        if !proposer.is_leading() {
-            return desk.reach.heard(now);
-        }
-        if !desk.reach.begins_to_look(now) {
-            return;
-        }
-        let others: Vec<usize> = self.of_role(Role::Proposer).filter(|p| *p != at).collect();
-        let willing = |p: &usize| self.network.connects(at, *p) && self.reaches_a_learner(*p);
-        let successor = others.into_iter().find(willing);
-        let look = match successor {
-            _ if self.reaches_a_learner(at) => Look::Reached,
-            Some(_) => Look::HandedOver,
-            None => Look::Nobody,
-        };
-        if let Process::Proposer(_, desk) = &mut self.nodes[at].process {
-            desk.reach.looked(look, now);
-        }
-        if let (Look::HandedOver, Some(successor)) = (look, successor) {
-            let packet = self.said(at, Message::TakeOver);
-            self.send(at, successor, &packet);
-        }
-    }
-
-    /// Whether a learner would answer this proposer.
-    fn reaches_a_learner(&self, at: usize) -> bool {
-        let mut learners = self.of_role(Role::Learner);
-        learners.any(|learner| {
-            let runs = !matches!(self.nodes[learner].process, Process::Down);
-            runs && !self.asleep(learner) && self.network.connects(at, learner)
-        })
-    }
-
-    /// One step of a proposer; what it asks for, already done, or `None` if its process ended.
-    pub(super) fn step_proposer(&mut self, at: usize, input: Input) -> Option<Effects> {
-        match input {
-            Input::ElectionTimeout if !self.may_lead(at) => {
-                self.start_election_timer(at);
-                return None;
-            }
-            Input::TakeOver if !self.may_lead(at) => return None,
-            _ => {}
-        }
-        let node = &mut self.nodes[at];
-        let (Process::Proposer(proposer, _), Disk::Claims(claims)) =
-            (&mut node.process, &mut node.disk)
-        else {
-            return None;
-        };
-        let output = proposer.step(input);
-        self.check.committed(proposer.committed());
-        let bad = &mut node.bad_write;
-        let written = output.persist(|claimed| {
-            let bad = bad.take();
-            claimed
-                .iter()
-                .try_for_each(|claim| claims.write(claim.counter, bad, &mut self.rng))
-        });
-        let Ok(effects) = written else {
-            let down = self.rng.between(1, self.config.down);
-            self.crash(at, down);
-            return None;
-        };
-        if effects.leader_changed
-            && let Process::Proposer(proposer, desk) = &mut self.nodes[at].process
-            && !proposer.is_leading()
-        {
-            desk.clear();
-        }
-        self.perform(at, &effects);
-        Some(effects)
-    }
-
-    fn perform(&mut self, at: usize, effects: &Effects) {
-        let life = (self.nodes[at].name.id, self.nodes[at].life);
-        let Disk::Claims(claims) = &self.nodes[at].disk else {
-            return;
-        };
-        let claim = claims.last();
-        if let Some(behind) = &effects.behind {
-            assert!(
-                self.is_set_back || !behind.is_proved,
-                "promises tell of all that any learner has: {behind:?}"
-            );
-            self.summary.noticed += u64::from(behind.is_proved);
-        }
-        if effects.leader_changed
-            && let Process::Proposer(_, desk) = &mut self.nodes[at].process
-        {
-            desk.telling.clear();
-        }
-        for (to, request) in &effects.acceptors {
-            self.check.requested(life, claim, request);
-            self.check.asks_by(self.list(at));
-            let hurries = matches!(to, To::Quorum(_) | To::One(_))
-                && matches!(request, Request::Accept { .. } | Request::Renew { .. });
-            for id in self.list(at).acceptors().filter(|id| to.includes(*id)) {
-                if let Request::Renew { .. } = request
-                    && let Process::Proposer(_, desk) = &mut self.nodes[at].process
-                    && desk.renewals.offer(id, request.clone()).is_none()
-                {
-                    continue;
-                }
-                let message = Message::Request(request.clone());
-                self.call(at, self.acceptor(id), message, hurries);
-            }
-        }
-        for learn in &effects.learners {
-            let Process::Proposer(_, desk) = &mut self.nodes[at].process else {
-                return;
-            };
-            let tells = desk.telling.tell(learn.clone());
-            self.tell_learners(at, tells);
-        }
-        if let Some(heartbeat) = effects.heartbeat {
-            self.check.announced(&heartbeat);
-            self.send_all(at, Role::Proposer, &Packet::Heartbeat(heartbeat));
-        }
-        if effects.restart_election_timer {
-            self.start_election_timer(at);
-        }
-        for (read, slot) in &effects.readable {
-            self.check.readable(*read, *slot);
+            (_, message) => self.call_ends(of, by, Heard::Answer(Some(message))),
         }
     }
 
@@ -537,8 +366,7 @@ impl Sim {
         }
         for (acceptor, fetch) in effects.fetch {
             self.check.asks_by(self.list(at));
-            let acceptor = self.acceptor(acceptor);
-            self.call(at, acceptor, Message::Request(fetch), false);
+            self.fetch(at, acceptor, fetch);
         }
         if let Some(floor) = effects.truncated {
             self.catch_up(at, floor);
@@ -604,47 +432,15 @@ impl Sim {
     /// Clients send a proposal to a proposer that takes itself for the leader, or to any.
     pub(super) fn propose(&mut self) {
         let mut asked = self.leaders();
-        if asked.is_empty() || self.rng.chance(50) {
+        if asked.is_empty() || self.rng.chance(200) {
             asked = self.of_role(Role::Proposer).collect();
         }
-        let Some(at) = self.rng.pick(&asked) else {
+        let Some(at) = self.rng.pick(&asked).filter(|at| self.takes_more(*at)) else {
             return;
         };
-        let Some(proposer) = self.proposer(at).filter(|_| !self.asleep(at)) else {
-            return;
-        };
-        if proposer.open_slots() >= self.config.open_slots {
-            return;
-        }
         let values = self.clients.values(&self.config, self.now, &mut self.rng);
-        self.offer(at, values);
-    }
-
-    /// Values for a proposer.
-    pub(super) fn offer(&mut self, at: usize, mut values: Vec<paxos::message::Value>) {
-        if self.leaders().contains(&at) {
-            self.stamp(at, &mut values);
-            values.iter().for_each(|value| self.check.proposed(value));
-        }
-        let effects = self.step_proposer(at, Input::Propose(values.clone()));
-        let assigned = effects.and_then(|effects| effects.assigned);
-        if let (Some(first), Process::Proposer(_, desk)) = (assigned, &mut self.nodes[at].process) {
-            desk.wait_for(first, values);
-        }
-    }
-
-    /// A leader lets log time pass, by its own clock.
-    fn stamp(&mut self, at: usize, values: &mut [paxos::message::Value]) {
-        let leader = self.proposer(at).and_then(|proposer| proposer.leader());
-        let (Some(ballot), Some(first)) = (leader, values.first_mut()) else {
-            return;
-        };
-        let last = self.stamps.get(&ballot).copied();
-        let elapsed = last.map_or(0, |last| (self.now - last) * self.nodes[at].clock / 10);
-        if last.is_none() || elapsed >= STAMP_EVERY_MS {
-            *first = Stamp::after(elapsed, self.config.terms).put_on(first);
-            self.stamps.insert(ballot, self.now);
-        }
+        let within = self.rng.between(50, 5_000);
+        self.submit(at, values, within);
     }
 
     /// Clients read through any proposer.
@@ -661,6 +457,6 @@ impl Sim {
         };
         let read = self.clients.read();
         self.check.read_began(read);
-        self.step_proposer(at, Input::Read(read));
+        self.on_proposer(at, Happened::Read(read));
     }
 }

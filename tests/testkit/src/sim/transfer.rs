@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 use paxos::codec::{self, Entry};
-use paxos::ids::{NodeId, Role, Slot};
+use paxos::ids::{Role, Slot};
 use paxos::learner;
 use paxos::machine::Applied;
-use paxos::message::{Learn, Recalled};
+use paxos::message::{Learn, Message, Recalled};
 use paxos::recent::first;
 
 use super::node::{Asker, Process};
@@ -18,8 +18,6 @@ const PATIENCE: u32 = 4;
 /// A question to a learner, with a number of the asker's own.
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
-    /// A proposer's: what became of these slots?
-    Recall(Vec<Slot>),
     /// What comes from this slot on?
     Entries(Slot),
     /// The bytes from `offset` on of this snapshot, or of the newest.
@@ -29,8 +27,6 @@ pub(super) enum Ask {
 /// The answer.
 #[derive(Clone, Debug)]
 pub(super) enum Told {
-    /// What became of the first of them.
-    Recalled(Recalled),
     /// A record of the log.
     Entries(Bytes),
     /// The log does not go back so far.
@@ -50,10 +46,6 @@ impl Told {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Told::Entries(bytes) | Told::Piece { bytes, .. } => bytes.len(),
-            Told::Recalled(recalled) => {
-                let outcomes = recalled.outcomes.iter().flatten();
-                outcomes.map(|applied| applied.size()).sum()
-            }
             Told::Gone | Told::Nothing => 0,
         }
     }
@@ -121,27 +113,34 @@ impl Sim {
         }
     }
 
+    /// A learner answers a proposer: what became of the first of these slots.
+    pub(super) fn tell_outcomes(&mut self, at: usize, from: Asker, slots: Vec<Slot>) {
+        let Process::Learner(replica) = &self.nodes[at].process else {
+            return;
+        };
+        let slots = slots.into_iter().map(|slot| (slot, None));
+        let (_, most) = self.config.outcome_bytes;
+        let outcomes = first(most, replica.outcomes(slots));
+        let size = |outcome: &Option<Applied>| outcome.as_ref().map_or(1, Applied::size);
+        let bytes: usize = outcomes.iter().map(size).sum();
+        assert!(
+            bytes <= most || outcomes.len() == 1,
+            "an answer of {bytes} bytes"
+        );
+        let recalled = Recalled {
+            applied: replica.machine.applied(),
+            outcomes,
+        };
+        let packet = self.said(at, Message::Recalled(recalled));
+        self.answer(at, from, packet);
+    }
+
     /// A learner answers another one.
     pub(super) fn tell(&mut self, at: usize, from: Asker, number: u64, ask: Ask) {
         let Process::Learner(replica) = &self.nodes[at].process else {
             return;
         };
         let told = match ask {
-            Ask::Recall(slots) => {
-                let slots = slots.into_iter().map(|slot| (slot, None));
-                let (_, most) = self.config.outcome_bytes;
-                let outcomes = first(most, replica.outcomes(slots));
-                let size = |outcome: &Option<Applied>| outcome.as_ref().map_or(1, Applied::size);
-                let bytes: usize = outcomes.iter().map(size).sum();
-                assert!(
-                    bytes <= most || outcomes.len() == 1,
-                    "an answer of {bytes} bytes"
-                );
-                Told::Recalled(Recalled {
-                    applied: replica.machine.applied(),
-                    outcomes,
-                })
-            }
             Ask::Entries(first) => match replica.entries(first) {
                 Some(entries) => Told::Entries(codec::encode_entries(&entries)),
                 None => Told::Gone,
@@ -161,10 +160,7 @@ impl Sim {
     }
 
     /// The answer has come.
-    pub(super) fn told(&mut self, at: usize, from: NodeId, number: u64, told: Told) {
-        if let Told::Recalled(recalled) = told {
-            return self.recalled(at, from, number, recalled);
-        }
+    pub(super) fn told(&mut self, at: usize, number: u64, told: Told) {
         let Process::Learner(replica) = &mut self.nodes[at].process else {
             return;
         };

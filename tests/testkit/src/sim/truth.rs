@@ -7,7 +7,7 @@ use paxos::verify::{Verdict, Verify};
 
 use super::Sim;
 use super::heal::{SETTLE, WRITE};
-use super::node::{Disk, Process};
+use super::node::{Asker, Disk, Process};
 
 /// A question to the acceptors, and whether somebody has said something else.
 #[derive(Debug)]
@@ -156,7 +156,8 @@ impl Sim {
         // for, until messages bear their sender's identity.
         let packet = self.said(0, Message::Learn(learn));
         if !self.asleep(at) {
-            self.receive((0, self.nodes[0].life), at, packet);
+            let life = (0, self.nodes[0].life);
+            self.receive(Asker { life, call: 0 }, at, packet);
         }
     }
 
@@ -211,7 +212,7 @@ impl Sim {
         let answered = self.check.answers();
         for leader in self.leaders() {
             let fresh = self.fresh();
-            self.offer(leader, fresh);
+            self.submit(leader, fresh, WRITE);
         }
         self.pass(WRITE);
         assert!(

@@ -42,6 +42,9 @@ impl Dialect {
 #[derive(Clone)]
 pub(super) struct Said {
     dialect: Dialect,
+    /// A connection delivers it once. Of what changes nothing when it comes again, late copies arrive too:
+    /// the protocol bears more than connections do.
+    pub(super) comes_once: bool,
     /// In the newest version of this build.
     bytes: Bytes,
 }
@@ -49,6 +52,7 @@ pub(super) struct Said {
 impl Said {
     /// By that node.
     pub(super) fn by(from: NodeName, dialect: Dialect, message: Message) -> Said {
+        let comes_once = matches!(message, Message::Forward { .. });
         let frame = Frame {
             version: Version::NEWEST,
             from,
@@ -56,7 +60,11 @@ impl Said {
             message,
         };
         let bytes = frame.encode();
-        Said { dialect, bytes }
+        Said {
+            dialect,
+            comes_once,
+            bytes,
+        }
     }
 
     /// How long it is.
