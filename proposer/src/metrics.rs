@@ -510,10 +510,10 @@ impl Metrics {
         self.store_commit_duration.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn acceptor_request(&self, request: &Request) {
+    /// Counts requests of that kind.
+    pub(crate) fn acceptor_requests(&self, request: &Request) -> IntCounter {
         self.acceptor_requests
             .with_label_values(&[request_kind(request)])
-            .inc();
     }
 
     /// A proposer sends a request to this many acceptors.

@@ -5,6 +5,7 @@
 //!
 //! Times are durations since the process started.
 
+pub mod acceptor;
 pub mod newest;
 pub mod pace;
 pub mod proposer;

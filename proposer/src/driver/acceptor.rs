@@ -1,20 +1,22 @@
-//! The acceptor's loop: takes what waits, lets the core answer, makes all of it durable with one
-//! fdatasync, and only then sends the answers. What needs no write and tells nothing that is not durable
-//! is answered where it came in, however long that fdatasync takes: so a slow disk costs no leader. The
-//! core's lock is never held while the disk is used.
+//! The acceptor's shell. What it does and when is decided by [`AcceptorRole`]; here are its threads, lock,
+//! disk and sockets, its metrics and log lines. One thread runs the loop: it makes durable what the role
+//! says, with one fdatasync for all that shares a write, and only then sends the answers. What needs no
+//! write is answered on the thread that asks, however long that fdatasync takes: so a slow disk costs no
+//! leader. The role's lock is never held while the disk is used.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::env::{Config, Role};
 use paxos::acceptor::{self, Acceptor, Record, Room};
 use paxos::ids::{Ballot, Members, NodeId, Slot};
 use paxos::message::{Reply, Request};
-use paxos::output::Output;
 use paxos::standing::{Member, Refusal};
 use paxos::votes::{Answer, Unread};
+use roles::acceptor::{
+    AcceptorRole, Action, Busy, Event, Finished, Persisted, Standing, View as Shown, Write,
+};
 use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, error, info};
@@ -32,40 +34,46 @@ use log::{Log, ReadError, Records};
 mod disk;
 mod log;
 
-/// Requests that may wait, and bytes of their values; further ones are refused, and their senders send
-/// them again.
-const QUEUE: usize = 4096;
-const QUEUE_BYTES: usize = 48 << 20;
-/// Requests that share one fdatasync at most, and bytes of their values, one request more or less.
-const GROUP: usize = 1024;
-const GROUP_BYTES: usize = 8 << 20;
 /// Answers that are read from the log at once: each takes memory.
 const READERS: usize = 4;
 
-enum Ask {
-    Request {
-        request: Request,
-        answer: oneshot::Sender<Answer>,
-    },
-    /// Another acceptor's answer to [`Request::Enlist`].
-    Heard { from: NodeId, reply: Reply },
-}
-
-/// How often the other acceptors are asked to witness this start, until it votes and after that.
-const ENLIST_INTERVAL: Duration = Duration::from_millis(100);
-const LATE_ENLIST_INTERVAL: Duration = Duration::from_secs(2);
+/// Who waits for an answer.
+type Asker = oneshot::Sender<Answer>;
 
 /// The running acceptor. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    queue: SyncSender<Ask>,
-    queued_bytes: Arc<AtomicUsize>,
-    core: Arc<Mutex<Member>>,
+    shared: Arc<Shared>,
     records: Records,
     readers: Arc<Semaphore>,
     disk: Arc<Disk>,
     view: Arc<View>,
     metrics: Arc<Metrics>,
+}
+
+/// What the loop and those who ask have in common.
+struct Shared {
+    role: Mutex<AcceptorRole<Asker>>,
+    /// Wakes the loop.
+    work: Condvar,
+}
+
+impl Shared {
+    fn role(&self) -> MutexGuard<'_, AcceptorRole<Asker>> {
+        self.role.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what waits for the loop. Nobody is woken while the lock is held.
+    fn push(
+        &self,
+        push: impl FnOnce(&mut AcceptorRole<Asker>) -> Result<bool, Busy>,
+    ) -> Result<(), Busy> {
+        let is_to_be_woken = push(&mut self.role())?;
+        if is_to_be_woken {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
 }
 
 /// What the acceptor shows of itself, as of its last durable step.
@@ -84,20 +92,16 @@ struct View {
     unmet: Mutex<Vec<(NodeId, Option<Members>)>>,
 }
 
-/// Too many requests wait.
-#[derive(Debug)]
-pub struct Busy;
-
 impl Handle {
     /// Asks the acceptor; the answer is durable.
     pub async fn ask(&self, request: Request) -> Result<Reply, Busy> {
-        let at_once = self.core().answer(&request);
+        let at_once = self.shared.role().answer(&request);
         let answer = match at_once {
             Some(answer) => {
-                self.metrics.acceptor_request(&request);
+                self.metrics.acceptor_requests(&request).inc();
                 answer
             }
-            None => self.queue(request).await?,
+            None => self.wait(request).await?,
         };
         let reply = self.reply(answer).await?;
         self.metrics.acceptor_reply(&reply);
@@ -105,21 +109,17 @@ impl Handle {
     }
 
     /// Has the loop answer, when its turn comes.
-    async fn queue(&self, request: Request) -> Result<Answer, Busy> {
-        let (answer, answered) = oneshot::channel();
-        let bytes = size_of(&request);
-        let waiting = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+    async fn wait(&self, request: Request) -> Result<Answer, Busy> {
+        let (asker, answered) = oneshot::channel();
+        let requests = self.metrics.acceptor_requests(&request);
         self.metrics.queue.inc();
-        // One that is larger than all that may wait still has its turn.
-        let has_room = waiting == 0 || waiting + bytes <= QUEUE_BYTES;
-        let ask = Ask::Request { request, answer };
-        let sent = has_room && self.queue.try_send(ask).is_ok();
-        if !sent {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let queued = self.shared.push(|role| role.enqueue(request, asker));
+        if let Err(busy) = queued {
             self.metrics.queue.dec();
             self.metrics.rejected.inc();
-            return Err(Busy);
+            return Err(busy);
         }
+        requests.inc();
         answered.await.map_err(|_| Busy)
     }
 
@@ -139,10 +139,7 @@ impl Handle {
                 Ok(Ok(reply)) => return Ok(reply),
                 // Forgotten in the meantime, and its file removed.
                 Ok(Err(Unread::Log(wal::Error::Absent(_)))) => {
-                    if let Answer::Votes(reading) = &answer {
-                        let again = self.core().answer_again(reading);
-                        answer = again;
-                    }
+                    answer = self.shared.role().answer_again(answer);
                 }
                 Ok(Err(error)) => end_on_disk_error(&ReadError::from(error)),
                 Err(_) => return Err(Busy),
@@ -150,10 +147,6 @@ impl Handle {
         }
         let in_memory = answer.into_reply(&());
         Ok(in_memory.unwrap_or_else(|error| end_on_disk_error(&ReadError::from(error))))
-    }
-
-    fn core(&self) -> MutexGuard<'_, Member> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long a sync of the log takes these days.
@@ -220,14 +213,6 @@ impl Handle {
     }
 }
 
-/// Bytes of the values in a request.
-fn size_of(request: &Request) -> usize {
-    match request {
-        Request::Accept { values, .. } => values.iter().map(|value| 64 + value.len()).sum(),
-        _ => 0,
-    }
-}
-
 /// Opens the acceptor's log, replays it and starts the loop. Call within a Tokio runtime.
 pub fn start(
     config: &Config,
@@ -260,11 +245,12 @@ pub fn start(
         millis = started.elapsed().as_millis() as u64,
         "acceptor's log replayed"
     );
-    let (queue, requests) = sync_channel(QUEUE);
+    let role = AcceptorRole::new(member, config.election_timeout);
     let handle = Handle {
-        queue,
-        queued_bytes: Arc::default(),
-        core: Arc::new(Mutex::new(member)),
+        shared: Arc::new(Shared {
+            role: Mutex::new(role),
+            work: Condvar::new(),
+        }),
         records: Records(wal.reader()),
         readers: Arc::new(Semaphore::new(READERS)),
         disk: Arc::default(),
@@ -282,17 +268,15 @@ pub fn start(
         runtime: runtime::Handle::current(),
         handle: handle.clone(),
         metrics,
-        stood: "",
-        room: Room::Enough,
+        started,
     };
     tokio::spawn(disk::watch(
         handle.disk.clone(),
         identity.name().to_string(),
     ));
-    let tick = config.election_timeout / 2;
     std::thread::Builder::new()
         .name("acceptor".into())
-        .spawn(move || run.run(&requests, tick))?;
+        .spawn(move || run.run())?;
     Ok(handle)
 }
 
@@ -304,161 +288,105 @@ struct Run {
     runtime: runtime::Handle,
     handle: Handle,
     metrics: Arc<Metrics>,
-    /// How it stood when that was last said.
-    stood: &'static str,
-    room: Room,
+    /// The role's time is since then.
+    started: Instant,
 }
 
-type Group = Vec<(Output<Record, Answer>, oneshot::Sender<Answer>)>;
-
 impl Run {
-    fn run(mut self, requests: &Receiver<Ask>, tick: Duration) {
-        let begun = self.handle.core().begin();
-        self.persist(begun);
-        self.look_at_volume(0);
-        self.show();
-        let (mut next_tick, mut next_enlist) = (Instant::now() + tick, Instant::now());
+    fn run(mut self) {
+        let mut event = Event::Woken;
         loop {
-            let now = Instant::now();
-            if now >= next_tick {
-                self.handle.core().tick();
-                self.tidy();
-                self.look_at_volume(0);
-                self.show();
-                next_tick = Instant::now() + tick;
-            }
-            if now >= next_enlist {
-                self.enlist();
-                let interval = match self.handle.core().votes() {
-                    true => LATE_ENLIST_INTERVAL,
-                    false => ENLIST_INTERVAL,
-                };
-                next_enlist = now + interval;
-            }
-            let wait = next_tick.min(next_enlist).saturating_duration_since(now);
-            let first = match requests.recv_timeout(wait) {
-                Ok(ask) => ask,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
+            let action = self.next(event);
+            event = self.act(action);
+        }
+    }
+
+    /// What the role does next, when there is something to do.
+    fn next(&self, mut event: Event<Asker>) -> Action<Asker> {
+        let shared = &self.handle.shared;
+        let mut role = shared.role();
+        loop {
+            let now = self.started.elapsed();
+            let action = role.on(event, now);
+            let Action::Rest { until } = action else {
+                return action;
             };
-            let (mut group, mut bytes) = (Vec::new(), 0);
-            let mut next = Some(first);
-            for _ in 0..GROUP {
-                match next {
-                    Some(Ask::Request { request, answer }) => {
-                        bytes += size_of(&request);
-                        let output = self.handle(request, bytes);
-                        group.push((output, answer));
-                    }
-                    Some(Ask::Heard { from, reply }) => {
-                        // Records go to the log in the order in which they came to be.
-                        self.answer(&mut group);
-                        bytes = 0;
-                        let heard = self.handle.core().heard(from, &reply);
-                        self.persist(heard);
-                        self.show();
-                    }
-                    None => break,
+            role = match until {
+                Some(until) => {
+                    let time = until.saturating_sub(now);
+                    let rested = shared.work.wait_timeout(role, time);
+                    rested.unwrap_or_else(PoisonError::into_inner).0
                 }
-                next = match bytes < GROUP_BYTES {
-                    true => requests.try_recv().ok(),
-                    false => None,
+                None => {
+                    let woken = shared.work.wait(role);
+                    woken.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+            event = Event::Woken;
+        }
+    }
+
+    /// Does it. The role's lock is free meanwhile.
+    fn act(&mut self, action: Action<Asker>) -> Event<Asker> {
+        match action {
+            Action::Look { more } => {
+                return Event::Looked {
+                    room: self.log.room(more),
+                    volume: acceptor::Volume {
+                        log: self.log.wal.bytes(),
+                        free: self.log.volume.seen().free,
+                    },
                 };
             }
-            self.answer(&mut group);
+            Action::Settle(doubt) => {
+                let is_same = doubt.settle(&self.handle.records);
+                let is_same =
+                    is_same.unwrap_or_else(|error| end_on_disk_error(&ReadError::from(error)));
+                return Event::Settled(is_same);
+            }
+            Action::Write(write) => return Event::Written(self.persist(write)),
+            Action::Finish(finished) => self.finish(finished),
+            Action::Show(shown) => self.show(shown),
+            Action::Enlist { open, request } => self.enlist(&open, &request),
+            Action::Rest { .. } => {}
         }
+        Event::Woken
     }
 
-    /// Lets the core answer a request, one of a group of `group_bytes` bytes.
-    fn handle(&mut self, request: Request, group_bytes: usize) -> Output<Record, Answer> {
-        self.metrics.queue.dec();
-        self.metrics.acceptor_request(&request);
-        let bytes = size_of(&request);
-        self.handle.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if bytes > 0 {
-            self.look_at_volume(group_bytes as u64);
-        }
-        let mut core = self.handle.core();
-        let Some(doubt) = core.doubt(&request) else {
-            return core.handle(request);
-        };
-        drop(core);
-        let is_same = doubt.settle(&self.handle.records);
-        let is_same = is_same.unwrap_or_else(|error| end_on_disk_error(&ReadError::from(error)));
-        self.handle.core().handle_settled(request, Some(is_same))
-    }
-
-    /// Makes a group of answers durable with one fdatasync, and sends them.
-    fn answer(&mut self, group: &mut Group) {
-        if group.is_empty() {
-            return;
-        }
-        let (outputs, answers): (Vec<_>, Vec<_>) = group.drain(..).unzip();
-        let replies = self.persist(Output::group(outputs));
-        for (answer, reply) in answers.into_iter().zip(replies) {
-            // The asker may have given up.
-            let _ = answer.send(reply);
-        }
-        self.show();
-    }
-
-    /// Forgets what leaders that were answered at once have said to be needed no more.
-    fn tidy(&mut self) {
-        let tidied = self.handle.core().tidy();
-        self.persist(tidied);
-    }
-
-    /// The core's lock is free while the disk works.
-    fn persist<E>(&mut self, output: Output<Record, E>) -> E {
-        let (mut places, mut trims) = (Vec::new(), false);
+    /// Makes a write durable with one fdatasync.
+    fn persist(&mut self, write: Write<Asker>) -> Persisted<Asker> {
+        self.metrics.queue.sub(write.requests() as i64);
         let (log, disk) = (&mut self.log, &self.handle.disk);
-        let persisted = output.persist_proven(|records| {
-            trims = records
-                .iter()
-                .any(|record| matches!(record, Record::Trimmed { .. }));
+        let persisted = write.persist(|records| {
             disk.begins();
-            let appended = log.append(records, &mut places);
+            let appended = log.append(records);
             disk.ends();
             appended
         });
-        let (effects, proof) = persisted.unwrap_or_else(|error| end_on_disk_error(&error));
-        let needed = {
-            let mut core = self.handle.core();
-            core.written(proof, &places);
-            trims.then(|| core.acceptor().oldest_place())
-        };
-        if let Some(needed) = needed {
-            let trimmed = self.log.trim_before(needed);
-            trimmed.unwrap_or_else(|error| end_on_disk_error(&error));
-        }
-        effects
+        persisted.unwrap_or_else(|error| end_on_disk_error(&error))
     }
 
-    /// Tells the core whether `more` bytes may be written.
-    fn look_at_volume(&mut self, more: u64) {
-        let room = self.log.room(more);
-        if room != self.room {
-            self.room = room;
-            let volume = acceptor::Volume {
-                log: self.log.wal.bytes(),
-                free: self.log.volume.seen().free,
-            };
-            self.handle.core().set_room(room, volume);
+    fn finish(&mut self, finished: Finished<Asker>) {
+        if let Some(trim) = finished.trim {
+            let trimmed = self.log.trim(trim);
+            trimmed.unwrap_or_else(|error| end_on_disk_error(&error));
         }
+        for (asker, answer) in finished.answers {
+            // It may have given up.
+            let _ = asker.send(answer);
+        }
+        self.show(finished.view);
     }
 
     /// Asks other acceptors to witness this start.
-    fn enlist(&mut self) {
+    fn enlist(&mut self, open: &[NodeId], request: &Request) {
         self.others.refresh();
-        let Some((open, request)) = self.handle.core().enlist() else {
-            return;
-        };
         let asked = |link: &&Link| open.contains(&link.node.id);
         for link in self.others.iter().filter(asked) {
-            let (link, me, queue) = (
+            let (link, me, shared) = (
                 link.clone(),
                 self.identity.clone(),
-                self.handle.queue.clone(),
+                self.handle.shared.clone(),
             );
             let request = request.clone();
             self.runtime.spawn(async move {
@@ -466,7 +394,7 @@ impl Run {
                     Ok(reply) => {
                         let from = link.node.id;
                         // Full: it is asked again.
-                        let _ = queue.try_send(Ask::Heard { from, reply });
+                        let _ = shared.push(|role| role.heard(from, reply));
                     }
                     Err(error) => debug!(acceptor = %link.node, %error, "is no witness yet"),
                 }
@@ -474,58 +402,58 @@ impl Run {
         }
     }
 
-    /// Publishes how things stand, all of it durable.
-    fn show(&mut self) {
+    /// Publishes how things stand.
+    fn show(&self, shown: Shown) {
         let view = &self.handle.view;
-        let core = self.handle.core();
-        let acceptor = core.acceptor();
         let set = |of: &AtomicU64, value| of.store(value, Ordering::Relaxed);
-        set(&view.promised, acceptor.promised().number());
-        set(&view.committed, acceptor.committed().0);
-        set(&view.last_voted, acceptor.last_voted().0);
-        set(&view.floor, acceptor.floor().0);
+        set(&view.promised, shown.promised.number());
+        set(&view.committed, shown.committed.0);
+        set(&view.last_voted, shown.last_voted.0);
+        set(&view.floor, shown.floor.0);
         set(&view.log_bytes, self.log.wal.bytes());
-        let is_tight = acceptor.room().0 != Room::Enough;
+        let is_tight = shown.room != Room::Enough;
         let is_full = self.log.volume.is_filled_by_others(self.log.wal.bytes());
         view.is_tight.store(is_tight, Ordering::Relaxed);
         view.is_full.store(is_full, Ordering::Relaxed);
         let metrics = &self.metrics;
-        metrics.committed_slot.set(acceptor.committed().0 as i64);
-        metrics.last_slot.set(acceptor.last_voted().0 as i64);
-        metrics.first_slot.set(acceptor.floor().next().0 as i64);
-        let (held, index) = acceptor.memory();
+        metrics.committed_slot.set(shown.committed.0 as i64);
+        metrics.last_slot.set(shown.last_voted.0 as i64);
+        metrics.first_slot.set(shown.floor.next().0 as i64);
+        let (held, index) = shown.memory;
         metrics.votes_held.set(held as i64);
         metrics.votes_index.set(index as i64);
-        metrics.votes_kept.set(acceptor.voted_bytes() as i64);
-        view.votes.store(core.votes(), Ordering::Relaxed);
-        if !core.votes() {
-            let unmet = core.unmet().map(|id| (id, core.list_of(id)));
-            *view.unmet.lock().unwrap_or_else(PoisonError::into_inner) = unmet.collect();
+        metrics.votes_kept.set(shown.kept as i64);
+        let votes = matches!(shown.standing, Standing::Voting { .. });
+        view.votes.store(votes, Ordering::Relaxed);
+        if !votes {
+            *view.unmet.lock().unwrap_or_else(PoisonError::into_inner) = shown.unmet;
         }
-        let (votes, refusal, cluster) = (core.votes(), core.refusal(), core.cluster());
-        let founders = core.founders();
-        drop(core);
-        let stands = match refusal {
-            Some(refusal) => {
-                let _ = view.refusal.set(refusal);
-                refusal.name()
-            }
-            None if votes => "voting",
-            None => "joining",
-        };
-        if stands != std::mem::replace(&mut self.stood, stands) {
-            if let Some(cluster) = cluster.filter(|_| votes)
-                && let Err(error) = self.identity.witnessed(cluster, founders)
-            {
-                end_on_disk_error(&error);
-            }
-            self.metrics.acceptor_stands(stands);
-            match refusal {
-                Some(refusal) => {
-                    error!(standing = stands, "does not vote: {refusal}");
+        if let Standing::Refused(refusal) = shown.standing {
+            let _ = view.refusal.set(refusal);
+        }
+        if shown.has_changed {
+            self.say(shown.standing);
+        }
+    }
+
+    /// The standing is another.
+    fn say(&self, standing: Standing) {
+        let stands = match standing {
+            Standing::Voting { cluster, founders } => {
+                if let Err(error) = self.identity.witnessed(cluster, founders) {
+                    end_on_disk_error(&error);
                 }
-                None => info!(standing = stands, "how this acceptor stands"),
+                "voting"
             }
+            Standing::Joining => "joining",
+            Standing::Refused(refusal) => refusal.name(),
+        };
+        self.metrics.acceptor_stands(stands);
+        match standing {
+            Standing::Refused(refusal) => {
+                error!(standing = stands, "does not vote: {refusal}");
+            }
+            _ => info!(standing = stands, "how this acceptor stands"),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use paxos::acceptor::{Record, Room, TrimPolicy};
 use paxos::votes::{self, Place, Unread};
+use roles::acceptor::Trim;
 
 use crate::driver::volume::{Seen, Volume};
 use crate::media::FileMedia;
@@ -49,11 +50,8 @@ pub(super) struct Log {
 
 impl Log {
     /// Makes records durable with one fdatasync. Says where those of votes are.
-    pub(super) fn append(
-        &mut self,
-        records: &[Record],
-        places: &mut Vec<Place>,
-    ) -> Result<(), wal::Error> {
+    pub(super) fn append(&mut self, records: &[Record]) -> Result<Vec<Place>, wal::Error> {
+        let mut places = Vec::new();
         for record in records {
             let position = self.wal.append(&record.encode());
             if let Record::Accepted { .. } = record {
@@ -65,12 +63,12 @@ impl Log {
         self.metrics.wal_synced(started.elapsed(), written.bytes);
         self.metrics.wal_size.set(self.wal.bytes() as i64);
         self.volume.wrote(written.bytes);
-        Ok(())
+        Ok(places)
     }
 
-    /// Removes what lies before the first place that is needed.
-    pub(super) fn trim_before(&mut self, needed: Option<Place>) -> Result<(), wal::Error> {
-        let needed = needed.map_or(self.wal.position_end(), |place| {
+    /// Removes what is no longer needed.
+    pub(super) fn trim(&mut self, trim: Trim) -> Result<(), wal::Error> {
+        let needed = trim.before.map_or(self.wal.position_end(), |place| {
             Position::of(place.file, place.offset)
         });
         self.wal.trim_before(needed)?;
