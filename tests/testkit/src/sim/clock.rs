@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// Microseconds of its own, since the world began.
+/// It never goes back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     /// Tenths of the true speed.
     rate: u64,
-    /// What it showed at that time, in milliseconds.
+    /// What it showed when that was set, in microseconds, and when that was, in milliseconds.
     shown: u64,
     since: u64,
 }
@@ -31,6 +31,17 @@ impl Clock {
     pub(super) fn set_rate(&mut self, rate: u64, now: u64) {
         let shown = self.shows(now).as_micros();
         (self.shown, self.since, self.rate) = (shown as u64, now, rate);
+    }
+
+    /// When it will show a time, in milliseconds of true time.
+    pub(super) fn strikes(&self, time: Duration) -> u64 {
+        let left = (time.as_micros() as u64).saturating_sub(self.shown);
+        self.since + left.div_ceil(100 * self.rate)
+    }
+
+    /// It jumps ahead by so many milliseconds.
+    pub(super) fn jump(&mut self, by: u64) {
+        self.shown += by * 1000;
     }
 
     /// How many milliseconds pass while it shows so many.

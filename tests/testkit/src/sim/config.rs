@@ -5,12 +5,13 @@ use paxos::acceptor::{AnswerLimits, TrimPolicy};
 use paxos::proposer::Settings;
 use paxos::recent::{ANSWER_BYTES, Bounds, RECALLED_BYTES};
 use paxos::stamp::Terms;
+use roles::acceptor::Bounds as AcceptorBounds;
 
 use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 25;
+pub const VERSION: u32 = 26;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Config {
     pub answers: AnswerLimits,
     /// When the acceptors forget.
     pub trimming: TrimPolicy,
+    /// How much waits at an acceptor, and how much shares a write.
+    pub bounds: AcceptorBounds,
     /// Bytes of values that acceptors keep in memory once they are on disk.
     pub held_bytes: usize,
     /// Whether a learner is away until all is healed.
@@ -249,6 +252,7 @@ impl Config {
                 tail_bytes: pick(r, &[0, 500, 10_000, 64 << 20]),
                 stride_bytes: pick(r, &[1, 1_000, 16 << 20]),
             },
+            bounds: AcceptorBounds::default(),
             held_bytes: pick(r, &[0, 0, 1_000, 10_000, 32 << 20]),
             learner_away: r.chance(100),
             ahead_slots: pick(r, &[1, 8, 32_768]),
@@ -302,7 +306,16 @@ impl Config {
         };
         // Drawn from what is there already, so that the rest of a seed's world stays as it was.
         let rests = [0, 0, 2_000, 10_000][(config.propose_every + config.burst) as usize % 4];
-        let config = Config { rests, ..config };
+        // Disks that stay slow need large groups to keep up.
+        let bounds = match config.slow_for_good {
+            true => AcceptorBounds::default(),
+            false => few_at_once((config.propose_every + config.read_every) as usize),
+        };
+        let config = Config {
+            rests,
+            bounds,
+            ..config
+        };
         // Who had all when the acceptors were set back is for the learners to say there.
         match config.set_back {
             true => Config {
@@ -311,6 +324,29 @@ impl Config {
             },
             false => config,
         }
+    }
+}
+
+/// How much waits at an acceptor, and how much shares a write, in the worlds of one kind. Enough for a
+/// healthy cluster: what is chosen is not sent again to an acceptor that had no room for it.
+fn few_at_once(kind: usize) -> AcceptorBounds {
+    let most = AcceptorBounds::default();
+    let (group, group_bytes) = [
+        (most.group, most.group_bytes),
+        (most.group, most.group_bytes),
+        (1, most.group_bytes),
+        (most.group, 200),
+    ][kind % 4];
+    let (queue, queue_bytes) = [
+        (most.queue, most.queue_bytes),
+        (64, most.queue_bytes),
+        (most.queue, 20_000),
+    ][kind % 3];
+    AcceptorBounds {
+        queue,
+        queue_bytes,
+        group,
+        group_bytes,
     }
 }
 

@@ -8,7 +8,7 @@ use super::config::Fault;
 use super::disk::BadWrite;
 use super::disks::Loss;
 use super::node::{Disk, Process};
-use super::{Sim, Timer};
+use super::{ELECTION, Sim, Timer};
 
 impl Sim {
     pub(super) fn fault(&mut self) {
@@ -113,7 +113,7 @@ impl Sim {
                     self.timer(at, Timer::Election(election));
                 }
                 Process::Proposer(_) => self.tick_proposer(at),
-                Process::Acceptor(voter) => voter.member.tick(),
+                Process::Acceptor(_) => self.jump_ahead(at, ELECTION / 2),
                 Process::Learner(..) => self.tick_learner(at),
                 Process::Down => return,
             }

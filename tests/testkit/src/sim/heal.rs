@@ -214,7 +214,7 @@ impl Sim {
                     proposer.committed()
                 }
                 Process::Proposer(desk) => desk.role.core().committed_seen(),
-                Process::Acceptor(voter) => voter.member.acceptor().committed(),
+                Process::Acceptor(voter) => voter.role.member().acceptor().committed(),
                 Process::Learner(replica) => replica.core.delivered(),
                 Process::Down => panic!("{} is up in a healthy cluster", node.name),
             };

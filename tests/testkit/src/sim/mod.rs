@@ -173,8 +173,10 @@ enum Timer {
     /// A process that was asked to leave ends.
     Leave,
     Tick,
-    /// An acceptor asks the others to witness its start; others ask all acceptors.
+    /// A proposer or a learner asks all acceptors.
     Enlist,
+    /// The acceptor's loop has rested. The newest of these timers only.
+    Wake(u64),
     /// The acceptor's write, or the learner's snapshot, is on disk.
     Written,
 }

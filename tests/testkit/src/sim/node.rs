@@ -1,17 +1,11 @@
 //! One process, its disk, and what strikes it next.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 
-use paxos::acceptor::{Record, Room};
+use paxos::acceptor::Room;
 use paxos::codec::NodeName;
-use paxos::ids::NodeId;
-use paxos::message::{Reply, Request};
-use paxos::output::Output;
 use paxos::roll_call::RollCall;
-use paxos::standing::Member;
-use paxos::votes::Answer;
 
 use super::clock::Clock;
 use super::disk::{BadWrite, Claims};
@@ -19,6 +13,7 @@ use super::lists::Belongs;
 use super::log::{Copy, Log};
 use super::proposer::Desk;
 use super::replica::{Replica, Shelf};
+use super::voter::Voter;
 use super::wire::Dialect;
 
 /// A node: at most one process at a time, on one disk.
@@ -68,46 +63,17 @@ pub(super) struct Node {
 
 /// The process, if one runs.
 #[derive(Debug)]
+// There is one for each node, and it stays where it is.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Process {
     /// None runs.
     Down,
     /// A proposer.
     Proposer(Box<Desk>),
-    /// An acceptor with its queue.
-    Acceptor(Voter),
+    /// An acceptor.
+    Acceptor(Box<Voter>),
     /// A learner and what it has applied.
     Learner(Box<Replica>),
-}
-
-/// An acceptor's process: while one write is under way, what arrives waits and forms the next one.
-#[derive(Debug)]
-pub(super) struct Voter {
-    /// The state, ahead of the disk by the write under way.
-    pub(super) member: Member,
-    /// What waits.
-    pub(super) inbox: VecDeque<Waiting>,
-    /// The write under way.
-    pub(super) writing: Option<Write>,
-    /// How full its disk was when that was put together.
-    pub(super) room: Room,
-}
-
-/// What reaches an acceptor.
-#[derive(Debug)]
-pub(super) enum Waiting {
-    /// A request.
-    Request(Asker, Request),
-    /// Another acceptor's answer to its own.
-    Heard(NodeId, Reply),
-}
-
-/// A write and whom it answers, if anybody.
-#[derive(Debug)]
-pub(super) enum Write {
-    /// Requests.
-    Answers(Vec<Asker>, Output<Record, Vec<Answer>>),
-    /// What it heard of its standing.
-    Standing(Output<Record, ()>),
 }
 
 /// A node, by number, and how often it was started before.

@@ -55,6 +55,8 @@ pub struct Summary {
     pub at_once: u64,
     /// Answers for which an acceptor read its log.
     pub read_from_logs: u64,
+    /// Requests refused because too many waited.
+    pub busy: u64,
     /// Votes refused by a full disk.
     pub no_room: u64,
     /// Times that all learners lost their disks, and states that learners took over from stores.
@@ -154,6 +156,7 @@ impl AddAssign for Summary {
         self.noticed += other.noticed;
         self.at_once += other.at_once;
         self.read_from_logs += other.read_from_logs;
+        self.busy += other.busy;
         self.no_room += other.no_room;
         self.unread += other.unread;
         self.learners_lost += other.learners_lost;

@@ -3,6 +3,7 @@
 use paxos::acceptor::{AnswerLimits, TrimPolicy};
 use paxos::ids::{Ballot, Role, Slot};
 use paxos::proposer::{Proposer, Settings};
+use roles::acceptor::Bounds;
 
 use super::lists::Belongs;
 use super::node::{Disk, Process};
@@ -31,6 +32,7 @@ impl Config {
             unanswered: 0,
             answers: AnswerLimits::default(),
             trimming: TrimPolicy::default(),
+            bounds: Bounds::default(),
             ahead_slots: 32_768,
             first_round: 0,
             mixed: 0,
@@ -171,7 +173,7 @@ impl Sim {
     /// Up to where every acceptor has forgotten its votes.
     pub fn forgotten(&self) -> Slot {
         let floor = |at: usize| match &self.nodes[at].process {
-            Process::Acceptor(voter) => voter.member.acceptor().floor(),
+            Process::Acceptor(voter) => voter.role.member().acceptor().floor(),
             _ => Slot::ZERO,
         };
         let floors = self.of_role(Role::Acceptor).map(floor);
@@ -206,7 +208,9 @@ impl Sim {
         let acceptors = self.of_role(Role::Acceptor);
         let quorum = self.config.acceptors as usize / 2 + 1;
         let has = |at: usize| match &self.nodes[at].process {
-            Process::Acceptor(voter) => voter.member.acceptor().last_voted() >= Slot(slots as u64),
+            Process::Acceptor(voter) => {
+                voter.role.member().acceptor().last_voted() >= Slot(slots as u64)
+            }
             _ => false,
         };
         acceptors.filter(|at| has(*at)).count() >= quorum

@@ -1,9 +1,8 @@
 //! What the processes' own loops do: input, step, persist, act.
 
-use std::collections::VecDeque;
 use std::mem;
 
-use paxos::acceptor::{Acceptor, Record};
+use paxos::acceptor::Acceptor;
 use paxos::ids::{Role, Slot};
 use paxos::learner::{self, Learner};
 use paxos::machine::Outcome;
@@ -13,11 +12,12 @@ use paxos::standing::Member;
 use roles::proposer::{Event as Happened, Failure};
 
 use super::calls::Heard;
-use super::node::{Asker, Disk, Process, Voter, Waiting, Write};
+use super::node::{Asker, Disk, Process};
 use super::replica::{Replica, Shelf};
+use super::voter::Voter;
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
 
-/// Between two tries of an acceptor to have its start witnessed, until it votes and after that.
+/// Between two calls to the acceptors, until a quorum has answered and after that.
 const ENLIST: u64 = 100;
 const LATE_ENLIST: u64 = 2_000;
 /// No write takes longer.
@@ -58,7 +58,7 @@ impl Sim {
                 let acceptor = acceptor.with_trimming(self.config.trimming);
                 let acceptor = acceptor.with_held_bytes(self.config.held_bytes);
                 let blank = |start| Member::new(id, members, start, acceptor);
-                let mut started = log.start(blank, flip, &mut self.rng);
+                let started = log.start(blank, flip, &mut self.rng);
                 // What an older copy holds was news before.
                 if !node.lost {
                     self.check.durable(id, &started.news);
@@ -69,14 +69,10 @@ impl Sim {
                 self.check.restarted(id, started.member.acceptor(), &votes);
                 self.summary.damaged += u64::from(started.damaged);
                 self.summary.half_written += u64::from(!started.news.is_empty());
-                let writing = Some(Write::Standing(started.member.begin()));
                 self.check.listed(id, members);
-                Process::Acceptor(Voter {
-                    member: started.member,
-                    inbox: VecDeque::new(),
-                    writing,
-                    room: node.room,
-                })
+                let bounds = self.config.bounds;
+                let voter = Voter::new(started.member, bounds);
+                Process::Acceptor(Box::new(voter))
             }
             Disk::Shelf(shelf) => {
                 let flip = self.rng.chance(self.config.flips);
@@ -90,17 +86,17 @@ impl Sim {
                 Process::Learner(Box::new(replica))
             }
         };
-        self.start_timer(at, Timer::Tick);
         match self.nodes[at].name.role {
             Role::Proposer => {
+                self.start_timer(at, Timer::Tick);
                 self.start_election_timer(at);
                 self.timer(at, Timer::Enlist);
             }
-            Role::Acceptor => {
-                self.start_timer(at, Timer::Written);
+            Role::Acceptor => self.run_voter(at),
+            _ => {
+                self.start_timer(at, Timer::Tick);
                 self.timer(at, Timer::Enlist);
             }
-            _ => self.timer(at, Timer::Enlist),
         }
     }
 
@@ -116,16 +112,8 @@ impl Sim {
         node.paused_until = 0;
         node.bad_write = None;
         if let Disk::Log(log) = &mut node.disk {
-            if let Process::Acceptor(Voter {
-                writing: Some(write),
-                ..
-            }) = process
-            {
-                let write_part = |records: &[Record]| log.write_part(records, &mut self.rng);
-                let _ended = match write {
-                    Write::Answers(_, output) => output.persist(write_part).map(drop),
-                    Write::Standing(output) => output.persist(write_part),
-                };
+            if let Process::Acceptor(voter) = process {
+                voter.end(|records| log.write_part(records, &mut self.rng));
             }
             log.end(&mut self.rng);
         } else if let Disk::Shelf(shelf) = &node.disk {
@@ -143,18 +131,13 @@ impl Sim {
                 self.rng.between(least, most) * self.nodes[at].slow
             }
             (Timer::Enlist, _) => match &self.nodes[at].process {
-                Process::Acceptor(voter)
-                    if voter.member.votes() || voter.member.refusal().is_some() =>
-                {
-                    LATE_ENLIST
-                }
                 Process::Proposer(_) | Process::Learner(_) if self.may_learn(at) => LATE_ENLIST,
                 _ => ENLIST,
             },
-            (Timer::Tick, Role::Acceptor) => ELECTION / 2,
             (Timer::Tick, Role::Learner) => LEARNER_TICK,
             (Timer::Tick, _) => HEARTBEAT,
             (Timer::Succession | Timer::Leave, _) => 0,
+            (Timer::Wake(_), _) => unreachable!("the acceptor's loop says when"),
         };
         let node = &self.nodes[at];
         let of = (at, node.life);
@@ -184,8 +167,7 @@ impl Sim {
                 let down = self.rng.between(1, self.config.down);
                 self.crash(at, down);
             }
-            (Process::Acceptor(_), Timer::Tick) => self.tidy(at),
-            (Process::Acceptor(_), Timer::Enlist) => self.enlist(at),
+            (Process::Acceptor(_), Timer::Wake(wake)) => self.wake(at, wake),
             (Process::Proposer(..) | Process::Learner(..), Timer::Enlist) => self.call_roll(at),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
             (Process::Learner(..), Timer::Tick) => self.tick_learner(at),
@@ -296,10 +278,7 @@ impl Sim {
                 Process::Proposer(_) | Process::Learner(_),
                 Message::Reply(reply @ (Reply::Witnessed { .. } | Reply::Refused { .. })),
             ) if of.call == 0 => self.called(at, from, &reply),
-            (Process::Acceptor(voter), Message::Reply(reply)) => {
-                voter.inbox.push_back(Waiting::Heard(from, reply));
-                self.write_next(at);
-            }
+            (Process::Acceptor(_), Message::Reply(reply)) => self.heard_by_voter(at, from, reply),
             // A question that is put to all acceptors, by no call of its own.
             (Process::Learner(_), Message::Reply(reply)) if of.call == 0 => {
                 self.heard_vote(at, from, &reply);
