@@ -67,6 +67,11 @@ impl Recent {
         }
     }
 
+    /// How much it remembers.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// Remembers what the machine has just applied, and forgets the oldest beyond the bounds.
     pub fn push(&mut self, entry: Entry) {
         if let Outcome::Read(found) = &entry.applied.outcome {

@@ -6,6 +6,7 @@
 //! Times are durations since the process started.
 
 pub mod acceptor;
+pub mod learner;
 pub mod newest;
 pub mod pace;
 pub mod proposer;
