@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::halt;
-use super::learner::transfer::{self, Incoming, Piece, Told};
+use super::learner::transfer::{self, Incoming, Next, Piece};
 use super::volume::Volume;
 use super::{StartError, end_on_disk_error, folder};
 use crate::addresses::Addresses;
@@ -290,11 +290,11 @@ impl Handle {
                     self.note_trouble(None);
                     self.shared.followed.store(true, Ordering::Relaxed);
                 }
-                let Told {
+                let Next {
                     piece, committed, ..
                 } = told;
                 self.answered(&link, committed, was_quiet);
-                if let Some((_, piece)) = piece {
+                if let Some(piece) = piece {
                     volume.wrote(ROOM_BYTES);
                     let (store, snapshots) = (self.clone(), snapshots.clone());
                     let take = move || store.take(piece, &snapshots, ledger);
@@ -325,7 +325,7 @@ impl Handle {
     }
 
     /// Whether a learner has another value in the last slot applied here.
-    fn differs(&self, link: &Link, told: &Told, applied: Slot) -> bool {
+    fn differs(&self, link: &Link, told: &Next, applied: Slot) -> bool {
         let mine = self.shared.database.last_value();
         let mine = mine.unwrap_or_else(|error| end_on_disk_error(&error));
         let differs = told.differs_from(mine);

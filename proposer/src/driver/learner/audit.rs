@@ -199,7 +199,7 @@ async fn round(links: &[Link], learner: &Handle, others: &mut BTreeMap<NodeId, O
              Find out which of the two is wrong, and give that one an empty volume"
         );
         let reason = HaltReason::Disagrees;
-        learner.post(Ask::Halt(Halt { reason, why })).await;
+        learner.post_ask(Ask::Halt(Halt { reason, why })).await;
     }
 }
 

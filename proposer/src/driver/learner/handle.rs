@@ -7,21 +7,17 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use api::status::Halt;
 use bytes::Bytes;
-use paxos::audit::{Checkpoint, Trail};
+use paxos::audit::Checkpoint;
 use paxos::codec::{Entry, NodeName};
-use paxos::digests::Digests;
 use paxos::ids::{NodeId, Slot};
-use paxos::machine::Machine;
-use paxos::message::{Learn, Learned, Recalled, Reply, Value};
-use paxos::recent::Recent;
+use paxos::message::{Learn, Learned, Recalled, Value};
+use roles::learner::{Event, Lost, State};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::debug;
 
 use super::Run;
 use super::audit;
 use super::stores::StoreSeen;
-use super::transfer::Lost;
-use super::transfer::Piece;
 use crate::driver::turn::Turn;
 use crate::metrics::Metrics;
 use crate::snapshots::{self, Snapshots};
@@ -31,24 +27,12 @@ const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
 
 /// What the loop is asked for.
 pub(super) enum Ask {
-    Learn {
-        learn: Learn,
-        from: NodeName,
-        answer: oneshot::Sender<Learned>,
-    },
+    /// Something happened.
+    Event(Event<oneshot::Sender<Learned>>),
     /// What became of these slots?
     Recall {
         slots: Vec<Slot>,
         answer: oneshot::Sender<Recalled>,
-    },
-    Fetched {
-        from: NodeId,
-        reply: Reply,
-    },
-    /// A fetch from this slot on has failed.
-    NotFetched {
-        from: NodeId,
-        first: Slot,
     },
     /// Entries of the log's older part, from a slot on.
     Older {
@@ -58,10 +42,6 @@ pub(super) enum Ask {
     },
     /// A snapshot of our own is on disk, or is not.
     Written(Result<(Slot, u64), snapshots::Error>),
-    /// Something of another learner's is here.
-    Received(NodeName, Piece),
-    /// No more of it comes for now.
-    CaughtUp,
     /// Another learner has applied something else.
     Halt(Halt),
 }
@@ -94,33 +74,6 @@ pub(super) struct Shared {
     pub(super) lost: RwLock<Option<Lost>>,
 }
 
-/// What readers share with the loop.
-#[derive(Default)]
-pub struct State {
-    /// The resources and sessions.
-    pub machine: Machine,
-    /// Older entries are on disk.
-    pub(super) recent: Recent,
-    /// For the comparison with other learners.
-    pub(super) trail: Trail,
-    /// For the comparison with what is sent again, and with the acceptors' votes.
-    pub(super) digests: Digests,
-}
-
-impl State {
-    /// Keeps what the machine has just applied.
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.trail.note(entry.slot, &entry.value, &self.machine);
-        self.digests.note(entry.slot, &entry.value);
-        self.recent.push(entry);
-    }
-
-    /// A checksum of what was applied in a slot, if it is still known.
-    pub fn checksum(&self, slot: Slot) -> Option<u64> {
-        self.digests.of(slot)
-    }
-}
-
 /// The learner cannot take more now, or has stopped.
 #[derive(Debug)]
 pub struct Busy;
@@ -142,12 +95,12 @@ impl Handle {
     pub async fn learn(&self, from: NodeName, learn: Learn) -> Result<Learned, Busy> {
         let (answer, answered) = oneshot::channel();
         let bytes = learn.values.iter().map(Value::len).sum();
-        let ask = Ask::Learn {
+        let ask = Ask::Event(Event::Told {
             learn,
             from,
-            answer,
-        };
-        match self.turn.try_take().filter(|run| run.is_quick(bytes)) {
+            asker: answer,
+        });
+        match self.turn.try_take().filter(|run| run.role.is_quick(bytes)) {
             Some(mut run) => run.serve(ask),
             None => self.send(ask)?,
         }
@@ -255,6 +208,13 @@ impl Handle {
         lost.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Notes why it has stopped. The first reason stays.
+    pub(super) fn note_halt(&self, halt: Halt) {
+        let halted = self.shared.halted.write();
+        let mut halted = halted.unwrap_or_else(PoisonError::into_inner);
+        halted.get_or_insert(halt);
+    }
+
     /// Notes what it needs and does not get.
     pub(super) fn note_lost(&self, lost: Option<Lost>) {
         let data_lost = lost.as_ref().is_some_and(Lost::is_certain);
@@ -276,7 +236,12 @@ impl Handle {
     }
 
     /// Waits for room in the queue, on a thread that may wait.
-    pub(super) async fn post(&self, ask: Ask) {
+    pub(super) async fn post(&self, event: Event<oneshot::Sender<Learned>>) {
+        self.post_ask(Ask::Event(event)).await;
+    }
+
+    /// The same for anything that the loop is asked for.
+    pub(super) async fn post_ask(&self, ask: Ask) {
         let queue = self.queue.clone();
         self.metrics.queue.inc();
         let sent = tokio::task::spawn_blocking(move || queue.send(ask).is_ok()).await;

@@ -1,22 +1,19 @@
-//! What one learner has and another learner or a store lacks: entries of its log if that goes back
-//! far enough, or else its snapshot first. A learner's log always reaches from its snapshot to what
-//! it has applied, so the two leave no gap. A piece of a snapshot that is here is not asked for
-//! again. A learner needs this when the acceptors have forgotten what comes next; a store lives on it.
+//! What one node asks another for, over HTTP: entries of its log, and pieces of its snapshot. A learner
+//! needs this when the acceptors have forgotten what comes next, and its loop says whom to ask for what; a
+//! store lives on it, and asks a learner for entries if its log goes back far enough, or else for its
+//! snapshot first.
 
-use std::fmt;
 use std::time::Duration;
 
-use api::env::Role;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use paxos::codec::{Entry, NodeName, decode_entries};
+use paxos::codec::{Entry, decode_entries};
 use paxos::ids::Slot;
-use tracing::{error, warn};
+use roles::learner::{Ask, Told};
 
-use super::{Ask, Handle};
 use crate::driver::end_on_disk_error;
 use crate::driver::volume::Probe;
-use crate::link::{Error as LinkError, Link};
+use crate::link::Link;
 use crate::snapshots::Snapshots;
 
 /// Names the slot of a snapshot in an answer.
@@ -31,14 +28,8 @@ pub(crate) const PREVIOUS_HEADER: &str = "x-previous-value";
 const CHUNK_WITHIN: Duration = Duration::from_secs(10);
 /// How long it may take to send entries, beyond the time it was asked to wait for them.
 const ENTRIES_WITHIN: Duration = Duration::from_secs(3);
-/// How long what came may take to be applied here.
-const TAKEN_WITHIN: Duration = Duration::from_secs(30);
-/// The pause where there was no room for what a node has.
-const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
-/// The pause after every learner was asked in vain.
-const PAUSE: Duration = Duration::from_secs(1);
 
-/// Where snapshots of other nodes are put together.
+/// Where a store puts snapshots of learners together.
 #[derive(Clone)]
 pub(in crate::driver) struct Incoming {
     pub snapshots: Snapshots,
@@ -47,7 +38,7 @@ pub(in crate::driver) struct Incoming {
     pub times: u64,
 }
 
-/// What another learner sends.
+/// What a learner sends to a store.
 pub(in crate::driver) enum Piece {
     /// Chosen values from the other's log, in order.
     Entries(Vec<Entry>),
@@ -55,170 +46,17 @@ pub(in crate::driver) enum Piece {
     Snapshot(Slot),
 }
 
-/// What a learner needs, has been forgotten by the acceptors, and does not get.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lost {
-    /// The first instance that it lacks.
-    pub first: Slot,
-    /// The last one that the acceptors have forgotten.
-    pub last: Slot,
-    /// Who answered and does not have it either.
-    pub without: Vec<NodeName>,
-    /// Who could not be asked, and may have it.
-    pub silent: Vec<NodeName>,
-}
-
-impl Lost {
-    /// Whether everybody who could have it was asked.
-    pub fn is_certain(&self) -> bool {
-        self.silent.is_empty()
-    }
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |nodes: &[NodeName]| {
-            let names: Vec<String> = nodes.iter().map(NodeName::to_string).collect();
-            names.join(", ")
-        };
-        let Lost { first, last, .. } = self;
-        write!(
-            f,
-            "instances {first} to {last} are forgotten by the acceptors, and "
-        )?;
-        match (self.without.is_empty(), self.silent.is_empty()) {
-            (_, false) => {
-                let silent = list(&self.silent);
-                write!(
-                    f,
-                    "who may still have them does not answer: {silent}. Bring it back"
-                )
-            }
-            (true, true) => f.write_str(
-                "there is no other learner and no store to get them from. Give this learner its \
-                 old volume back",
-            ),
-            (false, true) => write!(
-                f,
-                "no node has them: not this learner, nor {}. Give one of them its old volume back",
-                list(&self.without)
-            ),
-        }
-    }
-}
-
-/// Why nothing, or no more, was had from a node.
-enum Failed {
-    /// It does not have it.
-    Lacks(String),
-    /// It could not be asked, or what it sent was no use.
-    Silent(String),
-    /// It has it, and there is no room for it here.
-    NoRoom(String),
-}
-
-impl From<LinkError> for Failed {
-    fn from(error: LinkError) -> Failed {
-        Failed::Silent(error.to_string())
-    }
-}
-
-/// Hands over what comes after what the learner has, from one of these nodes after the other, until
-/// `floor` is passed.
-pub(super) async fn catch_up(links: &[Link], incoming: &Incoming, floor: Slot, learner: &Handle) {
-    let applied = || *learner.applied().borrow();
-    let first = applied().next();
-    let (mut without, mut silent) = (Vec::new(), Vec::new());
-    for link in links {
-        match catch_up_from(link, incoming, floor, learner).await {
-            Ok(()) => return learner.note_lost(None),
-            Err(Failed::Lacks(why)) => {
-                warn!(
-                    node = %link.node,
-                    why,
-                    "it does not have what is missing here, asking the next one"
-                );
-                without.push(link.node);
-            }
-            Err(Failed::Silent(why)) => {
-                warn!(
-                    node = %link.node,
-                    why,
-                    "cannot catch up from it, asking the next one"
-                );
-                silent.push(link.node);
-            }
-            // Nor is there for what another one has.
-            Err(Failed::NoRoom(why)) => {
-                error!(node = %link.node, "cannot catch up: {why}");
-                learner.note_lost(None);
-                return tokio::time::sleep(NO_ROOM_PAUSE).await;
-            }
-        }
-    }
-    let lost = Lost {
-        first: applied().next(),
-        last: floor,
-        without,
-        silent,
-    };
-    // While anything comes, more may.
-    let lost = (lost.first == first && first <= floor).then_some(lost);
-    if let Some(lost) = lost
-        .as_ref()
-        .filter(|lost| learner.lost().as_ref() != Some(lost))
-    {
-        error!("cannot catch up: {lost}");
-    }
-    learner.note_lost(lost);
-    tokio::time::sleep(PAUSE).await;
-}
-
-async fn catch_up_from(
-    link: &Link,
-    incoming: &Incoming,
-    floor: Slot,
-    learner: &Handle,
-) -> Result<(), Failed> {
-    let mut applied = learner.applied();
-    loop {
-        let next = applied.borrow_and_update().next();
-        if next > floor {
-            return Ok(());
-        }
-        let (last, piece) = match link.node.role {
-            // It keeps no log, and any state beyond what is here will do.
-            Role::Store => snapshot_from(link, incoming, next).await?,
-            _ => {
-                let told = piece_from(link, incoming, next, Duration::ZERO).await?;
-                let mine = learner.state().checksum(next.previous());
-                if told.differs_from(mine) {
-                    let why = "it has another value in the last instance applied here";
-                    return Err(Failed::Silent(why.to_owned()));
-                }
-                let nothing = || Failed::Lacks("it has no more".to_owned());
-                told.piece.ok_or_else(nothing)?
-            }
-        };
-        learner.post(Ask::Received(link.node, piece)).await;
-        let taken = applied.wait_for(|applied| *applied >= last);
-        if tokio::time::timeout(TAKEN_WITHIN, taken).await.is_err() {
-            return Err(Failed::Silent("what it sent was not taken".to_owned()));
-        }
-    }
-}
-
-/// What a learner tells of what comes next.
-pub(in crate::driver) struct Told {
-    /// It, if there is anything, and its last slot.
-    pub piece: Option<(Slot, Piece)>,
+/// What a learner tells a store of what comes next.
+pub(in crate::driver) struct Next {
+    /// It, if there is anything.
+    pub piece: Option<Piece>,
     /// The last slot that the learner knows to be chosen.
     pub committed: Slot,
     /// A checksum of the value before it at that learner, if it knows.
     previous: Option<u64>,
 }
 
-impl Told {
+impl Next {
     /// Whether that learner has another value in the slot before than this checksum is of.
     pub(in crate::driver) fn differs_from(&self, mine: Option<u64>) -> bool {
         let known = self.previous.zip(mine);
@@ -232,72 +70,54 @@ pub(in crate::driver) async fn next_piece(
     incoming: &Incoming,
     next: Slot,
     wait: Duration,
-) -> Result<Told, String> {
-    let told = piece_from(link, incoming, next, wait).await;
-    told.map_err(|(Failed::Lacks(why) | Failed::Silent(why) | Failed::NoRoom(why))| why)
-}
-
-async fn piece_from(
-    link: &Link,
-    incoming: &Incoming,
-    next: Slot,
-    wait: Duration,
-) -> Result<Told, Failed> {
-    let path = format!("/entries?from={next}&waitMs={}", wait.as_millis());
-    let answer = link.get(&path, wait + ENTRIES_WITHIN).await?;
-    if answer.status() == StatusCode::GONE {
-        let (slot, piece) = snapshot_from(link, incoming, next).await?;
-        return Ok(Told {
-            piece: Some((slot, piece)),
-            committed: slot,
-            previous: None,
-        });
+) -> Result<Next, String> {
+    match ask(link, Ask::Entries { from: next }, wait).await? {
+        Told::Entries {
+            entries,
+            committed,
+            previous,
+        } => {
+            let mut expected = entries.iter().zip(next.0..);
+            if !expected.all(|(entry, slot)| entry.slot.0 == slot) {
+                return Err("its entries are not those asked for".to_owned());
+            }
+            Ok(Next {
+                piece: (!entries.is_empty()).then_some(Piece::Entries(entries)),
+                committed,
+                previous,
+            })
+        }
+        Told::Gone => {
+            let slot = snapshot_from(link, incoming, next).await?;
+            Ok(Next {
+                piece: Some(Piece::Snapshot(slot)),
+                committed: slot,
+                previous: None,
+            })
+        }
+        Told::Piece { .. } => Err("it answered another question".to_owned()),
+        Told::Lacks { why } => Err(why),
     }
-    if answer.status() != StatusCode::OK {
-        return Err(Failed::Silent(format!("it answered {}", answer.status())));
-    }
-    let silent = |why: &str| Failed::Silent(why.to_owned());
-    let committed = number(answer.headers(), COMMITTED_HEADER);
-    let committed = Slot(committed.ok_or_else(|| silent("it named no instance"))?);
-    let previous = number(answer.headers(), PREVIOUS_HEADER);
-    let entries = decode_entries(answer.into_body()).map_err(|error| silent(&error.to_string()))?;
-    let mut expected = entries.iter().zip(next.0..);
-    if !expected.all(|(entry, slot)| entry.slot.0 == slot) {
-        return Err(silent("its entries are not those asked for"));
-    }
-    let last = entries.last().map(|entry| entry.slot);
-    Ok(Told {
-        piece: last.map(|last| (last, Piece::Entries(entries))),
-        committed,
-        previous,
-    })
 }
 
 /// A node's state, if it goes as far as `next`.
-async fn snapshot_from(
-    link: &Link,
-    incoming: &Incoming,
-    next: Slot,
-) -> Result<(Slot, Piece), Failed> {
-    let (newest, ..) = ask(link, "/snapshot?offset=0").await?;
-    if newest < next {
-        let why = format!("its snapshot is of instance {newest} only");
-        return Err(Failed::Lacks(why));
+async fn snapshot_from(link: &Link, incoming: &Incoming, next: Slot) -> Result<Slot, String> {
+    let (newest, ..) = piece(link, None, 0).await?;
+    match newest < next {
+        true => Err(format!("its snapshot is of instance {newest} only")),
+        false => fetch_snapshot(link, incoming, newest).await,
     }
-    let slot = fetch_snapshot(link, incoming, newest).await?;
-    Ok((slot, Piece::Snapshot(slot)))
 }
 
-async fn fetch_snapshot(link: &Link, incoming: &Incoming, slot: Slot) -> Result<Slot, Failed> {
+async fn fetch_snapshot(link: &Link, incoming: &Incoming, slot: Slot) -> Result<Slot, String> {
     let snapshots = &incoming.snapshots;
     loop {
         let offset = snapshots.received(slot);
-        let piece = format!("/snapshot?instance={slot}&offset={offset}");
-        let (_, bytes, length) = ask(link, &piece).await?;
+        let (_, bytes, length) = piece(link, Some(slot), offset).await?;
         if bytes.is_empty() {
             return match offset == length {
                 true => Ok(slot),
-                false => Err(Failed::Silent("it sent nothing of what is left".to_owned())),
+                false => Err("it sent nothing of what is left".to_owned()),
             };
         }
         // All of it, before its first piece is written: half of one serves nobody, and this node's log
@@ -306,34 +126,82 @@ async fn fetch_snapshot(link: &Link, incoming: &Incoming, slot: Slot) -> Result<
         if !incoming.volume.has_room_for(needed) {
             let all = snapshots.discard_incoming();
             all.unwrap_or_else(|error| end_on_disk_error(&error));
-            return Err(Failed::NoRoom(format!(
+            return Err(format!(
                 "this node's volume has no room for the snapshot of {}, {needed} bytes: enlarge it, \
                  or see what else fills it",
                 link.node
-            )));
+            ));
         }
         let (keeper, written) = (snapshots.clone(), bytes);
         let write = move || keeper.receive(slot, offset, &written);
         let received = tokio::task::spawn_blocking(write).await;
-        let received = received.map_err(|error| Failed::Silent(error.to_string()))?;
+        let received = received.map_err(|error| error.to_string())?;
         received.unwrap_or_else(|error| end_on_disk_error(&error));
     }
 }
 
-async fn ask(link: &Link, path: &str) -> Result<(Slot, Bytes, u64), Failed> {
-    let answer = link.get(path, CHUNK_WITHIN).await?;
-    let answered = || format!("it answered {}", answer.status());
-    match answer.status() {
-        StatusCode::OK => {}
-        StatusCode::NOT_FOUND => return Err(Failed::Lacks(answered())),
-        _ => return Err(Failed::Silent(answered())),
+async fn piece(link: &Link, slot: Option<Slot>, offset: u64) -> Result<(Slot, Bytes, u64), String> {
+    match ask(link, Ask::Piece { slot, offset }, Duration::ZERO).await? {
+        Told::Piece {
+            slot,
+            bytes,
+            length,
+        } => Ok((slot, bytes, length)),
+        Told::Lacks { why } => Err(why),
+        Told::Entries { .. } | Told::Gone => Err("it answered another question".to_owned()),
     }
-    let silent = |why: &str| Failed::Silent(why.to_owned());
-    let slot = number(answer.headers(), SLOT_HEADER);
-    let slot = slot.ok_or_else(|| silent("it named no instance"))?;
-    let length = number(answer.headers(), LENGTH_HEADER);
-    let length = length.ok_or_else(|| silent("it named no length"))?;
-    Ok((Slot(slot), answer.into_body(), length))
+}
+
+/// Asks another node, which may wait for so long until it has entries. Why there is no answer of use, if
+/// there is none.
+pub(in crate::driver) async fn ask(link: &Link, ask: Ask, wait: Duration) -> Result<Told, String> {
+    let (path, within) = match ask {
+        Ask::Entries { from } => {
+            let path = format!("/entries?from={from}&waitMs={}", wait.as_millis());
+            (path, wait + ENTRIES_WITHIN)
+        }
+        Ask::Piece { slot: None, offset } => (format!("/snapshot?offset={offset}"), CHUNK_WITHIN),
+        Ask::Piece {
+            slot: Some(slot),
+            offset,
+        } => (
+            format!("/snapshot?instance={slot}&offset={offset}"),
+            CHUNK_WITHIN,
+        ),
+    };
+    let answer = link.get(&path, within).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let answered = || format!("it answered {}", answer.status());
+    match (ask, answer.status()) {
+        (_, StatusCode::OK) => {}
+        (Ask::Entries { .. }, StatusCode::GONE) => return Ok(Told::Gone),
+        (Ask::Piece { .. }, StatusCode::NOT_FOUND) => return Ok(Told::Lacks { why: answered() }),
+        _ => return Err(answered()),
+    }
+    let headers = answer.headers();
+    let slot = |name| number(headers, name).ok_or("it named no instance");
+    match ask {
+        Ask::Entries { .. } => {
+            let committed = Slot(slot(COMMITTED_HEADER)?);
+            let previous = number(headers, PREVIOUS_HEADER);
+            let entries = decode_entries(answer.into_body()).map_err(|error| error.to_string())?;
+            Ok(Told::Entries {
+                entries,
+                committed,
+                previous,
+            })
+        }
+        Ask::Piece { .. } => {
+            let slot = Slot(slot(SLOT_HEADER)?);
+            let length = number(headers, LENGTH_HEADER).ok_or("it named no length")?;
+            let bytes = answer.into_body();
+            Ok(Told::Piece {
+                slot,
+                bytes,
+                length,
+            })
+        }
+    }
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
