@@ -44,6 +44,12 @@ impl State {
         self.digests.of(slot)
     }
 
+    /// Entries from a slot on, at least one if it is applied, and about `bytes` of them; `None` when they
+    /// are in the log alone.
+    pub fn entries(&self, from: Slot, bytes: usize) -> Option<Vec<Entry>> {
+        self.recent.entries(from, self.machine.applied(), bytes)
+    }
+
     /// Applies the value of the next slot and remembers it. The entry as it was applied, with what READ
     /// found.
     pub(super) fn apply(&mut self, slot: Slot, value: &Value) -> Result<Entry, Undecodable> {

@@ -116,11 +116,7 @@ impl Handle {
 
     /// Entries from a slot on, at least one if it is applied, and about `bytes` of them.
     pub async fn entries(&self, from: Slot, bytes: usize) -> Result<Vec<Entry>, NoEntries> {
-        let recent = {
-            let state = self.state();
-            let applied = state.machine.applied();
-            state.recent.entries(from, applied, bytes)
-        };
+        let recent = self.state().entries(from, bytes);
         if let Some(entries) = recent {
             return Ok(entries);
         }

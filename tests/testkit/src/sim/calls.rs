@@ -52,7 +52,6 @@ pub(super) enum Due {
 
 #[derive(Clone, Copy, Debug)]
 struct Call {
-    to: usize,
     heard_at: u64,
     patience: Patience,
 }
@@ -113,7 +112,6 @@ impl Sim {
             call: number,
         };
         let call = Call {
-            to,
             heard_at: self.now,
             patience,
         };
@@ -160,7 +158,7 @@ impl Sim {
         let Some(call) = self.calls.open.get_mut(&(of.life, of.call)) else {
             return;
         };
-        let (to, patience) = (call.to, call.patience);
+        let patience = call.patience;
         let heard = match due {
             Due::Late => Heard::Late,
             Due::Progress => {
@@ -182,20 +180,20 @@ impl Sim {
                 })
             }
         };
-        self.heard(of.life.0, to, of.call, heard);
+        self.heard(of.life.0, of.call, heard);
     }
 
     /// A call ends. What comes for one that is over reaches nobody: its connection is closed.
-    pub(super) fn call_ends(&mut self, of: Asker, by: usize, heard: Heard) {
+    pub(super) fn call_ends(&mut self, of: Asker, heard: Heard) {
         if self.calls.open.remove(&(of.life, of.call)).is_some() {
-            self.heard(of.life.0, by, of.call, heard);
+            self.heard(of.life.0, of.call, heard);
         }
     }
 
-    fn heard(&mut self, at: usize, by: usize, call: u64, heard: Heard) {
+    fn heard(&mut self, at: usize, call: u64, heard: Heard) {
         match &self.nodes[at].process {
             Process::Proposer(_) => self.proposer_heard(at, call, heard),
-            Process::Learner(_) => self.learner_heard(at, by, call, heard),
+            Process::Learner(_) => self.learner_heard(at, call, heard),
             Process::Acceptor(_) | Process::Down => {}
         }
     }

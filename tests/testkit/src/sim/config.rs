@@ -94,12 +94,14 @@ pub struct Config {
     pub open_slots: u64,
     /// Between two reads.
     pub read_every: u64,
-    /// How many of a thousand deliveries a learner makes durable at once.
-    pub learner_saves: u32,
+    /// Bytes that learners apply before they make them durable at once, and not a little later.
+    pub sync_bytes: usize,
     /// Whether all begin with a program that does not write down how many founded the cluster.
     pub earlier: bool,
-    /// Slots between two snapshots of a learner.
-    pub snapshot_every: u64,
+    /// Bytes of log between two snapshots of a learner, and at least so many times a snapshot's size.
+    pub snapshot_every_bytes: u64,
+    /// See `snapshot_every_bytes`.
+    pub snapshot_multiple: u64,
     /// Bytes of a snapshot that one answer to another learner carries.
     pub piece_bytes: u64,
     /// Between two faults.
@@ -289,9 +291,10 @@ impl Config {
             value_bytes: pick(r, &[0, 40, 300, 300, 300, 300, 300, 1 << 20]),
             open_slots: r.between(8, 128),
             read_every: r.between(5, 100),
-            learner_saves: r.between(1, 1000) as u32,
+            sync_bytes: pick(r, &[1, 500, 1 << 20]),
             earlier: r.chance(300),
-            snapshot_every: pick(r, &[1, 10, 60, 400]),
+            snapshot_every_bytes: pick(r, &[1, 1_000, 6_000, 40_000]),
+            snapshot_multiple: 0,
             piece_bytes: pick(r, &[100, 2_000, 1 << 20]),
             fault_every: pick(r, &[30, 100, 300, 1000]),
             down: pick(r, &[100, 600, 3000]),
@@ -311,9 +314,11 @@ impl Config {
             true => AcceptorBounds::default(),
             false => few_at_once((config.propose_every + config.read_every) as usize),
         };
+        let snapshot_multiple = [0, 0, 2][config.open_slots as usize % 3];
         let config = Config {
             rests,
             bounds,
+            snapshot_multiple,
             ..config
         };
         // Who had all when the acceptors were set back is for the learners to say there.

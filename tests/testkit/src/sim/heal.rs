@@ -191,7 +191,7 @@ impl Sim {
     /// of which snapshot it has received.
     fn slowest_learner(&self) -> (Slot, Option<(Slot, u64)>) {
         let reached = self.nodes.iter().filter_map(|node| match &node.process {
-            Process::Learner(replica) => Some((replica.core.delivered(), replica.receiving())),
+            Process::Learner(replica) => Some((replica.applied(), replica.receiving())),
             _ => None,
         });
         reached.min().unwrap_or_default()
@@ -215,13 +215,13 @@ impl Sim {
                 }
                 Process::Proposer(desk) => desk.role.core().committed_seen(),
                 Process::Acceptor(voter) => voter.role.member().acceptor().committed(),
-                Process::Learner(replica) => replica.core.delivered(),
+                Process::Learner(replica) => replica.applied(),
                 Process::Down => panic!("{} is up in a healthy cluster", node.name),
             };
             assert_eq!(has, chosen, "{} knows all that is chosen", node.name);
         }
         let mut states = self.nodes.iter().filter_map(|node| match &node.process {
-            Process::Learner(replica) => Some(&replica.machine),
+            Process::Learner(replica) => Some(&replica.state().machine),
             _ => None,
         });
         let first = states.next();

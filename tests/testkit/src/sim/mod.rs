@@ -11,8 +11,8 @@ mod config;
 mod disk;
 mod disks;
 mod fault;
-mod fetch;
 mod heal;
+mod learners;
 mod lists;
 mod log;
 mod network;
@@ -59,7 +59,7 @@ use log::Log;
 use network::Network;
 use node::{Asker, Disk, Life, Node, Process};
 use replica::Shelf;
-use transfer::{Ask, Told};
+use roles::learner::{Ask, Told};
 use wire::Said;
 
 /// Milliseconds between two heartbeats, as in production.
@@ -81,9 +81,7 @@ pub struct Sim {
     network: Network,
     calls: Calls,
     clients: Clients,
-    /// What learners have asked acceptors for.
-    fetches: BTreeMap<(Life, u64), (Slot, Slot)>,
-    /// The number of the last job, of the last question to take over or of the last fetch.
+    /// The number of the last job or of the last question to take over.
     numbers: u64,
     /// What became of clients' jobs.
     answered_jobs: BTreeMap<u64, Vec<Answer>>,
@@ -158,7 +156,7 @@ impl Packet {
     fn bytes(&self) -> usize {
         match self {
             Packet::Message(said) => said.bytes(),
-            Packet::Told(_, told) => told.bytes(),
+            Packet::Told(_, told) => transfer::size_of(told),
             Packet::Heartbeat(_) | Packet::Done | Packet::Refused | Packet::Ask(..) => 100,
         }
     }
@@ -237,7 +235,6 @@ impl Sim {
             network: Network::new(nodes.len(), config),
             calls: Calls::default(),
             clients: Clients::default(),
-            fetches: BTreeMap::new(),
             numbers: 0,
             answered_jobs: BTreeMap::new(),
             check: Checker::new(members, config.learners, config.terms),

@@ -46,7 +46,7 @@ impl Config {
             flips: 0,
             propose_every: NEVER,
             read_every: NEVER,
-            snapshot_every: NEVER,
+            snapshot_every_bytes: NEVER,
             fault_every: NEVER,
             lost_claims: 0,
             earlier: false,
@@ -134,7 +134,7 @@ impl Sim {
     pub fn applied(&self, learner: usize) -> Slot {
         let at = self.of_role(Role::Learner).nth(learner);
         match at.map(|at| &self.nodes[at].process) {
-            Some(Process::Learner(replica)) => replica.core.delivered(),
+            Some(Process::Learner(replica)) => replica.applied(),
             _ => Slot::ZERO,
         }
     }

@@ -4,16 +4,12 @@ use std::mem;
 
 use paxos::acceptor::Acceptor;
 use paxos::ids::{Role, Slot};
-use paxos::learner::{self, Learner};
-use paxos::machine::Outcome;
-use paxos::message::{Learned, Message, Reply};
-use paxos::recent::fit;
+use paxos::message::{Message, Reply};
 use paxos::standing::Member;
 use roles::proposer::{Event as Happened, Failure};
 
 use super::calls::Heard;
 use super::node::{Asker, Disk, Process};
-use super::replica::{Replica, Shelf};
 use super::voter::Voter;
 use super::{ELECTION, Event, HEARTBEAT, LEARNER_TICK, Packet, Sim, Timer};
 
@@ -50,7 +46,7 @@ impl Sim {
         }
         let node = &mut self.nodes[at];
         let id = node.name.id;
-        node.process = match &mut node.disk {
+        let process = match &mut node.disk {
             Disk::Claims(_) => mem::replace(&mut node.process, Process::Down),
             Disk::Log(log) => {
                 let flip = self.rng.chance(self.config.flips);
@@ -78,14 +74,11 @@ impl Sim {
                 let flip = self.rng.chance(self.config.flips);
                 let (opened, damaged) = shelf.open(flip, &mut self.rng);
                 self.summary.damaged += u64::from(damaged);
-                let learner = Learner::new(members, Slot::ZERO);
-                let core = learner.with_ahead_slots(self.config.ahead_slots);
-                let core = core.with_ahead_bytes(self.config.ahead_bytes);
-                let replica = Replica::new(opened, core);
-                self.check.learner_restarted(id, replica.core.delivered());
+                let replica = self.open_learner(at, opened, members);
                 Process::Learner(Box::new(replica))
             }
         };
+        self.nodes[at].process = process;
         match self.nodes[at].name.role {
             Role::Proposer => {
                 self.start_timer(at, Timer::Tick);
@@ -171,9 +164,7 @@ impl Sim {
             (Process::Proposer(..) | Process::Learner(..), Timer::Enlist) => self.call_roll(at),
             (Process::Acceptor(_), Timer::Written) => self.written(at),
             (Process::Learner(..), Timer::Tick) => self.tick_learner(at),
-            (Process::Learner(..), Timer::Written) => {
-                self.on_shelf(at, |replica, _| replica.write_snapshot());
-            }
+            (Process::Learner(..), Timer::Written) => self.snapshot_due(at),
             _ => {}
         }
         let life = self.nodes[at].life;
@@ -207,55 +198,10 @@ impl Sim {
     }
 
     fn hear(&mut self, from: Asker, at: usize, message: Message) {
-        let may_learn = self.may_learn(at);
         match (&mut self.nodes[at].process, message) {
             (Process::Acceptor(_), Message::Request(request)) => self.ask(at, from, request),
-            (Process::Learner(..), Message::Learn(_)) if !may_learn => {
-                self.answer(at, from, Packet::Refused);
-            }
-            (Process::Learner(..), Message::Recall(slots)) => self.tell_outcomes(at, from, slots),
-            (Process::Learner(..), Message::Learn(learn)) => {
-                let is_taken = self.is_told_the_same(at, &learn);
-                if is_taken {
-                    self.step_learner(at, learner::Input::Learn(learn.clone()));
-                }
-                let node = &self.nodes[at];
-                if let (Process::Learner(replica), Disk::Shelf(shelf)) = (&node.process, &node.disk)
-                {
-                    let slots = (learn.first.0..).map(Slot);
-                    let outcomes = match replica.is_mute() {
-                        true => vec![None; learn.values.len()],
-                        false => replica.outcomes(slots.zip(learn.values.iter().map(Some))),
-                    };
-                    let told = (learn.first.0..)
-                        .map(Slot)
-                        .zip(&learn.values[..])
-                        .zip(&outcomes);
-                    for ((slot, value), outcome) in told {
-                        // Untold is no outcome.
-                        if let Some(applied) = outcome
-                            && applied.outcome != Outcome::Untold
-                        {
-                            self.check
-                                .answered_for(node.name.id, slot, value, applied.slot);
-                        }
-                    }
-                    let learned = Learned {
-                        applied: replica.core.delivered(),
-                        durable: shelf.durable,
-                        first: learn.first,
-                        outcomes: fit(self.config.outcome_bytes.0, outcomes),
-                    };
-                    let message = Message::Learned(learned.clone());
-                    let most = self.config.outcome_bytes.0;
-                    assert!(
-                        message.size_hint() <= most,
-                        "an answer of at most {most} bytes"
-                    );
-                    let packet = self.said(at, Message::Learned(learned));
-                    self.answer(at, from, packet);
-                }
-            }
+            (Process::Learner(..), Message::Learn(learn)) => self.learn(at, from, learn),
+            (Process::Learner(..), Message::Recall(slots)) => self.tell_outcomes(at, from, &slots),
             (Process::Proposer(_), message) => self.hear_as_proposer(from, at, message),
             _ => {}
         }
@@ -269,8 +215,8 @@ impl Sim {
                 None => return self.summary.refused += 1,
             },
             Packet::Told(number, told) => return self.told(at, number, told),
-            Packet::Done => return self.call_ends(of, by, Heard::Answer(None)),
-            Packet::Refused => return self.call_ends(of, by, Heard::Failed(Failure::Refused)),
+            Packet::Done => return self.call_ends(of, Heard::Answer(None)),
+            Packet::Refused => return self.call_ends(of, Heard::Failed(Failure::Refused)),
             Packet::Heartbeat(_) | Packet::Ask(..) => return,
         };
         match (&mut self.nodes[at].process, message) {
@@ -279,132 +225,7 @@ impl Sim {
                 Message::Reply(reply @ (Reply::Witnessed { .. } | Reply::Refused { .. })),
             ) if of.call == 0 => self.called(at, from, &reply),
             (Process::Acceptor(_), Message::Reply(reply)) => self.heard_by_voter(at, from, reply),
-            // A question that is put to all acceptors, by no call of its own.
-            (Process::Learner(_), Message::Reply(reply)) if of.call == 0 => {
-                self.heard_vote(at, from, &reply);
-            }
-            (_, message) => self.call_ends(of, by, Heard::Answer(Some(message))),
-        }
-    }
-
-    /// To every other node of a role.
-    pub(super) fn send_all(&mut self, from: usize, role: Role, packet: &Packet) {
-        for to in self.of_role(role).filter(|to| *to != from) {
-            self.send(from, to, packet);
-        }
-    }
-
-    pub(super) fn step_learner(&mut self, at: usize, input: learner::Input) {
-        let node = &mut self.nodes[at];
-        let Process::Learner(replica) = &mut node.process else {
-            return;
-        };
-        // That a fetch has failed is heard in doubt as well: it is asked for again afterwards.
-        let takes = !replica.is_in_doubt() || matches!(input, learner::Input::Failed { .. });
-        if replica.halted || !takes {
-            return;
-        }
-        let mut effects = replica.core.step(input);
-        let deliver = mem::take(&mut effects.deliver);
-        let (entries, unread) = replica.apply(deliver);
-        if let Some(slot) = unread {
-            assert!(
-                !effects.is_sure(slot),
-                "no quorum of acceptors has what nobody proposed: {slot}"
-            );
-            replica.core.distrust(slot);
-            self.summary.unread += 1;
-        }
-        self.check.committed(replica.core.committed());
-        assert!(
-            effects.missing.is_none() || self.is_set_back,
-            "no acceptor forgets what is chosen"
-        );
-        assert!(
-            effects
-                .disputed
-                .is_none_or(|slot| self.is_set_back || self.unreadable.contains(&slot)),
-            "one value is told for a slot"
-        );
-        // The driver says both.
-        let says = effects.missing.is_some() || effects.disputed.is_some();
-        self.summary.noticed += u64::from(says);
-        let (values, found) = replica.remembers();
-        let bounds = self.config.recent;
-        assert!(
-            values <= bounds.bytes && found <= bounds.found_bytes,
-            "memory is bounded"
-        );
-        let ahead = replica.core.ahead_bytes();
-        assert!(
-            ahead <= self.config.ahead_bytes,
-            "{ahead} bytes ahead of a gap"
-        );
-        for entry in &entries {
-            self.check.delivered(node.name.id, entry);
-        }
-        for (acceptor, fetch) in effects.fetch {
-            self.check.asks_by(self.list(at));
-            self.fetch(at, acceptor, fetch);
-        }
-        if let Some(floor) = effects.truncated {
-            self.catch_up(at, floor);
-        }
-        if !entries.is_empty() && self.rng.chance(self.config.learner_saves) {
-            self.save(at);
-        }
-    }
-
-    pub(super) fn tick_learner(&mut self, at: usize) {
-        self.lose_patience(at);
-        if !self.healed && self.rng.chance(self.config.false_words) {
-            self.say_something_else(at);
-        }
-        self.step_learner(at, learner::Input::Tick);
-        self.sample(at);
-        self.save(at);
-        self.feed_a_store(at);
-    }
-
-    /// A learner makes its log durable and, at times, starts a snapshot.
-    fn save(&mut self, at: usize) {
-        if self.on_shelf(at, Replica::sync).is_none() {
-            return;
-        }
-        let Process::Learner(replica) = &mut self.nodes[at].process else {
-            return;
-        };
-        if replica.copy.is_none() && replica.since_snapshot() >= self.config.snapshot_every {
-            replica.copy = Some(replica.machine.clone());
-            self.start_timer(at, Timer::Written);
-        }
-    }
-
-    /// A learner uses its disk. `None` if that has ended its process.
-    pub(super) fn on_shelf<T>(
-        &mut self,
-        at: usize,
-        run: impl FnOnce(&mut Replica, &mut Shelf) -> Result<T, String>,
-    ) -> Option<T> {
-        let node = &mut self.nodes[at];
-        let (Process::Learner(replica), Disk::Shelf(shelf)) = (&mut node.process, &mut node.disk)
-        else {
-            return None;
-        };
-        let bad = node.bad_write.take();
-        if let Some(bad) = bad {
-            shelf.spoil(bad, &mut self.rng);
-        }
-        let done = run(replica, shelf);
-        self.check.learner_durable(node.name.id, shelf.durable);
-        match (done, bad) {
-            (Ok(done), None) => Some(done),
-            (Err(error), None) => panic!("a healthy disk takes every write: {error}"),
-            (_, Some(_)) => {
-                let down = self.rng.between(1, self.config.down);
-                self.crash(at, down);
-                None
-            }
+            (_, message) => self.call_ends(of, Heard::Answer(Some(message))),
         }
     }
 

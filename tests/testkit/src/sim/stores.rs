@@ -3,11 +3,13 @@
 
 use node::media::SimMedia;
 use node::snapshots::Snapshots;
-use paxos::ids::{Role, Slot};
+use paxos::ids::{NodeId, Role, Slot};
 use paxos::machine::Machine;
+use roles::learner::{self, Told};
 
 use super::Sim;
 use super::node::{Disk, Process};
+use super::transfer::lacks;
 
 /// Of a thousand ticks of a learner, those at which a store takes what it has.
 const FOLLOWS: u32 = 300;
@@ -23,10 +25,10 @@ impl Sim {
         let (Process::Learner(replica), Disk::Shelf(shelf)) = (&node.process, &node.disk) else {
             return;
         };
-        let applied = replica.machine.applied();
+        let applied = replica.applied();
         let is_news = applied > self.stores[which].applied();
-        if is_news && applied <= shelf.durable && !replica.is_mute() {
-            self.stores[which] = replica.machine.clone();
+        if is_news && applied <= shelf.durable && !replica.role.is_mute() {
+            self.stores[which] = replica.state().machine.clone();
             self.check.store_durable(which, applied);
         }
     }
@@ -52,27 +54,29 @@ impl Sim {
         self.summary.learners_lost += 1;
     }
 
-    /// No learner has what is missing here: a store's state, if it is further.
-    pub(super) fn take_over_a_store(&mut self, at: usize) {
-        let Process::Learner(replica) = &self.nodes[at].process else {
-            return;
+    /// A store answers a learner: with its state, of one moment however many pieces it comes in.
+    pub(super) fn store_tells(&mut self, at: usize, store: NodeId, ask: learner::Ask) -> Told {
+        let learner::Ask::Piece { slot, offset } = ask else {
+            panic!("a store keeps no log: {ask:?}");
         };
-        let mine = replica.core.delivered();
-        let furthest = self.stores.iter().max_by_key(|store| store.applied());
-        let Some(store) = furthest.filter(|store| store.applied() > mine) else {
-            return;
+        let Process::Learner(replica) = &mut self.nodes[at].process else {
+            return lacks();
         };
-        let slot = store.applied();
-        let sent = Snapshots::open(SimMedia::new()).expect("an empty folder");
-        sent.write(&store.freeze()).expect("a healthy disk");
-        let read = sent.read(slot, 0, u64::MAX).expect("a healthy disk");
-        let (bytes, _) = read.expect("it was written");
-        if self
-            .on_shelf(at, |replica, _| replica.receive(slot, 0, &bytes))
-            .is_some()
-        {
-            self.install(at, slot);
-            self.summary.from_stores += 1;
+        if slot.is_none() {
+            let state = &self.stores[store.index()];
+            let sent = Snapshots::open(SimMedia::new()).expect("an empty folder");
+            sent.write(&state.freeze()).expect("a healthy disk");
+            let read = sent.read(state.applied(), 0, u64::MAX);
+            let (bytes, _) = read.expect("a healthy disk").expect("it was written");
+            replica.made = Some((state.applied(), bytes));
+        }
+        match &replica.made {
+            Some((made, bytes)) if slot.is_none_or(|slot| slot == *made) => Told::Piece {
+                slot: *made,
+                bytes: bytes.slice((offset as usize).min(bytes.len())..),
+                length: bytes.len() as u64,
+            },
+            _ => lacks(),
         }
     }
 }

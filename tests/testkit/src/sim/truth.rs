@@ -1,134 +1,22 @@
-//! Whether a learner has what the acceptors have, as its driver asks them; and the world in which all
-//! acceptors were set back in time at once, which must be noticed.
+//! False words to learners; and the world in which all acceptors were set back in time at once, which must
+//! be noticed.
 
-use paxos::ids::{NodeId, Role, Slot};
-use paxos::message::{Learn, Message, Reply, Value};
-use paxos::verify::{Verdict, Verify};
+use paxos::ids::{Role, Slot};
+use paxos::message::{Learn, Message, Value};
 
 use super::Sim;
 use super::heal::{SETTLE, WRITE};
 use super::node::{Asker, Disk, Process};
 
-/// A question to the acceptors, and whether somebody has said something else.
-#[derive(Debug)]
-pub(super) struct Doubt {
-    pub(super) verify: Verify,
-    pub(super) told: bool,
-}
-
 impl Sim {
-    /// Whether a learner may take this message: what it says of slots applied is what was applied.
-    pub(super) fn is_told_the_same(&mut self, at: usize, learn: &Learn) -> bool {
-        let Process::Learner(replica) = &self.nodes[at].process else {
-            return false;
-        };
-        if replica.halted || replica.is_in_doubt() {
-            return false;
-        }
-        let compared = replica.digests.compare(learn);
-        let mine = |slot| replica.digests.of(slot);
-        let other = compared.other.and_then(|slot| Some((slot, mine(slot)?)));
-        let older = || replica.older_differs(learn, compared.unknown?);
-        let Some((slot, mine)) = other.or_else(older) else {
-            let (known, id) = (replica.digests.known(), self.nodes[at].name.id);
-            for (slot, value) in (learn.first.0..).map(Slot).zip(learn.values.iter()) {
-                let is_known = known.is_some_and(|(first, last)| first <= slot && slot <= last);
-                assert!(
-                    !is_known || self.check.applied_value(id, slot) == Some(value),
-                    "a learner notices that it is told another value for {slot}"
-                );
-            }
-            return true;
-        };
-        self.ask_acceptors(at, slot, mine, true);
-        false
-    }
-
-    fn ask_acceptors(&mut self, at: usize, slot: Slot, mine: u64, told: bool) {
-        let members = self.list(at);
-        self.check.asks_by(members);
-        let verify = Verify::new(members, slot, mine);
-        let packet = self.said(at, Message::Request(verify.request()));
-        if let Process::Learner(replica) = &mut self.nodes[at].process {
-            replica.doubt = Some(Doubt { verify, told });
-        }
-        self.send_all(at, Role::Acceptor, &packet);
-    }
-
-    /// An acceptor answers a learner.
-    pub(super) fn heard_vote(&mut self, at: usize, from: NodeId, reply: &Reply) {
-        let Process::Learner(replica) = &mut self.nodes[at].process else {
-            return;
-        };
-        let Some(doubt) = &mut replica.doubt else {
-            return;
-        };
-        let Some(verdict) = doubt.verify.answer(from, reply) else {
-            return;
-        };
-        self.judge(at, verdict);
-    }
-
-    fn judge(&mut self, at: usize, verdict: Verdict) {
-        let Process::Learner(replica) = &mut self.nodes[at].process else {
-            return;
-        };
-        let Some(doubt) = replica.doubt.take() else {
-            return;
-        };
-        let (slot, told) = (doubt.verify.slot(), doubt.told);
-        match verdict {
-            Verdict::Same => self.summary.words_refused += u64::from(told),
-            Verdict::Forgotten => {}
-            Verdict::Other(_) | Verdict::NoVote => {
-                assert!(
-                    self.is_set_back,
-                    "acceptors have what a learner has applied: {verdict:?} in {slot}"
-                );
-                replica.halted = true;
-                self.summary.noticed += 1;
-            }
-        }
-    }
-
-    /// Asks again, or takes a sample: the newest slot or any that is remembered.
-    pub(super) fn sample(&mut self, at: usize) {
-        let Process::Learner(replica) = &self.nodes[at].process else {
-            return;
-        };
-        if replica.halted {
-            return;
-        }
-        if let Some(Doubt { verify, told: true }) = &replica.doubt {
-            if let Some(verdict) = verify.give_up() {
-                return self.judge(at, verdict);
-            }
-            let packet = self.said(at, Message::Request(verify.request()));
-            return self.send_all(at, Role::Acceptor, &packet);
-        }
-        let Some((first, last)) = replica.digests.known() else {
-            return;
-        };
-        if !self.config.samples || !self.may_learn(at) {
-            return;
-        }
-        let slot = match self.rng.chance(500) {
-            true => last,
-            false => Slot(self.rng.between(first.0, last.0)),
-        };
-        if let Some(mine) = replica.digests.of(slot) {
-            self.ask_acceptors(at, slot, mine, false);
-        }
-    }
-
     /// Somebody who is no leader tells a learner another value for a slot that it has applied, or one
     /// that cannot be read for any slot.
     pub(super) fn say_something_else(&mut self, at: usize) {
         let Process::Learner(replica) = &self.nodes[at].process else {
             return;
         };
-        let applied = replica.core.delivered();
-        if applied == Slot::ZERO || replica.halted {
+        let applied = replica.applied();
+        if applied == Slot::ZERO || replica.role.halted().is_some() {
             return;
         }
         // What is not applied yet cannot be compared, but it can be read, or not.
