@@ -16,11 +16,9 @@ use paxos::message::Learn;
 
 use super::{Action, LearnerRole, Notice, World};
 
-/// How long what came may take to be applied here.
-const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// The pause where there was no room for what a node has.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
-/// The pause after every node was asked in vain.
+/// The pause after every node was asked in vain, or where what came could not be taken.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A question to another learner or a store.
@@ -141,8 +139,8 @@ enum Stage {
     Asked { number: u64, ask: Ask },
     /// A piece of a snapshot is on its way to the disk.
     Receiving { number: u64, slot: Slot },
-    /// What came is to be applied.
-    Taking { last: Slot, until: Duration },
+    /// What has come is being applied.
+    Taking,
     /// Nobody is asked for a while.
     Pausing { until: Duration },
 }
@@ -288,6 +286,8 @@ impl<W: World> LearnerRole<W> {
             return Ok(());
         };
         let failed = match (ask, told) {
+            // It had that snapshot, and may have a newer one by now.
+            (Ask::Piece { slot: Some(_), .. }, Told::Lacks { why }) => Failed::Silent(why),
             (_, Told::Lacks { why }) => Failed::Lacks(why),
             (
                 Ask::Entries { from },
@@ -297,9 +297,9 @@ impl<W: World> LearnerRole<W> {
             ) => match self.usable(from, &entries, previous) {
                 Err(failed) => failed,
                 Ok(last) => {
-                    self.begin_taking(last, now);
+                    self.set_stage(Stage::Taking);
                     self.learn_entries(entries, node, now)?;
-                    self.look_at_taking(now);
+                    self.taken_up_to(last, now);
                     return Ok(());
                 }
             },
@@ -327,13 +327,14 @@ impl<W: World> LearnerRole<W> {
                 if !bytes.is_empty() {
                     return self.receive(number, node, (slot, offset), bytes, length, now);
                 }
-                if offset == length {
-                    self.begin_taking(slot, now);
-                    self.install(slot)?;
-                    self.look_at_taking(now);
+                if offset != length {
+                    Failed::Silent("it sent nothing of what is left".to_owned())
+                } else if self.install(slot)? {
+                    self.taken_up_to(slot, now);
                     return Ok(());
+                } else {
+                    Failed::Silent("its snapshot is damaged".to_owned())
                 }
-                Failed::Silent("it sent nothing of what is left".to_owned())
             }
             _ => Failed::Silent("it answered another question".to_owned()),
         };
@@ -387,15 +388,12 @@ impl<W: World> LearnerRole<W> {
             // Nor is there for what another one has.
             self.actions.push(Action::Lost(None));
         }
-        let Some(catch_up) = &mut self.catch_up else {
-            return Ok(());
-        };
         if !has_room {
             let until = now + NO_ROOM_PAUSE;
-            catch_up.stage = Stage::Pausing { until };
+            self.set_stage(Stage::Pausing { until });
             return Ok(());
         }
-        catch_up.stage = Stage::Receiving { number, slot };
+        self.set_stage(Stage::Receiving { number, slot });
         self.actions.push(Action::Receive {
             number,
             slot,
@@ -417,32 +415,23 @@ impl<W: World> LearnerRole<W> {
         }
     }
 
-    fn begin_taking(&mut self, last: Slot, now: Duration) {
-        let until = now + TAKEN_WITHIN;
+    fn set_stage(&mut self, stage: Stage) {
         if let Some(catch_up) = &mut self.catch_up {
-            catch_up.stage = Stage::Taking { last, until };
+            catch_up.stage = stage;
         }
     }
 
-    /// Continues when what came is applied.
-    fn look_at_taking(&mut self, now: Duration) {
-        let Some(catch_up) = &self.catch_up else {
-            return;
-        };
-        let Stage::Taking { last, until } = catch_up.stage else {
-            return;
-        };
-        if self.applied >= last {
-            self.ask_first(now);
-        } else if now >= until {
-            let why = "what it sent was not taken";
-            self.next_node(Failed::Silent(why.to_owned()), now);
+    /// Continues if what came is applied, all of it. It may not be: while a doubt is open, without room,
+    /// or where a value cannot be read. Then it is no fault of the node's, and asking starts again soon.
+    fn taken_up_to(&mut self, last: Slot, now: Duration) {
+        match self.applied >= last {
+            true => self.ask_first(now),
+            false => self.set_stage(Stage::Pausing { until: now + PAUSE }),
         }
     }
 
     /// Some time has passed.
     pub(super) fn tick_catch_up(&mut self, now: Duration) {
-        self.look_at_taking(now);
         let over = |catch_up: &mut CatchUp| match catch_up.stage {
             Stage::Pausing { until } => now >= until,
             _ => false,
@@ -473,17 +462,18 @@ impl<W: World> LearnerRole<W> {
         }
     }
 
-    /// Takes over a snapshot that has come whole.
-    fn install(&mut self, slot: Slot) -> Result<(), W::Error> {
+    /// Takes over a snapshot that has come whole, unless it must not now; `false` if it is damaged.
+    fn install(&mut self, slot: Slot) -> Result<bool, W::Error> {
         if self.halted.is_some() || self.truth.is_in_doubt() {
-            return Ok(());
+            return Ok(true);
         }
         if slot <= self.core.delivered() {
             // Level meanwhile without it.
-            return self.world.discard_received();
+            self.world.discard_received()?;
+            return Ok(true);
         }
         let Some(machine) = self.world.install(slot)? else {
-            return Ok(());
+            return Ok(false);
         };
         {
             let mut state = self.world.state_mut();
@@ -498,6 +488,6 @@ impl<W: World> LearnerRole<W> {
         self.log.clear();
         self.world.trim_all()?;
         self.actions.push(Action::Installed(slot));
-        Ok(())
+        Ok(true)
     }
 }

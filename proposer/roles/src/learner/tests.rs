@@ -93,9 +93,10 @@ impl World for Disk {
     }
 
     fn install(&mut self, slot: Slot) -> Result<Option<Machine>, &'static str> {
-        let (machine, _) = self.incoming.take().ok_or("nothing was received")?;
-        assert_eq!(machine.applied(), slot);
-        Ok(Some(machine))
+        let received = self.incoming.take();
+        Ok(received
+            .map(|(machine, _)| machine)
+            .filter(|it| it.applied() == slot))
     }
 
     fn discard_received(&mut self) -> Result<(), &'static str> {
@@ -849,17 +850,51 @@ fn a_snapshot_without_room_for_it_is_given_up_whole() {
 }
 
 #[test]
-fn a_node_whose_entries_are_not_taken_in_time_is_left() {
+fn entries_that_come_while_a_doubt_is_open_are_asked_for_again_soon() {
     let mut bench = Bench::new();
-    bench.forget();
-    bench.role.world.room = false;
+    bench.tell_numbers(1, 2).forget();
     let (number, ..) = bench.asks().unwrap();
-    let told = told_entries(1, 5, None);
+    bench.tell(1, 2, &[write("x")], 2);
+    let asked = bench.questions();
+    let told = told_entries(3, 5, None);
     bench.on(Event::NodeTold { number, told });
-    bench.pass(millis(29_999));
-    assert_eq!(bench.asks(), None);
-    bench.pass(millis(1));
-    assert_eq!(bench.asks().unwrap().1, learner(3));
+    assert_eq!((bench.role.applied(), bench.asks()), (Slot(2), None));
+    for question in &asked[..2] {
+        bench.fetched(question, &[(2, write("2"))]);
+    }
+    bench.pass(millis(1000)).forget();
+    let (number, ..) = bench.asks().unwrap();
+    let told = told_entries(3, 5, None);
+    bench.on(Event::NodeTold { number, told });
+    assert_eq!(bench.role.applied(), Slot(5));
+}
+
+#[test]
+fn one_whose_snapshot_is_damaged_or_gone_halfway_may_still_have_what_is_missing() {
+    for is_damaged in [true, false] {
+        let mut bench = Bench::new();
+        (bench.role.world.learners, bench.role.world.stores) = (0, 1);
+        bench.forget();
+        for received in [0, 4] {
+            let (number, ..) = bench.asks().unwrap();
+            bench.role.world.incoming = (received == 0).then(|| (Machine::new(), 4));
+            let gone = Told::Lacks {
+                why: "it answered 404".to_owned(),
+            };
+            let piece = Told::Piece {
+                slot: Slot(8),
+                bytes: Bytes::new(),
+                length: 4,
+            };
+            let told = match is_damaged || received == 0 {
+                true => piece,
+                false => gone,
+            };
+            bench.on(Event::NodeTold { number, told });
+        }
+        let lost = bench.lost().flatten().unwrap();
+        assert_eq!((lost.silent, lost.without), (vec![store(1)], vec![]));
+    }
 }
 
 #[test]
