@@ -263,7 +263,12 @@ impl Config {
             recent,
             outcome_bytes: pick(
                 r,
-                &[(1_000, 50), (2_000, 400), (ANSWER_BYTES, RECALLED_BYTES)],
+                &[
+                    (1_000, 50),
+                    (1_000, 50),
+                    (2_000, 400),
+                    (ANSWER_BYTES, RECALLED_BYTES),
+                ],
             ),
             reads_in_log: pick(r, &[0, 2, 3, 10]),
             first_round: pick(r, &[0, 0, 0, 1 << 20, (1 << 32) - (1 << 24)]),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use paxos::acceptor::Room;
 use paxos::ids::{Members, NodeId, NodeName, Role, Slot};
 use paxos::learner::Learner;
 use paxos::machine::Outcome;
@@ -43,6 +44,8 @@ impl Config {
 impl Sim {
     /// A learner's process on what its disk gave.
     pub(super) fn open_learner(&mut self, at: usize, opened: Opened, members: Members) -> Replica {
+        // Somebody has seen to its disk.
+        self.nodes[at].room = Room::Enough;
         let (config, me) = (&self.config, self.nodes[at].name);
         let of = |role, count| NodeId::first(count).map(move |id| NodeName { role, id });
         let others = of(Role::Learner, config.learners).chain(of(Role::Store, config.stores));
