@@ -238,7 +238,9 @@ impl Sim {
                 }
             }
             Action::Lost(lost) => assert!(
-                lost.is_none_or(|lost| !lost.is_certain()) || self.is_set_back,
+                lost.is_none_or(|lost| !lost.is_certain())
+                    || self.is_set_back
+                    || self.are_disks_away,
                 "somebody has what the acceptors have forgotten"
             ),
             Action::Halted(halt) => match halt {

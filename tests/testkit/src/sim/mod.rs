@@ -93,6 +93,8 @@ pub struct Sim {
     stores: Vec<Machine>,
     /// All acceptors were set back in time.
     is_set_back: bool,
+    /// All learners' disks were taken away.
+    are_disks_away: bool,
     trace: bool,
     summary: Summary,
 }
@@ -242,6 +244,7 @@ impl Sim {
             unreadable: BTreeSet::new(),
             stores: vec![Machine::default(); config.stores.into()],
             is_set_back: false,
+            are_disks_away: false,
             trace: false,
             summary: Summary::default(),
             config: config.clone(),

@@ -148,6 +148,7 @@ impl Sim {
 
     /// All learners get empty disks, and start again so much later; what they had.
     pub fn take_learners_disks(&mut self, down: u64) -> Vec<Taken> {
+        self.are_disks_away = true;
         let learners: Vec<usize> = self.of_role(Role::Learner).collect();
         let take = |at: usize| {
             self.crash(at, down);
