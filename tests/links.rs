@@ -54,3 +54,8 @@ fn every_world_is_run_here_and_for_the_canaries() {
         assert!(here.contains(&format!("worlds::{name}();")), "{name}");
     }
 }
+
+#[test]
+fn a_leader_that_is_cut_off_with_one_acceptor_allows_no_read() {
+    worlds::a_leader_that_is_cut_off_with_one_acceptor_allows_no_read();
+}

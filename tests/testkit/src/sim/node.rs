@@ -63,8 +63,6 @@ pub(super) struct Node {
 
 /// The process, if one runs.
 #[derive(Debug)]
-// There is one for each node, and it stays where it is.
-#[allow(clippy::large_enum_variant)]
 pub(super) enum Process {
     /// None runs.
     Down,

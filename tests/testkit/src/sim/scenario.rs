@@ -3,6 +3,7 @@
 use paxos::acceptor::{AnswerLimits, TrimPolicy};
 use paxos::ids::{Ballot, Role, Slot};
 use paxos::proposer::{Proposer, Settings};
+use roles::proposer::Event as Happened;
 use roles::acceptor::Bounds;
 
 use super::lists::Belongs;
@@ -34,6 +35,7 @@ impl Config {
             trimming: TrimPolicy::default(),
             bounds: Bounds::default(),
             ahead_slots: 32_768,
+            open_slots: roles::proposer::Settings::OPEN.0,
             first_round: 0,
             mixed: 0,
             latency: (latency, latency),
@@ -187,6 +189,21 @@ impl Sim {
             self.network.cut(proposer, learner);
             self.network.cut(learner, proposer);
         }
+    }
+
+    /// Cuts the links between some nodes and all others, both ways.
+    pub fn cut_off(&mut self, some: &[(Role, usize)]) {
+        let at = |(role, which): &(Role, usize)| self.of_role(*role).nth(*which);
+        let some: Vec<usize> = some.iter().filter_map(at).collect();
+        let left: Vec<bool> = (0..self.nodes.len()).map(|at| some.contains(&at)).collect();
+        self.network.split(&left, true);
+    }
+
+    /// A client reads through that proposer.
+    pub fn read_through(&mut self, proposer: usize) {
+        let read = self.clients.read();
+        self.check.read_began(read);
+        self.on_proposer(proposer, Happened::Read(read));
     }
 
     /// Every link works again, with its bandwidth.

@@ -13,7 +13,7 @@ use paxos::stamp::Terms;
 use super::{Config, Sim};
 
 /// All of them, by name.
-pub const WORLDS: [(&str, fn()); 9] = [
+pub const WORLDS: [(&str, fn()); 10] = [
     (
         "large_writes_use_slow_links_well_and_send_nothing_twice",
         large_writes_use_slow_links_well_and_send_nothing_twice,
@@ -49,6 +49,10 @@ pub const WORLDS: [(&str, fn()); 9] = [
     (
         "a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout",
         a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout,
+    ),
+    (
+        "a_leader_that_is_cut_off_with_one_acceptor_allows_no_read",
+        a_leader_that_is_cut_off_with_one_acceptor_allows_no_read,
     ),
 ];
 
@@ -319,4 +323,25 @@ pub fn a_leader_is_found_where_a_sync_takes_longer_than_any_election_timeout() {
     sim.offer_large(8, KB);
     settle(&mut sim);
     assert_eq!(sim.leader().map(|(_, ballot)| ballot), Some(term));
+}
+
+/// The others have elected another leader meanwhile. What it allows is for the checker's rule on reads.
+pub fn a_leader_that_is_cut_off_with_one_acceptor_allows_no_read() {
+    for acceptor in 0..3 {
+        let mut sim = led(3, 1, 0);
+        let (old, ballot) = sim.leader().unwrap();
+        sim.cut_off(&[(Role::Proposer, old), (Role::Acceptor, acceptor)]);
+        // As long as it takes itself for the leader, it is asked.
+        for _ in 0..100 {
+            sim.read_through(old);
+            if sim.leader().is_some_and(|(_, newest)| newest > ballot) {
+                sim.offer_large(1, 10);
+            }
+            sim.wait(50);
+        }
+        assert!(sim.leader().is_some_and(|(at, _)| at != old), "{acceptor}");
+        assert!(sim.applied(0) > Slot(2), "{acceptor}: {:?}", sim.applied(0));
+        sim.mend_links();
+        settle(&mut sim);
+    }
 }
