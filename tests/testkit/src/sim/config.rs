@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 26;
+pub const VERSION: u32 = 27;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -152,8 +152,10 @@ pub enum Fault {
     Jump,
     /// A proposer is told to take over.
     TakeOver,
-    /// The leader hands over and steps down.
+    /// A proposer's process is asked to leave, mostly the leader's.
     HandOver,
+    /// The leader loses all its links to learners.
+    CutFromLearners,
     /// The leader hears everything late while another one takes over.
     Overtake,
     /// A leader ends when its newest values have reached some acceptors and not others.
@@ -180,7 +182,7 @@ pub enum Fault {
     EnlargeDisks,
 }
 
-const FAULTS: [Fault; 25] = [
+const FAULTS: [Fault; 26] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -194,6 +196,7 @@ const FAULTS: [Fault; 25] = [
     Fault::Jump,
     Fault::TakeOver,
     Fault::HandOver,
+    Fault::CutFromLearners,
     Fault::Overtake,
     Fault::HalfProposed,
     Fault::Upgrade,

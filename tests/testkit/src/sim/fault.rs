@@ -62,6 +62,12 @@ impl Sim {
             Fault::Jump => self.jump(node),
             Fault::TakeOver => self.ask_to_take_over(node),
             Fault::HandOver => self.hand_over(),
+            Fault::CutFromLearners => {
+                let leaders = self.leaders();
+                if let Some(leader) = self.rng.pick(&leaders) {
+                    self.cut_from_learners(leader);
+                }
+            }
             Fault::Overtake => self.overtake(),
             Fault::HalfProposed => self.half_propose(down),
             Fault::Upgrade => {

@@ -66,6 +66,8 @@ use wire::Said;
 const HEARTBEAT: u64 = 50;
 /// The election timeout, as in production: from this to its double.
 const ELECTION: u64 = 400;
+/// More events in one millisecond than any world has: something wakes itself up.
+const MOST_AT_ONCE: u64 = 200_000;
 /// Between two ticks of a learner.
 const LEARNER_TICK: u64 = 250;
 
@@ -83,6 +85,8 @@ pub struct Sim {
     clients: Clients,
     /// The number of the last job or of the last question to take over.
     numbers: u64,
+    /// Events since the clock moved.
+    at_once: u64,
     /// What became of clients' jobs.
     answered_jobs: BTreeMap<u64, Vec<Answer>>,
     check: Checker,
@@ -238,6 +242,7 @@ impl Sim {
             calls: Calls::default(),
             clients: Clients::default(),
             numbers: 0,
+            at_once: 0,
             answered_jobs: BTreeMap::new(),
             check: Checker::new(members, config.learners, config.terms),
             healed: false,
@@ -280,6 +285,11 @@ impl Sim {
                 break (at, event);
             }
         };
+        self.at_once = if at == self.now { self.at_once + 1 } else { 0 };
+        assert!(
+            self.at_once < MOST_AT_ONCE,
+            "time goes on: {event:?} at {at}"
+        );
         self.now = at;
         self.summary.events += 1;
         if self.trace {

@@ -3,8 +3,8 @@
 use paxos::acceptor::{AnswerLimits, TrimPolicy};
 use paxos::ids::{Ballot, Role, Slot};
 use paxos::proposer::{Proposer, Settings};
-use roles::proposer::Event as Happened;
 use roles::acceptor::Bounds;
+use roles::proposer::Event as Happened;
 
 use super::lists::Belongs;
 use super::node::{Disk, Process};
