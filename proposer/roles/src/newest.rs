@@ -1,5 +1,5 @@
 //! One message at a time to each peer, and the newest of those that wait. For messages of which a
-//! later one says all that an earlier one did. Pure, so that the simulator does as the drivers do.
+//! later one says all that an earlier one did.
 
 use std::collections::BTreeMap;
 

@@ -251,7 +251,10 @@ impl<D: Claims> ProposerRole<D> {
 
     fn finish_turn(&mut self, actions: &mut Vec<Action>) -> Result<(), D::Error> {
         match self.failed.take() {
-            Some(error) => Err(error),
+            Some(error) => {
+                self.actions.clear();
+                Err(error)
+            }
             None => {
                 actions.append(&mut self.actions);
                 Ok(())

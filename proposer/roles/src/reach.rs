@@ -1,5 +1,5 @@
 //! When a leader that no learner answers looks for one, and for a successor. Pure: times are since
-//! some start, so that the simulator does as the driver does.
+//! some start.
 
 use std::time::Duration;
 

@@ -230,12 +230,15 @@ impl<W: World> LearnerRole<W> {
         let Some(catch_up) = &mut self.catch_up else {
             return;
         };
-        let lost = Lost {
+        let mut lost = Lost {
             first: next,
             last: catch_up.floor,
             without: mem::take(&mut catch_up.without),
             silent: mem::take(&mut catch_up.silent),
         };
+        // They are asked in another order each time, and the same is to be said once.
+        lost.without.sort();
+        lost.silent.sort();
         catch_up.stage = Stage::Pausing { until: now + PAUSE };
         // While anything comes, more may.
         let lost = (lost.first == catch_up.first && lost.first <= lost.last).then_some(lost);

@@ -65,6 +65,10 @@ impl Agreement {
         *self.proposals.entry(request).or_default() += 1;
     }
 
+    pub(super) fn is_taken(&self, request: &Value) -> bool {
+        self.taken.contains_key(request)
+    }
+
     pub(super) fn without_effect(&mut self, request: &Value) {
         let left = self.proposals.get_mut(request);
         let left = left.expect("clients are told of what they proposed");

@@ -74,7 +74,8 @@ impl Delivery {
 
     /// A client is told what became of its request: it took effect, or was refused, in a slot that holds it.
     pub(super) fn client_told(&self, request: &Value, told: &Applied) {
-        if self.own.is_some() {
+        let own = self.own.as_ref();
+        if own.is_some_and(|own| own.keys().any(|(_, slot)| *slot == told.slot)) {
             return;
         }
         let index = (told.slot.0 as usize).checked_sub(1);

@@ -257,6 +257,11 @@ impl Checker {
         self.delivery.client_told(&request(value), told);
     }
 
+    /// Whether a client's value is chosen, in any slot.
+    pub fn is_chosen(&self, value: &Value) -> bool {
+        self.agreement.is_taken(&request(value))
+    }
+
     /// A client is told that a value has no effect, and proposes it no more unless it says so.
     pub fn without_effect(&mut self, value: &Value) {
         if !self.is_set_back {

@@ -11,7 +11,7 @@ use super::rng::Rng;
 use super::wire::Dialect;
 
 /// Changes whenever the same seed would mean another run; noted beside each seed of the corpus.
-pub const VERSION: u32 = 27;
+pub const VERSION: u32 = 28;
 
 /// One simulated world. All times are milliseconds of simulated time.
 #[derive(Clone, Debug)]
@@ -156,6 +156,8 @@ pub enum Fault {
     HandOver,
     /// The leader loses all its links to learners.
     CutFromLearners,
+    /// A proposer or a store leaves the lists of addresses, or all that left come back.
+    Relist,
     /// The leader hears everything late while another one takes over.
     Overtake,
     /// A leader ends when its newest values have reached some acceptors and not others.
@@ -182,7 +184,7 @@ pub enum Fault {
     EnlargeDisks,
 }
 
-const FAULTS: [Fault; 26] = [
+const FAULTS: [Fault; 27] = [
     Fault::Crash,
     Fault::Blackout,
     Fault::TornWrite,
@@ -197,6 +199,7 @@ const FAULTS: [Fault; 26] = [
     Fault::TakeOver,
     Fault::HandOver,
     Fault::CutFromLearners,
+    Fault::Relist,
     Fault::Overtake,
     Fault::HalfProposed,
     Fault::Upgrade,

@@ -1,7 +1,7 @@
 //! What goes wrong, and where.
 
 use paxos::acceptor::Room;
-use paxos::ids::{Role, Slot};
+use paxos::ids::{NodeId, NodeName, Role, Slot};
 use roles::proposer::Event as Happened;
 
 use super::config::Fault;
@@ -68,6 +68,7 @@ impl Sim {
                     self.cut_from_learners(leader);
                 }
             }
+            Fault::Relist => self.relist(),
             Fault::Overtake => self.overtake(),
             Fault::HalfProposed => self.half_propose(down),
             Fault::Upgrade => {
@@ -109,6 +110,8 @@ impl Sim {
     fn jump(&mut self, at: usize) {
         let rate = self.rng.between(1, 100);
         self.nodes[at].clock.set_rate(rate, self.now);
+        let ahead = self.rng.below(3_000);
+        self.nodes[at].clock.jump(ahead);
         for _ in 0..self.rng.between(1, 12) {
             if self.asleep(at) {
                 return;
@@ -157,6 +160,25 @@ impl Sim {
         }
         if let Some(at) = self.rng.pick(&among) {
             self.leave(at);
+        }
+    }
+
+    /// One proposer is always listed. Learners stay: what acceptors may forget rests on all that are listed.
+    fn relist(&mut self) {
+        if self.rng.chance(400) {
+            return self.unlisted.clear();
+        }
+        let role = [Role::Proposer, Role::Store][self.rng.below(2) as usize];
+        let (least, count) = match role {
+            Role::Proposer => (1, self.config.proposers),
+            _ => (0, self.config.stores),
+        };
+        let all: Vec<NodeId> = NodeId::first(count).collect();
+        let listed = |id: &NodeId| !self.unlisted.contains(&NodeName { role, id: *id });
+        if let Some(id) = self.rng.pick(&all)
+            && all.iter().filter(|id| listed(id)).count() > least
+        {
+            self.unlisted.insert(NodeName { role, id });
         }
     }
 

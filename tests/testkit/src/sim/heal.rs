@@ -33,7 +33,8 @@ impl Sim {
         self.pass(settle);
         let (leader, ballot) = self.only_leader();
         let fresh = self.fresh();
-        let job = self.submit(leader, fresh, write);
+        let before = self.last_given_out(leader);
+        let job = self.submit(leader, fresh.clone(), write);
         let job = job.expect("a healthy proposer has few jobs");
         self.read_at(leader, write);
         self.pass(write);
@@ -47,6 +48,10 @@ impl Sim {
             chosen,
             self.last_given_out(leader),
             "fresh writes are chosen and leave no hole"
+        );
+        assert!(
+            chosen.0 >= before.0 + FRESH as u64 && fresh.iter().all(|it| self.check.is_chosen(it)),
+            "a healthy leader has fresh writes chosen"
         );
         let answers = self.answered_jobs.get(&job);
         let answers = answers.expect("a healthy leader answers fresh writes");
@@ -110,6 +115,7 @@ impl Sim {
                 self.schedule(0, Event::Start(at));
             }
         }
+        self.unlisted.clear();
         self.right_lists();
         self.hurry_what_is_on_its_way();
         self.end_calls_in(2 * SOON);

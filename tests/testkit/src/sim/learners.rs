@@ -137,8 +137,13 @@ impl Sim {
 
     /// Something happens to a learner.
     pub(super) fn feed(&mut self, at: usize, event: Event<Teller>) {
+        // What is served where it came in leaves the disk to the next tick.
+        let is_inline = !matches!(event, Event::Tick { .. }) && self.rng.chance(300);
         self.run_learner(at, |replica, now| replica.role.on(event, now));
-        self.run_learner(at, |replica, now| replica.role.settle(now));
+        self.run_learner(at, |replica, now| match is_inline {
+            true => replica.role.answer(now),
+            false => replica.role.settle(now),
+        });
     }
 
     fn run_learner(&mut self, at: usize, run: impl FnOnce(&mut Replica, Duration) -> Done) {

@@ -85,6 +85,8 @@ pub struct Sim {
     clients: Clients,
     /// The number of the last job or of the last question to take over.
     numbers: u64,
+    /// Who has left the lists of addresses.
+    unlisted: BTreeSet<NodeName>,
     /// Events since the clock moved.
     at_once: u64,
     /// What became of clients' jobs.
@@ -174,6 +176,8 @@ enum Timer {
     Election(u64),
     /// A proposer stands for election before its timer says so.
     Succession,
+    /// What came to a proposer together has come.
+    Flush,
     /// A process that was asked to leave ends.
     Leave,
     Tick,
@@ -242,6 +246,7 @@ impl Sim {
             calls: Calls::default(),
             clients: Clients::default(),
             numbers: 0,
+            unlisted: BTreeSet::new(),
             at_once: 0,
             answered_jobs: BTreeMap::new(),
             check: Checker::new(members, config.learners, config.terms),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use paxos::ids::{NodeId, Role};
+use paxos::ids::{NodeId, NodeName, Role};
 use paxos::message::{Forwarded, Message, Value};
 use paxos::proposer::Proposer;
 use roles::proposer::{
@@ -22,7 +22,9 @@ use super::{ELECTION, Event, HEARTBEAT, Packet, Sim, Timer};
 
 /// Clients send no more to one proposer before it has answered some of it: jobs, and bytes of their values.
 const JOBS: usize = 40;
-const JOB_BYTES: usize = 4 << 20;
+const JOB_BYTES: usize = 1 << 20;
+/// Of a thousand events of a proposer, those with which others come together.
+const MORE_COMES: u32 = 200;
 /// A process that is asked to leave ends then, whether it has handed over or not.
 const LEAVE_WITHIN: u64 = 2_500;
 
@@ -106,14 +108,19 @@ impl Sim {
 
     /// What its lists of addresses say.
     fn peers(&self, at: usize) -> Peers {
-        let me = self.nodes[at].name.id;
-        let proposers = NodeId::first(self.config.proposers);
+        let me = self.nodes[at].name;
+        let listed = |role, count| {
+            let all = NodeId::first(count).map(move |id| NodeName { role, id });
+            all.filter(|node| !self.unlisted.contains(node))
+        };
+        let proposers = listed(Role::Proposer, self.config.proposers);
+        let stores = listed(Role::Store, self.config.stores);
         Peers {
             acceptors: self.list(at).acceptors().collect(),
             learners: NodeId::first(self.config.learners).collect(),
-            proposers: proposers.filter(|id| *id != me).collect(),
-            stores: NodeId::first(self.config.stores).collect(),
-            is_listed: true,
+            proposers: proposers.filter(|it| *it != me).map(|it| it.id).collect(),
+            stores: stores.map(|store| store.id).collect(),
+            is_listed: !self.unlisted.contains(&me),
             may_lead: self.may_lead(at),
         }
     }
@@ -132,15 +139,40 @@ impl Sim {
     /// Something happens to a proposer, and it does what follows.
     pub(super) fn on_proposer(&mut self, at: usize, happened: Happened) {
         let now = self.clock(at);
+        // More may have come together with it.
+        let flushes = !self.rng.chance(MORE_COMES);
+        self.run_proposer(at, |role, actions| {
+            role.on(happened, now, actions)?;
+            match flushes {
+                true => role.flush(now, actions),
+                false => Ok(()),
+            }
+        });
+        if !flushes {
+            let of = (at, self.nodes[at].life);
+            let timer = Timer::Flush;
+            self.schedule(0, Event::Timer { of, timer });
+        }
+    }
+
+    /// All that came together has happened.
+    pub(super) fn flush_proposer(&mut self, at: usize) {
+        let now = self.clock(at);
+        self.run_proposer(at, |role, actions| role.flush(now, actions));
+    }
+
+    fn run_proposer(
+        &mut self,
+        at: usize,
+        run: impl FnOnce(&mut ProposerRole<Shared>, &mut Vec<Action>) -> Result<(), BadWrite>,
+    ) {
         let node = &mut self.nodes[at];
-        let bad = node.bad_write.take();
         let Process::Proposer(desk) = &mut node.process else {
             return;
         };
-        desk.role.disk().0.borrow_mut().bad = bad;
+        desk.role.disk().0.borrow_mut().bad = node.bad_write.take();
         let mut actions = Vec::new();
-        let done = desk.role.on(happened, now, &mut actions);
-        let done = done.and_then(|()| desk.role.flush(now, &mut actions));
+        let done = run(&mut desk.role, &mut actions);
         node.bad_write = desk.role.disk().0.borrow_mut().bad.take();
         self.check.committed(desk.role.core().committed());
         if done.is_err() {

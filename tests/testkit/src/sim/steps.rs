@@ -1,4 +1,4 @@
-//! What the processes' own loops do: input, step, persist, act.
+//! Processes start and end, their timers run, and what reaches them goes to their roles.
 
 use std::mem;
 
@@ -129,7 +129,7 @@ impl Sim {
             },
             (Timer::Tick, Role::Learner) => LEARNER_TICK,
             (Timer::Tick, _) => HEARTBEAT,
-            (Timer::Succession | Timer::Leave, _) => 0,
+            (Timer::Succession | Timer::Flush | Timer::Leave, _) => 0,
             (Timer::Wake(_), _) => unreachable!("the acceptor's loop says when"),
         };
         let node = &self.nodes[at];
@@ -156,6 +156,7 @@ impl Sim {
                 self.on_proposer(at, Happened::ElectionTimeout);
             }
             (Process::Proposer(_), Timer::Succession) => self.succession_due(at),
+            (Process::Proposer(_), Timer::Flush) => self.flush_proposer(at),
             (Process::Proposer(_), Timer::Leave) => {
                 let down = self.rng.between(1, self.config.down);
                 self.crash(at, down);
@@ -181,7 +182,7 @@ impl Sim {
             Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
                 Some(message) => return self.hear(from, at, message),
                 None => {
-                    self.refuse(from);
+                    self.answer(at, from, Packet::Refused);
                     return self.summary.refused += 1;
                 }
             },
@@ -212,7 +213,10 @@ impl Sim {
         let message = match packet {
             Packet::Message(said) => match said.heard(self.nodes[at].dialect) {
                 Some(message) => message,
-                None => return self.summary.refused += 1,
+                None => {
+                    self.summary.refused += 1;
+                    return self.call_ends(of, Heard::Failed(Failure::Refused));
+                }
             },
             Packet::Told(number, told) => return self.told(at, number, told),
             Packet::Done => return self.call_ends(of, Heard::Answer(None)),
