@@ -8,10 +8,12 @@ use paxos::ids::Slot;
 use paxos::machine::{Applied, Outcome};
 use paxos::message::Value;
 use paxos::sessions::READ_KEPT_BYTES;
-use paxos::stamp::Terms;
+use paxos::stamp::{STAMP_EVERY_MS, Terms};
 
 /// A memory for requests in which all that is sent here has room.
 const ENOUGH_MEMORY: u64 = 1 << 20;
+/// So many sequences of a client may be under way; what is further below the highest is old.
+const SEQUENCES: u64 = 4096;
 /// What each resource counts beside its texts.
 const RESOURCE_BYTES: u64 = 128;
 
@@ -25,6 +27,8 @@ pub struct Effects {
     executed: BTreeMap<Value, (Applied, Option<u64>)>,
     /// READs that found more than is kept: each retry within the retry window reads again, whatever it finds.
     found_much: BTreeSet<Value>,
+    /// The highest sequence that was executed or refused, by client.
+    highest: BTreeMap<String, u64>,
     /// Version, last write and bytes, by name.
     resources: BTreeMap<String, (u64, Slot, u64)>,
 }
@@ -37,6 +41,7 @@ impl Effects {
             now: None,
             executed: BTreeMap::new(),
             found_much: BTreeSet::new(),
+            highest: BTreeMap::new(),
             resources: BTreeMap::new(),
         }
     }
@@ -55,13 +60,22 @@ impl Effects {
         };
         let request = command.encode();
         let known = self.executed.get(&request);
-        let is_recent = known.is_some_and(|(_, at)| {
-            let age = self.now.zip(*at).map_or(0, |(now, at)| now - at);
-            age <= self.terms.retry_window_ms.into()
-        });
+        let age = known.map(|(_, at)| self.now.zip(*at).map_or(0, |(now, at)| now - at));
+        let window = u64::from(self.terms.retry_window_ms);
+        let is_recent = age.is_some_and(|age| age <= window);
+        // A READ that is read again is remembered from the first time on, and perhaps longer: it is
+        // forgotten when the next one comes. One with a sequence is never new again.
+        let lasts = |age| command.sequence.is_some() || age <= window + STAMP_EVERY_MS;
+        let first = known.map(|(_, at)| *at);
+        let first = first.filter(|_| age.is_some_and(lasts));
         if applied.slot != slot {
             let (before, _) = known.expect("only what was executed is answered again");
             return assert_eq!(applied, before, "a retry gets the first outcome");
+        }
+        if let Some(sequence) = command.sequence {
+            let highest = self.highest.entry(command.client_id.to_owned());
+            let highest = highest.or_default();
+            *highest = sequence.max(*highest);
         }
         match &applied.outcome {
             Outcome::Committed { .. } | Outcome::NotCommitted { .. } => {
@@ -99,11 +113,27 @@ impl Effects {
                 assert_eq!(found, expected, "{slot}: a read sees the state");
             }
             Outcome::OldSequence { .. } | Outcome::OldTimestamp { .. } => {
-                assert!(!is_recent, "{slot}: what is recent is remembered");
+                let highest = self.highest.get(command.client_id).copied();
+                let is_far_below =
+                    command
+                        .sequence
+                        .zip(highest)
+                        .is_some_and(|(sequence, highest)| {
+                            highest - sequence.min(highest) >= SEQUENCES
+                        });
+                assert!(
+                    !is_recent || is_far_below,
+                    "{slot}: what is recent is remembered: {request:?} is {applied:?}, was {known:?}, at {:?}",
+                    self.now
+                );
                 return;
             }
             Outcome::Full => {
-                assert!(!is_recent, "{slot}: what is recent is remembered");
+                assert!(
+                    !is_recent,
+                    "{slot}: what is recent is remembered: {request:?} is full, was {known:?}, at {:?}",
+                    self.now
+                );
                 let memory = self.terms.retry_memory;
                 assert!(memory < ENOUGH_MEMORY, "{slot}: there is room");
                 return;
@@ -122,7 +152,11 @@ impl Effects {
                 )
             }
         }
-        self.executed.insert(request, (applied.clone(), self.now));
+        let at = match applied.outcome {
+            Outcome::Read(_) => first.unwrap_or(self.now),
+            _ => self.now,
+        };
+        self.executed.insert(request, (applied.clone(), at));
     }
 
     fn change(&mut self, slot: Slot, command: &Command<'_>, outcome: &Outcome) {
@@ -258,5 +292,48 @@ mod tests {
         write(&mut effects, 4, 2, b"1");
         let again = AssertUnwindSafe(|| read(&mut effects, 5, 4, 2, 1));
         assert!(catch_unwind(again).is_err());
+    }
+
+    fn old_after(highest: u64) -> Effects {
+        let mut effects = with_time();
+        write(&mut effects, 2, 1, b"1");
+        write(&mut effects, 3, 2, b"1");
+        let far = Command {
+            operation: Operation::Write,
+            client_id: "writer",
+            sequence: Some(highest),
+            data: b"1",
+            ..READ
+        };
+        effects.applied(&entry(4, far.encode(), Outcome::Committed { version: 3 }));
+        let again = Command {
+            sequence: Some(2),
+            ..far
+        };
+        effects.applied(&entry(5, again.encode(), Outcome::OldSequence { from: 3 }));
+        effects
+    }
+
+    #[test]
+    fn a_sequence_far_below_the_highest_of_its_client_may_be_old_however_recent_it_is() {
+        old_after(2 + SEQUENCES);
+        let near = AssertUnwindSafe(|| old_after(1 + SEQUENCES));
+        assert!(catch_unwind(near).is_err());
+    }
+
+    /// Simulator, seed 706682.
+    #[test]
+    fn a_read_that_is_read_again_is_remembered_from_the_first_time_on() {
+        let mut effects = with_time();
+        write(&mut effects, 2, 1, &vec![b'1'; READ_KEPT_BYTES + 1]);
+        read(&mut effects, 3, 2, 1, READ_KEPT_BYTES + 1);
+        let later = |effects: &mut Effects, slot| {
+            let noop = Stamp::after(50_000, terms()).put_on(&Value(Bytes::new()));
+            effects.applied(&entry(slot, noop, Outcome::Noop));
+        };
+        later(&mut effects, 4);
+        read(&mut effects, 5, 2, 1, READ_KEPT_BYTES + 1);
+        later(&mut effects, 6);
+        effects.applied(&entry(7, READ.encode(), Outcome::OldSequence { from: 2 }));
     }
 }
