@@ -327,13 +327,16 @@ mod tests {
         let mut effects = with_time();
         write(&mut effects, 2, 1, &vec![b'1'; READ_KEPT_BYTES + 1]);
         read(&mut effects, 3, 2, 1, READ_KEPT_BYTES + 1);
-        let later = |effects: &mut Effects, slot| {
-            let noop = Stamp::after(50_000, terms()).put_on(&Value(Bytes::new()));
-            effects.applied(&entry(slot, noop, Outcome::Noop));
+        // Seven stamps are 35 seconds of the window's 60.
+        let later = |effects: &mut Effects, slots: std::ops::Range<u64>| {
+            for slot in slots {
+                let noop = Stamp::after(5_000, terms()).put_on(&Value(Bytes::new()));
+                effects.applied(&entry(slot, noop, Outcome::Noop));
+            }
         };
-        later(&mut effects, 4);
-        read(&mut effects, 5, 2, 1, READ_KEPT_BYTES + 1);
-        later(&mut effects, 6);
-        effects.applied(&entry(7, READ.encode(), Outcome::OldSequence { from: 2 }));
+        later(&mut effects, 4..11);
+        read(&mut effects, 11, 2, 1, READ_KEPT_BYTES + 1);
+        later(&mut effects, 12..19);
+        effects.applied(&entry(19, READ.encode(), Outcome::OldSequence { from: 2 }));
     }
 }
