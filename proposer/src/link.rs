@@ -135,6 +135,11 @@ impl Links {
         }
     }
 
+    /// That to the node of this number, while it is listed.
+    pub fn to(&self, id: NodeId) -> Option<&Link> {
+        self.links.iter().find(|link| link.node.id == id)
+    }
+
     fn set(&mut self, list: &[String]) {
         let link = |(index, address): (usize, &String)| {
             let (role, id) = (self.role, NodeId::at(index)?);

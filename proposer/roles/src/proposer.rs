@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use paxos::ids::{Ballot, Members, NodeId, NodeName, Slot};
+use paxos::ids::{Members, NodeId, NodeName, Slot};
 use paxos::message::Heartbeat;
 use paxos::proposer::{Behind, Effects, Input, Proposer, Settings as Limits};
 use paxos::recall::Recalls;
@@ -424,11 +424,6 @@ impl<D: Claims> ProposerRole<D> {
     /// Whether nobody waits for anything here.
     pub fn is_idle(&self) -> bool {
         self.jobs.is_empty() && self.proposed.is_empty() && self.recalls.is_empty()
-    }
-
-    /// The leader's ballot, if it is known.
-    pub fn leader(&self) -> Option<Ballot> {
-        self.core.leader()
     }
 }
 

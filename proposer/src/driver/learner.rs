@@ -318,7 +318,7 @@ impl Run {
 
     fn ask_acceptor(&self, number: u64, acceptor: NodeId, request: Request, within: Duration) {
         debug!(%acceptor, ?request, "asking an acceptor for its votes");
-        let link = self.acceptors.iter().find(|link| link.node.id == acceptor);
+        let link = self.acceptors.to(acceptor);
         let (link, handle) = (link.cloned(), self.handle.clone());
         let frame = self.me.frame(Message::Request(request));
         self.runtime.spawn(async move {

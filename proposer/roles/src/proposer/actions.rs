@@ -211,8 +211,6 @@ pub enum Note {
     NoRoom(Arc<str>),
     /// It can again.
     RoomAgain,
-    /// The leader gave no answer to what was forwarded.
-    ForwardFailed(Failure),
     /// A batch of so many values went out.
     Batch(usize),
     /// A request was chosen that had been here for so long.

@@ -141,7 +141,6 @@ impl<D: Claims> ProposerRole<D> {
             Open::Heartbeat(to) => self.heartbeat_ended(to),
             Open::Forward(forward) => {
                 self.forwards.remove(&id);
-                self.note(Note::ForwardFailed(why));
                 self.requeue(forward.items);
             }
             Open::Recall(learner) => self.recalled(learner, None),
@@ -273,8 +272,7 @@ impl<D: Claims> ProposerRole<D> {
         let Tell { to, learn } = tell;
         let Learn { first, values, .. } = &learn;
         let (first, count, bytes) = (*first, values.len(), size_of(values));
-        let listed = self.peers.learners.clone();
-        let calls = listed.into_iter().filter(|id| to.contains(id)).map(|to| {
+        let calls = to.into_iter().map(|to| {
             let within = match count {
                 0 => ANNOUNCE_WITHIN,
                 _ => self.pace_of(Role::Learner, to).give_up_after(bytes),

@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use paxos::ids::Slot;
 use paxos::message::{Heartbeat, Learn, Message, Request, Values};
 use roles::proposer::{Call, Event as Happened, Failure};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
@@ -43,7 +44,7 @@ impl Run {
         };
         let frame = self.me.frame(Message::Request(request));
         for call in calls {
-            let link = self.acceptors.iter().find(|link| link.node.id == call.to);
+            let link = self.acceptors.to(call.to);
             match link.cloned() {
                 Some(link) => {
                     let how = (lane, breakers, hears_progress);
@@ -104,18 +105,20 @@ impl Run {
         };
         let frame = self.me.frame(Message::Learn(learn));
         for call in calls {
-            let link = self.learners.iter().find(|link| link.node.id == call.to);
+            let link = self.learners.to(call.to);
             match link.cloned() {
-                Some(link) => self.send(link, *call, lane, frame.clone(), |answer| {
-                    matches!(answer, Message::Learned(_))
-                }),
+                Some(link) => {
+                    self.send(link, *call, lane, frame.clone(), |answer| {
+                        matches!(answer, Message::Learned(_))
+                    });
+                }
                 None => self.fail(*call),
             }
         }
     }
 
     pub(super) fn recall(&self, call: Call, slots: Vec<Slot>) {
-        let link = self.learners.iter().find(|link| link.node.id == call.to);
+        let link = self.learners.to(call.to);
         let Some(link) = link.cloned() else {
             return self.fail(call);
         };
@@ -126,7 +129,7 @@ impl Run {
     }
 
     pub(super) fn ask_to_take_over(&self, call: Call) {
-        let link = self.proposers.iter().find(|link| link.node.id == call.to);
+        let link = self.proposers.to(call.to);
         let Some(link) = link.cloned() else {
             return self.fail(call);
         };
@@ -141,13 +144,14 @@ impl Run {
         lane: Lane,
         frame: Bytes,
         is_answer: fn(&Message) -> bool,
-    ) {
+    ) -> AbortHandle {
         let events = self.events.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let answer = link.ask(lane, frame, call.within, Breakers::Ignore).await;
             let happened = ended(&link, call, answer, is_answer);
             let _ = events.send(Event::Happened(happened));
         });
+        task.abort_handle()
     }
 
     pub(super) fn forward(&mut self, call: Call, wait_ms: u32, values: Values) {
@@ -155,19 +159,15 @@ impl Run {
             return self.fail(call);
         };
         let frame = self.me.frame(Message::Forward { wait_ms, values });
-        let events = self.events.clone();
-        let task = tokio::spawn(async move {
-            let answer = link.ask(Lane::Bulk, frame, call.within, Breakers::Ignore);
-            let is_answer = |answer: &Message| matches!(answer, Message::Forwarded(_));
-            let happened = ended(&link, call, answer.await, is_answer);
-            let _ = events.send(Event::Happened(happened));
+        let task = self.send(link, call, Lane::Bulk, frame, |answer| {
+            matches!(answer, Message::Forwarded(_))
         });
         self.forwards.retain(|_, task| !task.is_finished());
-        self.forwards.insert(call.id, task.abort_handle());
+        self.forwards.insert(call.id, task);
     }
 
     pub(super) fn post_heartbeat(&self, call: Call, heartbeat: Heartbeat) {
-        let link = self.proposers.iter().find(|link| link.node.id == call.to);
+        let link = self.proposers.to(call.to);
         let Some(link) = link.cloned() else {
             return self.fail(call);
         };

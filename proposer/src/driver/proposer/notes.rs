@@ -3,7 +3,7 @@
 use paxos::ids::NodeId;
 use paxos::proposer::Behind;
 use roles::proposer::Note;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::Run;
 
@@ -91,7 +91,6 @@ impl Run {
             }
             Note::NoRoom(why) => error!("no room for writes: {why}"),
             Note::RoomAgain => info!("the acceptors have room for writes again"),
-            Note::ForwardFailed(why) => debug!(error = %why, "the leader gave no answer"),
         }
     }
 }

@@ -68,8 +68,9 @@ impl Run {
 
     /// A proposer that is listed, or led last.
     pub(super) fn link_to(&self, proposer: NodeId) -> Option<&Link> {
-        let mut known = self.proposers.iter().chain(&self.followed);
-        known.find(|link| link.node.id == proposer)
+        let led = self.followed.as_ref();
+        let listed = self.proposers.to(proposer);
+        listed.or(led.filter(|link| link.node.id == proposer))
     }
 
     /// There is nobody of that name any more.
@@ -110,7 +111,7 @@ impl Run {
     }
 
     fn ask_store(&self, store: NodeId) {
-        let Some(link) = self.stores.iter().find(|link| link.node.id == store) else {
+        let Some(link) = self.stores.to(store) else {
             return;
         };
         let (link, events) = (link.clone(), self.events.clone());

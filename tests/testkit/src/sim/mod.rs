@@ -89,7 +89,7 @@ pub struct Sim {
     unlisted: BTreeSet<NodeName>,
     /// Events since the clock moved.
     at_once: u64,
-    /// What became of clients' jobs.
+    /// What became of clients' jobs since all was healed.
     answered_jobs: BTreeMap<u64, Vec<Answer>>,
     check: Checker,
     healed: bool,

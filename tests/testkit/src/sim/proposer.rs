@@ -445,7 +445,9 @@ impl Sim {
                 for (value, answer) in values.iter().zip(&answers) {
                     self.client_hears(value, answer);
                 }
-                self.answered_jobs.insert(job, answers);
+                if self.healed {
+                    self.answered_jobs.insert(job, answers);
+                }
             }
             Some(Waiter::Peer(asker)) => {
                 let is_good = vec![true; answers.len()];
